@@ -1,0 +1,298 @@
+//! What is wrong with the settings, in one line each: key, value, place and cure.
+
+use std::fmt;
+
+use super::keys::{self, Key, Kind};
+use super::upstream::{self, UpstreamError};
+
+/// Everything that is wrong, in the order of where it is written.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    pub(crate) fn new(mut errors: Vec<ConfigError>) -> Self {
+        errors
+            .sort_by_cached_key(|error| (error.place().is_none(), error.place().cloned(), error.to_string()));
+        errors.dedup();
+        Self(errors)
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("{key}: unknown key ({place}); {}", did_you_mean(*nearest))]
+    UnknownKey { key: String, place: Place, nearest: Option<&'static str> },
+    #[error("{variable}: unknown variable; {}", did_you_mean(nearest.as_deref()))]
+    UnknownVariable { variable: String, nearest: Option<String> },
+    /// One of Vault's own variables.
+    #[error("{variable}: not built yet; unset it")]
+    VariableNotBuilt { variable: &'static str },
+    #[error("{variable}: not UTF-8; write it in UTF-8")]
+    VariableNotUtf8 { variable: String },
+    #[error("{place}: not TOML: {message}")]
+    Syntax { place: Place, message: String },
+    #[error("{key}: not set{}; {}", in_parentheses(route.as_ref()), how_to_set(key))]
+    Missing { key: &'static str, route: Option<Place> },
+    #[error("{written}: {problem}")]
+    Value { written: Written, problem: Problem },
+    #[error(
+        "route: none given; set --upstream, --vault-path and --vault-login-role (PGLEASE_UPSTREAM, \
+         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] into the file of --config-file \
+         (PGLEASE_CONFIG_FILE)"
+    )]
+    NoRoute,
+    #[error(
+        "route: can never match ({place}), as the one before it at {earlier} takes all its clients; \
+             write it before that one, or remove it"
+    )]
+    RouteShadowed { place: Place, earlier: Place },
+}
+
+impl ConfigError {
+    /// Whether it is something wrong with what is written for the key.
+    pub(crate) fn is_about(&self, key: &str) -> bool {
+        matches!(self, Self::Value { written, .. } if written.key == key)
+    }
+
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Self::UnknownKey { place, .. }
+            | Self::Syntax { place, .. }
+            | Self::Missing { route: Some(place), .. }
+            | Self::Value { written: Written { place, .. }, .. }
+            | Self::RouteShadowed { place, .. } => Some(place),
+            Self::UnknownVariable { .. }
+            | Self::VariableNotBuilt { .. }
+            | Self::VariableNotUtf8 { .. }
+            | Self::Missing { route: None, .. }
+            | Self::NoRoute => None,
+        }
+    }
+}
+
+/// What is wrong with a value, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("not built yet; {}", leave_out(*off))]
+    NotBuilt { off: Option<&'static str> },
+    #[error("not built yet; use {}", any_of(built))]
+    WordNotBuilt { built: &'static [&'static str] },
+    #[error("no such choice; use {}", any_of(built))]
+    NotAWord { built: &'static [&'static str] },
+    #[error("{found} where {expected} is expected; write it like {example}")]
+    WrongType { found: &'static str, expected: &'static str, example: &'static str },
+    #[error("not a table; write [{table}]")]
+    NotATable { table: String },
+    #[error("not an array of tables; write [[route]]")]
+    NotRoutes,
+    #[error(
+        "the file has {routes} routes, and this may be meant for any of them; write it into its [[route]]"
+    )]
+    SeveralRoutes { routes: usize },
+    #[error("empty; write something, or leave it out")]
+    Empty,
+    #[error("holds a control character; remove it")]
+    ControlCharacter,
+
+    #[error("not a duration; write one like \"30s\", \"5m\" or \"1h 30m\"")]
+    NotADuration,
+    #[error("has no unit; write it like \"30s\", \"5m\" or \"1h 30m\"")]
+    NoUnit,
+    #[error("negative; a duration is \"0s\" or more")]
+    Negative,
+    #[error("leaves no time; make it longer than that")]
+    Zero,
+    #[error("longer than ten years; make it shorter")]
+    TooLong,
+    #[error("longer than {other}; make it at most that")]
+    LongerThan { other: Written },
+    #[error("not a whole number from {min} to {max}; write one")]
+    NotInRange { min: u64, max: u64 },
+    #[error("neither true nor false; write one of them")]
+    NotABoolean,
+
+    #[error("not an IP address with a port; write it like {example}")]
+    NotAnAddress { example: &'static str },
+    #[error(
+        "{address:?} is neither localhost nor an IP address, with a port; write it like \"localhost:5432\""
+    )]
+    NotAListenAddress { address: String },
+    #[error(
+        "{address:?} is no loopback address, and whoever reaches it would be let in; use \"localhost:5432\", as \
+         listen.auth has nothing but \"trust\" yet"
+    )]
+    ListenNotLoopback { address: String },
+    #[error("no loopback address; use one like \"127.0.0.1:9633\"")]
+    AdminNotLoopback,
+    #[error("{address:?} is named twice; remove one")]
+    ListenedTwice { address: String },
+    #[error("nowhere to connect to; name an address, like \"localhost:5432\"")]
+    NoListenAddress,
+    #[error("the port of {other} as well; choose another")]
+    SamePort { other: Written },
+
+    #[error("cannot be read: {reason}; name a file that is there and that this user may read")]
+    Unreadable { reason: String },
+    #[error("not a regular file; name one that can be read again and again")]
+    NotAFile,
+    #[error("the file is empty; fill it, or name another")]
+    EmptyFile,
+    #[error("the file is not UTF-8; write it in UTF-8")]
+    FileNotUtf8,
+    #[error("the file is larger than {max_len} bytes; name the right one")]
+    FileTooLarge { max_len: u64 },
+
+    #[error("not an address of Vault; write it like \"https://vault.vault.svc:8200\"")]
+    NotAVaultAddress,
+    #[error("holds a user or password; remove it, as Vault knows pglease by its login")]
+    VaultAddressWithUser,
+    #[error("has a query or fragment; end it before the ? or #")]
+    VaultAddressWithQuery,
+    #[error("has an empty name in its path; write single slashes")]
+    VaultAddressPath,
+    #[error("not of the form \"<mount>/creds/<role>\"; write it like \"database/creds/db-app\"")]
+    NotAVaultPath,
+    #[error("static roles are not built yet; use \"<mount>/creds/<role>\"")]
+    StaticRole,
+    #[error("begins with the API's \"v1/\"; leave that out: \"<mount>/creds/<role>\"")]
+    VaultPathWithVersion,
+    #[error(
+        "the role {role:?} cannot be one of Vault's; use letters, digits, \"_\", and between them \"-\" and \".\""
+    )]
+    NotAVaultRole { role: String },
+    #[error("not a path of Vault's; write names with single slashes between them, without spaces, %, ? or #")]
+    NotAMount,
+    #[error("begins with \"auth/\"; leave that out")]
+    MountWithAuth,
+
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("sslrootcert {path:?}: {problem}")]
+    RootCert { path: String, problem: Box<Self> },
+}
+
+/// Where a value was written. Ordered as errors are shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    File {
+        path: String,
+        /// Counts from 1.
+        line: usize,
+    },
+    Variable(String),
+    /// With its dashes.
+    Flag(String),
+    Default,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A key with its value and place, fit to be shown: `drain.grace = "30s" (PGLEASE_DRAIN_GRACE)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) key: String,
+    /// As the file would have it, shortened, without what may be a secret.
+    pub(crate) value: String,
+    pub(crate) place: Place,
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.key, self.value, self.place)
+    }
+}
+
+/// `text` as a value of `key`, fit to be shown.
+pub(crate) fn shown(key: &Key, text: &str) -> String {
+    match key.kind {
+        Kind::Integer { .. } | Kind::IntegerOr(_) if text.parse::<i64>().is_ok() => text.to_owned(),
+        Kind::Boolean if text.parse::<bool>().is_ok() => text.to_owned(),
+        Kind::Upstream => quoted(&upstream::masked(text)),
+        Kind::Url => quoted(&without_userinfo(text)),
+        // Somebody may have put the secret itself where the name of its file belongs.
+        Kind::Path if !text.contains('/') && text.chars().count() > MAX_FILE_NAME_SHOWN => quoted(MASK),
+        Kind::Text
+        | Kind::Path
+        | Kind::Address
+        | Kind::Duration
+        | Kind::Integer { .. }
+        | Kind::IntegerOr(_)
+        | Kind::Boolean
+        | Kind::Word { .. }
+        | Kind::List => quoted(text),
+    }
+}
+
+/// In quotes, on one line, and not too long.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut short: String = text.chars().take(MAX_SHOWN).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+fn without_userinfo(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("{MASK}@{host}"))
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(|| "remove it".to_owned(), |nearest| format!("did you mean {nearest}?"))
+}
+
+fn in_parentheses(place: Option<&Place>) -> String {
+    place.map(|place| format!(" ({place})")).unwrap_or_default()
+}
+
+fn leave_out(off: Option<&str>) -> String {
+    match off {
+        None | Some("") => "leave it out".to_owned(),
+        Some(off) => format!("leave it out, or at {off}"),
+    }
+}
+
+fn any_of(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => format!("{word:?}"),
+        [words @ .., last] => {
+            let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+            format!("{} or {last:?}", words.join(", "))
+        }
+    }
+}
+
+fn how_to_set(name: &str) -> String {
+    let Some(key) = keys::find(name) else { return String::new() };
+    let (table, leaf) = key.table_and_leaf();
+    let table = if key.is_of_route() { format!("[[{table}]]") } else { format!("[{table}]") };
+    format!("set --{} or {}, or {leaf} in the file's {table}", key.flag(), key.variable())
+}
+
+/// Characters of a value that are shown.
+const MAX_SHOWN: usize = 100;
+/// Characters of a path without a slash that are shown: fewer than a token or a `SecretID` has.
+const MAX_FILE_NAME_SHOWN: usize = 20;
+/// Stands for what is not shown.
+pub(crate) const MASK: &str = "***";

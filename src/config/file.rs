@@ -1,0 +1,215 @@
+//! The TOML file: every value with its line, what is no key or of the wrong shape refused.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeInteger, DeTable, DeValue};
+
+use super::error::{ConfigError, Place, Problem, Written, quoted, shown};
+use super::keys::{self, Key, Kind, ROUTE_TABLE};
+use super::settings::{FileSettings, RouteTable, Setting};
+use super::value;
+
+/// Reads the file that `named` names at its place. `None`: it holds nothing that can be judged, and why is kept.
+pub(crate) fn load(named: &str, place: Place, errors: &mut Vec<ConfigError>) -> Option<FileSettings> {
+    match read_text(named) {
+        Ok(text) => parse(named, &text, errors),
+        Err(problem) => {
+            let written = Written { key: "config_file".to_owned(), value: quoted(named), place };
+            errors.push(ConfigError::Value { written, problem });
+            None
+        }
+    }
+}
+
+fn read_text(named: &str) -> Result<String, Problem> {
+    let mut bytes = Vec::new();
+    let file = value::open_file(Path::new(named))?;
+    let read = file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes).map_err(value::unreadable)?;
+    if u64::try_from(read).is_ok_and(|read| read > MAX_FILE_LEN) {
+        return Err(Problem::FileTooLarge { max_len: MAX_FILE_LEN });
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Problem::EmptyFile);
+    }
+    String::from_utf8(bytes).map_err(|_| Problem::FileNotUtf8)
+}
+
+/// Judges the text of a file called `path`.
+pub(crate) fn parse(path: &str, text: &str, errors: &mut Vec<ConfigError>) -> Option<FileSettings> {
+    let mut walk = Walk { path, text, errors, file: FileSettings::default() };
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if syntax_errors.is_empty() {
+        walk.table("", document.get_ref());
+        return Some(walk.file);
+    }
+    for error in syntax_errors {
+        let place = walk.place(&error.span().unwrap_or_default());
+        let message = error.message().replace('\n', ", ");
+        walk.errors.push(ConfigError::Syntax { place, message });
+    }
+    None
+}
+
+/// A walk over a document.
+struct Walk<'a> {
+    path: &'a str,
+    text: &'a str,
+    errors: &'a mut Vec<ConfigError>,
+    file: FileSettings,
+}
+
+impl Walk<'_> {
+    /// Keys of the table `name`, and the tables in it.
+    fn table(&mut self, name: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let place = self.place(&key.span());
+            let name = join(name, key.get_ref());
+            let value = value.get_ref();
+            if key.get_ref().contains('.') {
+                self.unknown(name, place);
+            } else if name == ROUTE_TABLE {
+                self.routes(value, place);
+            } else if !keys::is_table(&name) {
+                let setting = self.setting(name, value, place);
+                self.file.settings.extend(setting);
+            } else if let DeValue::Table(table) = value {
+                self.table(&name, table);
+            } else {
+                let problem = Problem::NotATable { table: name.clone() };
+                self.refuse(name, rendered(None, value), place, problem);
+            }
+        }
+    }
+
+    fn routes(&mut self, routes: &DeValue<'_>, place: Place) {
+        let DeValue::Array(tables) = routes else {
+            let value = rendered(None, routes);
+            return self.refuse(ROUTE_TABLE.to_owned(), value, place, Problem::NotRoutes);
+        };
+        for item in tables {
+            let place = self.place(&item.span());
+            if let DeValue::Table(table) = item.get_ref() {
+                self.route(table, place);
+            } else {
+                let value = rendered(None, item.get_ref());
+                self.refuse(ROUTE_TABLE.to_owned(), value, place, Problem::NotRoutes);
+            }
+        }
+    }
+
+    fn route(&mut self, table: &DeTable<'_>, place: Place) {
+        let mut settings = Vec::new();
+        for (key, value) in table {
+            let place = self.place(&key.span());
+            settings.extend(self.setting(join(ROUTE_TABLE, key.get_ref()), value.get_ref(), place));
+        }
+        self.file.routes.push(RouteTable { place, settings });
+    }
+
+    /// What is written for one key, if there is such a key and it may be written so.
+    fn setting(&mut self, name: String, value: &DeValue<'_>, place: Place) -> Option<Setting> {
+        let Some(key) = keys::find(&name) else {
+            self.unknown(name, place);
+            return None;
+        };
+        if let Some(items) = items(key, value) {
+            return Some(Setting { key, items, place });
+        }
+        let (found, expected, example) = (described(value), key.kind.expected(), key.kind.example());
+        self.refuse(name, rendered(Some(key), value), place, Problem::WrongType { found, expected, example });
+        None
+    }
+
+    fn unknown(&mut self, key: String, place: Place) {
+        let nearest = keys::nearest_key(&key);
+        self.errors.push(ConfigError::UnknownKey { key, place, nearest });
+    }
+
+    fn refuse(&mut self, key: String, value: String, place: Place, problem: Problem) {
+        self.errors.push(ConfigError::Value { written: Written { key, value, place }, problem });
+    }
+
+    fn place(&self, span: &Range<usize>) -> Place {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        Place::File { path: self.path.to_owned(), line: before.matches('\n').count() + 1 }
+    }
+}
+
+fn join(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
+
+/// The value as text, where its TOML type is one that the key takes.
+fn items(key: &Key, value: &DeValue<'_>) -> Option<Vec<String>> {
+    let one = match (&key.kind, value) {
+        (Kind::List, DeValue::Array(items)) => return list(items),
+        (Kind::Integer { .. } | Kind::IntegerOr(_), DeValue::Integer(number)) => decimal(number),
+        (Kind::Boolean, DeValue::Boolean(value)) => value.to_string(),
+        (
+            Kind::Text
+            | Kind::Path
+            | Kind::Url
+            | Kind::Address
+            | Kind::Upstream
+            | Kind::Duration
+            | Kind::IntegerOr(_)
+            | Kind::Word { .. },
+            DeValue::String(text),
+        ) => text.clone().into_owned(),
+        _ => return None,
+    };
+    Some(vec![one])
+}
+
+fn list(items: &DeArray<'_>) -> Option<Vec<String>> {
+    items
+        .iter()
+        .map(Spanned::get_ref)
+        .map(|item| match item {
+            DeValue::String(text) => Some(text.clone().into_owned()),
+            DeValue::Integer(number) => Some(decimal(number)),
+            DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => None,
+        })
+        .collect()
+}
+
+/// In decimal, or as written where that is too large for any use.
+fn decimal(number: &DeInteger<'_>) -> String {
+    i128::from_str_radix(number.as_str(), number.radix())
+        .map_or_else(|_| number.as_str().to_owned(), |number| number.to_string())
+}
+
+fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// A value of the wrong type, as it is shown; what is within arrays and tables is not.
+fn rendered(key: Option<&Key>, value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => key.map_or_else(|| "\"…\"".to_owned(), |key| shown(key, text)),
+        DeValue::Integer(number) => decimal(number),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(date) => date.to_string(),
+        DeValue::Array(_) => "[…]".to_owned(),
+        DeValue::Table(_) => "{…}".to_owned(),
+    }
+}
+
+/// Settings are a page or two; more is some other file.
+const MAX_FILE_LEN: u64 = 1024 * 1024;

@@ -1,0 +1,85 @@
+//! Every flag that sets something, for clap, and what was given.
+
+use clap::{Arg, ArgMatches};
+
+use super::env;
+use super::error::Place;
+use super::keys::{Built, KEYS, Key, Kind, Preset};
+use super::settings::{Layer, Setting};
+
+/// The flags of every command that reads settings. Those of keys that are not built yet are hidden, but there, so
+/// that whoever gives one is told.
+pub(crate) fn flags() -> Vec<Arg> {
+    let file = Arg::new(CONFIG_FILE)
+        .long("config-file")
+        .value_name("PATH")
+        .help(format!("TOML file with settings [env: {}]", env::CONFIG_FILE));
+    [file].into_iter().chain(KEYS.iter().map(flag)).collect()
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let default = match key.default {
+        Preset::Value(text) | Preset::Absent(text) => format!(" [default: {text}]"),
+        Preset::Required => String::new(),
+    };
+    let arg = Arg::new(key.name)
+        .long(key.flag())
+        .value_name(value_name(&key.kind))
+        .help(format!("{}{default} [env: {}]", key.about, key.variable()))
+        .help_heading(heading(key))
+        .hide(key.built != Built::Yes);
+    if key.kind == Kind::Boolean {
+        // It may stand alone.
+        arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+    } else {
+        // `-5s` is a value, if a wrong one, and no flag.
+        arg.allow_hyphen_values(key.kind == Kind::Duration)
+    }
+}
+
+fn heading(key: &Key) -> &'static str {
+    match key.table_and_leaf().0 {
+        "vault" | "vault.login" => "Vault",
+        "listen" => "Listen",
+        "route" => "Route",
+        "drain" => "Drain",
+        _ => "Observe",
+    }
+}
+
+fn value_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Text => "TEXT",
+        Kind::Path => "PATH",
+        Kind::Url => "URL",
+        Kind::Address => "ADDRESS",
+        Kind::Upstream => "URI",
+        Kind::Duration => "DURATION",
+        Kind::Integer { .. } | Kind::IntegerOr(_) => "NUMBER",
+        Kind::Boolean => "true|false",
+        Kind::Word { .. } => "WORD",
+        Kind::List => "LIST",
+    }
+}
+
+/// What was given.
+#[derive(Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) settings: Layer,
+    pub(crate) config_file: Option<String>,
+}
+
+/// Takes what is of [`flags`] from `matches`; a command may have left some out.
+pub(crate) fn read(matches: &ArgMatches) -> Flags {
+    let given = |id: &str| matches.try_get_one::<String>(id).ok().flatten();
+    let settings = KEYS
+        .iter()
+        .filter_map(|key| Some((key, given(key.name)?)))
+        .map(|(key, text)| Setting::from_text(key, text, Place::Flag(format!("--{}", key.flag()))))
+        .collect();
+    Flags { settings, config_file: given(CONFIG_FILE).cloned() }
+}
+
+/// Place of the file's name, where it was given here.
+pub(crate) const CONFIG_FILE_FLAG: &str = "--config-file";
+const CONFIG_FILE: &str = "config_file";

@@ -1,0 +1,183 @@
+//! From the three ways to settings that hold, or to everything that is wrong with them.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::ArgMatches;
+use tracing::Level;
+
+use super::error::{ConfigError, ConfigErrors, Place, Problem};
+use super::settings::{self, FileSettings, Reader, Settings};
+use super::{
+    Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat, SslMode, env, file,
+    flags, routes, value, vault,
+};
+
+/// Settings that hold, and what an operator should know about them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// Each one line, to be logged once at start.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads flags, environment and file, and checks the files that they name. Binds nothing, connects to nothing.
+pub(crate) fn load(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, ConfigErrors> {
+    let mut errors = Vec::new();
+    let given = flags::read(matches);
+    let environment = env::read(variables, &mut errors);
+    let named = match (given.config_file, environment.config_file) {
+        (Some(path), _) => Some((path, Place::Flag(flags::CONFIG_FILE_FLAG.to_owned()))),
+        (None, Some(path)) => Some((path, Place::Variable(env::CONFIG_FILE.to_owned()))),
+        (None, None) => None,
+    };
+    let file = match named {
+        Some((path, place)) => file::load(&path, place, &mut errors),
+        None => Some(FileSettings::default()),
+    };
+    // All that stands in a file which cannot be read would be called missing.
+    let Some(file) = file else { return Err(ConfigErrors::new(errors)) };
+
+    let layers = [environment.vault, environment.settings, given.settings];
+    let (settings, routes) = settings::merge(file, layers, &mut errors);
+    let config = config(&settings, &routes, &mut errors);
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { warnings: warnings(&config), config }),
+        _ => Err(ConfigErrors::new(errors)),
+    }
+}
+
+fn config(settings: &Settings, routes: &[Settings], errors: &mut Vec<ConfigError>) -> Option<Config> {
+    let mut reader = Reader::new(settings, errors);
+    let vault = vault::read(&mut reader);
+    let listen = listen(&mut reader);
+    let drain = drain(&mut reader);
+    let http = http(&mut reader, listen.as_ref());
+    let log = log(&mut reader);
+    if routes.is_empty() {
+        errors.push(ConfigError::NoRoute);
+    }
+    let routes = routes::read(routes, errors);
+    Some(Config { vault: vault?, listen: listen?, routes, drain: drain?, http: http?, log: log? })
+}
+
+fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
+    let auth = reader.word("listen.auth", &[("trust", ())]);
+    let addresses = reader.list("listen.addresses", value::listen_address);
+    let max_sessions = reader.integer("listen.max_sessions");
+    let connect_wait = reader.value("listen.connect_wait", value::positive_duration);
+    if let Some(addresses) = &addresses {
+        check_addresses(reader, addresses);
+    }
+    auth?;
+    Some(ListenConfig { addresses: addresses?, max_sessions: max_sessions?, connect_wait: connect_wait? })
+}
+
+fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress]) {
+    if addresses.is_empty() {
+        reader.fault("listen.addresses", Problem::NoListenAddress);
+    }
+    let mut bound: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        let sockets = sockets(*address);
+        if let Some(twice) = sockets.iter().find(|socket| socket.port() != 0 && bound.contains(socket)) {
+            reader.fault("listen.addresses", Problem::ListenedTwice { address: twice.to_string() });
+        }
+        bound.extend(sockets);
+    }
+}
+
+fn sockets(address: ListenAddress) -> Vec<SocketAddr> {
+    match address {
+        ListenAddress::Localhost { port } => {
+            vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+        }
+        ListenAddress::Socket(address) => vec![address],
+    }
+}
+
+fn drain(reader: &mut Reader<'_>) -> Option<DrainConfig> {
+    let accept_for = reader.value("drain.accept_for", value::duration);
+    let grace = reader.value("drain.grace", value::duration);
+    let deadline = reader.value("drain.deadline", value::duration);
+    let (accept_for, grace, deadline) = (accept_for?, grace?, deadline?);
+    check_at_most(reader, "drain.accept_for", accept_for, deadline);
+    check_at_most(reader, "drain.grace", grace, deadline);
+    Some(DrainConfig { accept_for, grace, deadline })
+}
+
+fn check_at_most(reader: &mut Reader<'_>, name: &'static str, duration: Duration, deadline: Duration) {
+    if duration > deadline
+        && let Some(other) = reader.written("drain.deadline")
+    {
+        reader.fault(name, Problem::LongerThan { other });
+    }
+}
+
+fn http(reader: &mut Reader<'_>, listen: Option<&ListenConfig>) -> Option<HttpConfig> {
+    let address = reader.value("http.address", value::socket_address)?;
+    let taken = listen.into_iter().flat_map(|listen| &listen.addresses).flat_map(|address| sockets(*address));
+    if taken.into_iter().any(|taken| collide(address, taken))
+        && let Some(other) = reader.written("listen.addresses")
+    {
+        reader.fault("http.address", Problem::SamePort { other });
+    }
+    Some(HttpConfig { address, explicit: reader.is_written("http.address") })
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes_all = |ip: IpAddr| match ip {
+        // An IPv6 socket for all addresses takes those of IPv4 as well, where the machine does not say otherwise.
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
+    };
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || takes_all(one.ip()))
+}
+
+fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
+    let format = reader.word("log.format", &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
+    let level = reader.word(
+        "log.level",
+        &[
+            ("error", Level::ERROR),
+            ("warn", Level::WARN),
+            ("info", Level::INFO),
+            ("debug", Level::DEBUG),
+            ("trace", Level::TRACE),
+        ],
+    );
+    Some(LogConfig { format: format?, level: level? })
+}
+
+/// What the settings give up, once for each upstream.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !vault::is_private(&config.vault.address) {
+        warnings.push(format!(
+            "vault.address {} is plain HTTP: whoever is on the way reads tokens and database passwords; use https://",
+            config.vault.address
+        ));
+    }
+    for upstream in config.routes.iter().map(|route| &route.upstream) {
+        let (host, port) = (&upstream.host, upstream.port);
+        let warning = match upstream.ssl_mode {
+            SslMode::VerifyFull => continue,
+            SslMode::Disable => format!(
+                "upstream {host}:{port} has sslmode=disable: whoever is on the way reads and changes queries and \
+                 rows; use sslmode=verify-full"
+            ),
+            SslMode::Require => format!(
+                "upstream {host}:{port} has sslmode=require: its certificate is not verified, so whoever is on the \
+                 way can pose as the server; use sslmode=verify-full"
+            ),
+        };
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    warnings
+}

@@ -1,0 +1,190 @@
+//! Settings, valid by construction: nothing downstream checks them again.
+//!
+//! What is written comes in by `flags`, `env` and `file`, each value with its place; `settings` lays the three over
+//! each other; `load` with `vault`, `routes` and `upstream` makes the types below of it, or says all that is wrong.
+//! `keys` is the one table of names. Called by the commands that read settings, once at start. Runs no task.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) use {
+    env::environment,
+    flags::flags,
+    load::{Loaded, load},
+};
+
+mod conninfo;
+mod env;
+mod error;
+mod file;
+mod flags;
+mod keys;
+mod keywords;
+mod load;
+mod routes;
+mod settings;
+mod upstream;
+mod value;
+mod vault;
+#[cfg(test)]
+mod tests;
+
+/// All settings of `pglease proxy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) vault: VaultConfig,
+    pub(crate) listen: ListenConfig,
+    /// At least one; the first that matches serves.
+    pub(crate) routes: Vec<RouteConfig>,
+    pub(crate) drain: DrainConfig,
+    pub(crate) http: HttpConfig,
+    pub(crate) log: LogConfig,
+}
+
+/// Where Vault is and how pglease logs in to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VaultConfig {
+    /// `http://` or `https://`, host, port, and a path prefix if any; no slash at its end.
+    pub(crate) address: String,
+    /// Sent as `X-Vault-Namespace`.
+    pub(crate) namespace: Option<String>,
+    /// PEM file of the CAs that Vault's certificate is verified against; without it the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) login: LoginConfig,
+}
+
+/// The kubernetes auth method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LoginConfig {
+    /// `auth/<mount>`, without slashes at its ends.
+    pub(crate) mount: String,
+    /// The auth role.
+    pub(crate) role: String,
+    /// Read again at each login.
+    pub(crate) jwt_file: PathBuf,
+}
+
+/// Where applications connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenConfig {
+    pub(crate) addresses: Vec<ListenAddress>,
+    /// Sessions at the same time, from StartupMessage to close.
+    pub(crate) max_sessions: usize,
+    /// StartupMessage to ReadyForQuery, all included.
+    pub(crate) connect_wait: Duration,
+}
+
+/// One entry of `listen.addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListenAddress {
+    /// 127.0.0.1 and, where the machine has it, `::1`. Port 0 takes a free one, the same for both.
+    Localhost { port: u16 },
+    /// A loopback address.
+    Socket(SocketAddr),
+}
+
+/// Where sessions for a database and a user go, and on whose credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RouteConfig {
+    /// What the client asks for; `None`: any.
+    pub(crate) database: Option<String>,
+    /// What the client calls itself; `None`: anyone.
+    pub(crate) user: Option<String>,
+    pub(crate) upstream: UpstreamConfig,
+    /// `<mount>/creds/<vault_role>`; routes with the same path share a chain.
+    pub(crate) vault_path: String,
+    /// Sent as the startup parameter `role`, where the client does not name one itself.
+    pub(crate) startup_role: Option<String>,
+    pub(crate) at_lease_end: AtLeaseEnd,
+    /// `/startup` and `/readyz` do not wait for it.
+    pub(crate) optional: bool,
+}
+
+/// What becomes of open sessions when their lease ends for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AtLeaseEnd {
+    /// `Leave` where the end does no harm, else `Close`.
+    #[default]
+    Auto,
+    /// Sessions go on.
+    Leave,
+    /// Sessions end with `57P01` before the lease does.
+    Close,
+}
+
+/// A PostgreSQL server, as libpq names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamConfig {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Replaces the database that the client names; `None`: the client's goes on.
+    pub(crate) database: Option<String>,
+    pub(crate) ssl_mode: SslMode,
+    /// PEM file of the CAs that the server's certificate is verified against; without it the system's.
+    pub(crate) ssl_root_cert: Option<PathBuf>,
+    pub(crate) channel_binding: ChannelBinding,
+    /// For each address of the host; `None`: what is left of `listen.connect_wait`.
+    pub(crate) connect_timeout: Option<Duration>,
+}
+
+/// libpq's `sslmode`, as far as it promises anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SslMode {
+    /// Plain TCP.
+    Disable,
+    /// TLS with anyone.
+    Require,
+    /// TLS with a server that a CA of ours vouches for, under the name that we asked for.
+    #[default]
+    VerifyFull,
+}
+
+/// libpq's `channel_binding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// Where the server offers it.
+    #[default]
+    Prefer,
+    /// Nothing but SCRAM-SHA-256-PLUS counts as a login.
+    Require,
+}
+
+/// How the process stops. Both are counted from SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainConfig {
+    /// How long new sessions are still accepted; at most `deadline`.
+    pub(crate) accept_for: Duration,
+    /// How long idle sessions are left alone; at most `deadline`.
+    pub(crate) grace: Duration,
+    /// When the sessions still open are cut. Keep it below the pod's `terminationGracePeriodSeconds`.
+    pub(crate) deadline: Duration,
+}
+
+/// The port for the kubelet and Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HttpConfig {
+    pub(crate) address: SocketAddr,
+    /// Somebody asked for this address: without it there is no start. The default makes do with what the machine has.
+    pub(crate) explicit: bool,
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    pub(crate) format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub(crate) level: tracing::Level,
+}
+
+/// Shape of a log line on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// One object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,89 @@
+//! `[[route]]`: whose sessions go where, on whose credentials.
+
+use super::error::{ConfigError, Place, Problem};
+use super::settings::{Reader, Settings};
+use super::{AtLeaseEnd, RouteConfig, UpstreamConfig, upstream, value, vault};
+
+/// All routes in their order; a route that is wrong is missing, and why is kept.
+pub(crate) fn read(routes: &[Settings], errors: &mut Vec<ConfigError>) -> Vec<RouteConfig> {
+    let mut read = Vec::with_capacity(routes.len());
+    let mut clients: Vec<Clients> = Vec::with_capacity(routes.len());
+    for settings in routes {
+        let mut reader = Reader::new(settings, errors);
+        let own = Clients::read(&mut reader, settings.route.clone());
+        read.extend(own.as_ref().and_then(|own| route(&mut reader, own)));
+        let Some(own) = own else { continue };
+        if let Some(error) = clients.iter().find_map(|earlier| earlier.shadow(&own)) {
+            errors.push(error);
+        }
+        clients.push(own);
+    }
+    read
+}
+
+/// Whom a route takes.
+#[derive(Debug)]
+struct Clients {
+    database: Option<String>,
+    user: Option<String>,
+    place: Option<Place>,
+}
+
+impl Clients {
+    fn read(reader: &mut Reader<'_>, place: Option<Place>) -> Option<Self> {
+        let database = reader.value("route.database", value::pattern);
+        let user = reader.value("route.user", value::pattern);
+        Some(Self { database: database?, user: user?, place })
+    }
+
+    /// The error of a later route, if this one takes all its clients.
+    fn shadow(&self, later: &Self) -> Option<ConfigError> {
+        let takes = |own: &Option<String>, other: &Option<String>| own.is_none() || own == other;
+        if !takes(&self.database, &later.database) || !takes(&self.user, &later.user) {
+            return None;
+        }
+        let (place, earlier) = (later.place.clone()?, self.place.clone()?);
+        Some(ConfigError::RouteShadowed { place, earlier })
+    }
+}
+
+fn route(reader: &mut Reader<'_>, clients: &Clients) -> Option<RouteConfig> {
+    let upstream = upstream(reader);
+    let vault_path = reader.value("route.vault_path", vault::path);
+    let startup_role = reader.optional("route.startup_role", value::text);
+    let at_lease_end = reader.word(
+        "route.at_lease_end",
+        &[("auto", AtLeaseEnd::Auto), ("leave", AtLeaseEnd::Leave), ("close", AtLeaseEnd::Close)],
+    );
+    let optional = reader.value("route.optional", value::boolean);
+    Some(RouteConfig {
+        database: clients.database.clone(),
+        user: clients.user.clone(),
+        upstream: upstream?,
+        vault_path: vault_path?,
+        startup_role,
+        at_lease_end: at_lease_end?,
+        optional: optional?,
+    })
+}
+
+fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
+    let text = reader.value("route.upstream", value::text)?;
+    let upstream = match upstream::parse(&text) {
+        Ok(upstream) => upstream,
+        Err(errors) => {
+            for error in errors {
+                reader.fault("route.upstream", error.into());
+            }
+            return None;
+        }
+    };
+    let path = upstream.ssl_root_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
+    if let Some(path) = path
+        && let Err(problem) = value::readable_file(&path)
+    {
+        reader.fault("route.upstream", Problem::RootCert { path, problem: Box::new(problem) });
+        return None;
+    }
+    Some(upstream)
+}

@@ -1,0 +1,258 @@
+//! What was written, with its places: the three ways laid over each other, and how values are taken from the result.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::error::{ConfigError, Place, Problem, Written, shown};
+use super::keys::{self, Built, Key, Kind, Preset};
+use super::value;
+
+/// A key, what somebody wrote for it, and where.
+#[derive(Clone)]
+pub(crate) struct Setting {
+    pub(crate) key: &'static Key,
+    /// One item where the key is no list.
+    pub(crate) items: Vec<String>,
+    pub(crate) place: Place,
+}
+
+impl Setting {
+    /// From text outside the file, where commas separate the items of a list.
+    pub(crate) fn from_text(key: &'static Key, text: &str, place: Place) -> Self {
+        Self { key, items: items_of(key, text), place }
+    }
+
+    pub(crate) fn written(&self) -> Written {
+        let shown: Vec<String> = self.items.iter().map(|item| shown(self.key, item)).collect();
+        let value = shown.join(", ");
+        let value = if self.key.kind == Kind::List { format!("[{value}]") } else { value };
+        Written { key: self.key.name.to_owned(), value, place: self.place.clone() }
+    }
+
+    /// The value of a key that is no list.
+    fn text(&self) -> &str {
+        self.items.first().map(String::as_str).unwrap_or_default()
+    }
+}
+
+fn items_of(key: &Key, text: &str) -> Vec<String> {
+    if key.kind != Kind::List {
+        return vec![text.to_owned()];
+    }
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// Somebody may have written a secret where none belongs.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Setting({})", self.written())
+    }
+}
+
+/// What one way brings, in any order.
+pub(crate) type Layer = Vec<Setting>;
+
+/// What a file brings.
+#[derive(Debug, Default)]
+pub(crate) struct FileSettings {
+    pub(crate) settings: Layer,
+    pub(crate) routes: Vec<RouteTable>,
+}
+
+/// One `[[route]]`.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    pub(crate) place: Place,
+    pub(crate) settings: Layer,
+}
+
+/// What holds by key.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    by_key: BTreeMap<&'static str, Setting>,
+    /// Of the `[[route]]`, where these are one's.
+    pub(crate) route: Option<Place>,
+}
+
+impl Settings {
+    fn lay(&mut self, layer: Layer) {
+        self.by_key.extend(layer.into_iter().map(|setting| (setting.key.name, setting)));
+    }
+}
+
+/// Lays `above`, highest last, over what the file says. Of the file's routes none may be changed from outside but an
+/// only one; where the file has none, what is outside makes one.
+pub(crate) fn merge(
+    file: FileSettings,
+    above: impl IntoIterator<Item = Layer>,
+    errors: &mut Vec<ConfigError>,
+) -> (Settings, Vec<Settings>) {
+    let mut settings = Settings::default();
+    let mut outside = Settings::default();
+    settings.lay(file.settings);
+    for layer in above {
+        let (of_route, others) = layer.into_iter().partition(|setting| setting.key.is_of_route());
+        settings.lay(others);
+        outside.lay(of_route);
+    }
+
+    let mut routes: Vec<Settings> = file.routes.into_iter().map(of_table).collect();
+    match routes.as_mut_slice() {
+        [] if outside.by_key.is_empty() => {}
+        [] => routes.push(outside),
+        [route] => route.by_key.extend(outside.by_key),
+        [..] => {
+            let problem = Problem::SeveralRoutes { routes: routes.len() };
+            errors.extend(
+                outside.by_key.values().map(|setting| ConfigError::Value {
+                    written: setting.written(),
+                    problem: problem.clone(),
+                }),
+            );
+        }
+    }
+    (settings, routes)
+}
+
+fn of_table(table: RouteTable) -> Settings {
+    let mut route = Settings { route: Some(table.place), ..Settings::default() };
+    route.lay(table.settings);
+    route
+}
+
+/// Takes values from settings and keeps what is wrong with them, for the caller to look at in the end: a value that is
+/// wrong comes out as `None`.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    settings: &'a Settings,
+    errors: &'a mut Vec<ConfigError>,
+}
+
+impl<'a> Reader<'a> {
+    /// Refuses at once what asks for something that is not built yet.
+    pub(crate) fn new(settings: &'a Settings, errors: &'a mut Vec<ConfigError>) -> Self {
+        let mut reader = Self { settings, errors };
+        for setting in settings.by_key.values() {
+            if let Some(problem) = not_built(setting) {
+                reader.push(setting.written(), problem);
+            }
+        }
+        reader
+    }
+
+    /// The value, or the default. The key has one, or is required.
+    pub(crate) fn value<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        let Some(text) = self.text(name) else {
+            // What is written wrongly in the file did not get here, and is not missing.
+            if !self.errors.iter().any(|error| error.is_about(name)) {
+                self.errors.push(ConfigError::Missing { key: name, route: self.settings.route.clone() });
+            }
+            return None;
+        };
+        parse(&text).map_err(|problem| self.fault(name, problem)).ok()
+    }
+
+    /// The value, if there is one: nothing written and nothing between the quotes are the same.
+    pub(crate) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        let text = self.text(name).filter(|text| !text.is_empty())?;
+        parse(&text).map_err(|problem| self.fault(name, problem)).ok()
+    }
+
+    /// The whole number, within the key's bounds.
+    pub(crate) fn integer(&mut self, name: &'static str) -> Option<usize> {
+        let Kind::Integer { min, max } = keys::find(name)?.kind else { return None };
+        self.value(name, |text| value::integer(text, min, max))
+    }
+
+    /// What `words` gives for the word that is written; they are those of the key that are built.
+    pub(crate) fn word<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let Kind::Word { built, later } = keys::find(name)?.kind else { return None };
+        self.value(name, |text| match words.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(*value),
+            None if later.contains(&text) => Err(Problem::WordNotBuilt { built }),
+            None => Err(Problem::NotAWord { built }),
+        })
+    }
+
+    /// Every item of the list, or of its default.
+    pub(crate) fn list<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, Problem>,
+    ) -> Option<Vec<T>> {
+        let items = match self.settings.by_key.get(name) {
+            Some(setting) => setting.items.clone(),
+            None => keys::find(name).map(|key| items_of(key, preset(key).unwrap_or_default()))?,
+        };
+        let parsed: Vec<Option<T>> =
+            items.iter().map(|item| parse(item).map_err(|problem| self.fault(name, problem)).ok()).collect();
+        // Only now, so that an item that is wrong does not hide the next.
+        parsed.into_iter().collect()
+    }
+
+    /// Keeps that something is wrong with what is written for a key, or with its default.
+    pub(crate) fn fault(&mut self, name: &'static str, problem: Problem) {
+        if let Some(written) = self.written(name) {
+            self.push(written, problem);
+        }
+    }
+
+    /// The key with its value, as it is shown. `None` where there is neither value nor default.
+    pub(crate) fn written(&self, name: &str) -> Option<Written> {
+        if let Some(setting) = self.settings.by_key.get(name) {
+            return Some(setting.written());
+        }
+        let key = keys::find(name)?;
+        Some(Setting::from_text(key, preset(key)?, Place::Default).written())
+    }
+
+    /// Whether somebody wrote it.
+    pub(crate) fn is_written(&self, name: &str) -> bool {
+        self.settings.by_key.contains_key(name)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        match self.settings.by_key.get(name) {
+            Some(setting) => Some(setting.text().to_owned()),
+            None => keys::find(name).and_then(preset).map(str::to_owned),
+        }
+    }
+
+    fn push(&mut self, written: Written, problem: Problem) {
+        self.errors.push(ConfigError::Value { written, problem });
+    }
+}
+
+fn preset(key: &Key) -> Option<&'static str> {
+    match key.default {
+        Preset::Value(text) => Some(text),
+        Preset::Required | Preset::Absent(_) => None,
+    }
+}
+
+fn not_built(setting: &Setting) -> Option<Problem> {
+    let Built::NotYet { off } = setting.key.built else { return None };
+    let is_off = match setting.items.as_slice() {
+        [] => true,
+        [item] => Some(item.trim()) == off,
+        [..] => false,
+    };
+    // What would be wrong with it even if it were built is said first.
+    let is_open = setting.key.name == ADMIN_ADDRESS
+        && value::socket_address(setting.text()).is_ok_and(|address| !value::is_loopback(address.ip()));
+    match (is_off, is_open) {
+        (true, _) => None,
+        (false, true) => Some(Problem::AdminNotLoopback),
+        (false, false) => Some(Problem::NotBuilt { off }),
+    }
+}
+
+const ADMIN_ADDRESS: &str = "admin.address";

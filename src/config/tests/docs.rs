@@ -1,0 +1,136 @@
+//! `docs/settings.md` holds what the code holds.
+
+use std::fmt::Write as _;
+
+use super::*;
+use crate::config::keys::Key;
+use crate::config::keywords::{KEYWORDS, Use};
+
+const SETTINGS: &str = include_str!("../../../docs/settings.md");
+
+/// What stands between the two comments of that name.
+fn section(name: &str) -> &'static str {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let (_, rest) = SETTINGS.split_once(&begin).expect("docs/settings.md has the section");
+    rest.split_once(&end).expect("the section ends").0.trim()
+}
+
+#[track_caller]
+fn assert_section(name: &str, expected: &str) {
+    assert!(section(name) == expected, "docs/settings.md, {name}, should read:\n\n{expected}\n");
+}
+
+fn default(key: &Key) -> String {
+    match key.default {
+        Preset::Required => "(required)".to_owned(),
+        Preset::Absent(words) => words.to_owned(),
+        Preset::Value(text) => format!("`{text}`"),
+    }
+}
+
+fn value(kind: &Kind) -> String {
+    match kind {
+        Kind::Text => "text".to_owned(),
+        Kind::Path => "path".to_owned(),
+        Kind::Url => "URL".to_owned(),
+        Kind::Address => "address:port".to_owned(),
+        Kind::Upstream => "URI or conninfo".to_owned(),
+        Kind::Duration => "duration".to_owned(),
+        Kind::Integer { min, max } => format!("{min} to {max}"),
+        Kind::IntegerOr(word) => format!("number or `{word}`"),
+        Kind::Boolean => "`true`, `false`".to_owned(),
+        Kind::Word { built, .. } => {
+            built.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        }
+        Kind::List => "list".to_owned(),
+    }
+}
+
+#[test]
+fn table_of_settings_is_the_table_of_keys() {
+    let mut table =
+        "| key | variable | value | default | what it sets |\n| --- | --- | --- | --- | --- |".to_owned();
+    for key in KEYS.iter().filter(|key| key.built == Built::Yes) {
+        let (variable, value, default) = (key.variable(), value(&key.kind), default(key));
+        let _ = write!(table, "\n| `{}` | `{variable}` | {value} | {default} | {} |", key.name, key.about);
+    }
+    assert_section("settings", &table.replace("<mount>/creds/<role>", "`<mount>/creds/<role>`"));
+}
+
+#[test]
+fn table_of_what_is_not_built_is_the_table_of_keys() {
+    let mut table = "| key | may be written as | what it will set |\n| --- | --- | --- |".to_owned();
+    for key in KEYS {
+        match key.built {
+            Built::NotYet { off } => {
+                let off = match key.kind {
+                    Kind::Integer { .. } | Kind::IntegerOr(_) | Kind::Boolean => off.unwrap_or("").to_owned(),
+                    Kind::List => "[]".to_owned(),
+                    Kind::Text
+                    | Kind::Path
+                    | Kind::Url
+                    | Kind::Address
+                    | Kind::Upstream
+                    | Kind::Duration
+                    | Kind::Word { .. } => format!("{:?}", off.unwrap_or("")),
+                };
+                let _ = write!(table, "\n| `{}` | `{off}` | {} |", key.name, key.about);
+            }
+            Built::Yes => {}
+        }
+    }
+    assert_section("settings not built yet", &table);
+}
+
+#[test]
+fn table_of_keywords_is_libpqs() {
+    let names = |meaning| {
+        let of_meaning = KEYWORDS.iter().filter(|keyword| keyword.meaning == meaning);
+        of_meaning.map(|keyword| format!("`{}`", keyword.name)).collect::<Vec<_>>().join(", ")
+    };
+    let table = format!(
+        "| keywords | in `upstream` |\n| --- | --- |\n| {} | as libpq has them, see below |\n\
+         | {} | not built yet |\n| {} | the client's own go on unchanged |\n| {} | no use here |\n\
+         | {} | an error: pglease logs in with what it leases |",
+        names(Use::Built),
+        names(Use::Later),
+        names(Use::Client),
+        names(Use::None),
+        names(Use::Secret),
+    );
+    assert_section("keywords", &table);
+}
+
+#[test]
+fn example_file_is_valid_and_names_every_key() {
+    let example = section("example").trim_start_matches("```toml\n").trim_end_matches("```");
+    for key in KEYS.iter().filter(|key| key.built == Built::Yes) {
+        let (_, leaf) = key.table_and_leaf();
+        let is_written =
+            example.lines().any(|line| line.split_once('=').is_some_and(|(key, _)| key.trim() == leaf));
+        assert!(is_written, "the example has no {}", key.name);
+    }
+
+    let files =
+        ["/etc/vault/ca.pem", "/etc/pg/ca.pem", "/var/run/secrets/kubernetes.io/serviceaccount/token"];
+    let example = files.iter().fold(example.to_owned(), |example, file| {
+        assert!(example.contains(file), "{file}");
+        example.replace(file, "DIR/token")
+    });
+    let loaded = Given::nothing().file(&example).load().unwrap();
+    assert_eq!((loaded.config.routes.len(), loaded.warnings.len()), (2, 0));
+    assert_eq!(
+        loaded.config.vault.ca_file.as_ref().and_then(|path| path.file_name()),
+        Some("token".as_ref())
+    );
+}
+
+#[test]
+fn help_names_every_flag_that_is_built() {
+    let help = Command::new("proxy").args(flags()).render_long_help().to_string();
+    for key in KEYS {
+        let is_shown =
+            help.contains(&format!("--{} ", key.flag())) || help.contains(&format!("--{}[", key.flag()));
+        assert_eq!(is_shown, key.built == Built::Yes, "{}", key.name);
+    }
+}

@@ -1,0 +1,412 @@
+//! The exact words for what is wrong.
+
+use super::*;
+
+/// Each line of `more` begins at line 9 of the file.
+#[track_caller]
+fn file_says(more: &str, expected: &str) {
+    assert_eq!(Given::minimal_file(more).errors(), expected, "{more}");
+}
+
+#[track_caller]
+fn flag_says(argument: &str, expected: &str) {
+    assert_eq!(Given::minimum().arguments(&[argument]).errors(), expected, "{argument}");
+}
+
+#[track_caller]
+fn variable_says(name: &str, value: &str, expected: &str) {
+    assert_eq!(Given::minimum().variable(name, value).errors(), expected, "{name}");
+}
+
+#[test]
+fn unknown_names_come_with_the_nearest_known_one() {
+    file_says(
+        "[listen]\nmax_sesions = 5\n",
+        "listen.max_sesions: unknown key (pglease.toml:10); did you mean listen.max_sessions?",
+    );
+    file_says("upstram = 1\n", "route.upstram: unknown key (pglease.toml:9); did you mean route.upstream?");
+    file_says("[drian]\ngrace = 1\n", "drian: unknown key (pglease.toml:9); did you mean drain?");
+    file_says(
+        "[listen]\ndeadline = \"1s\"\n",
+        "listen.deadline: unknown key (pglease.toml:10); did you mean drain.deadline?",
+    );
+    file_says("[colour]\nred = 1\n", "colour: unknown key (pglease.toml:9); remove it");
+    file_says(
+        "[\"listen.max_sessions\"]\n",
+        "listen.max_sessions: unknown key (pglease.toml:9); did you mean listen.max_sessions?",
+    );
+    variable_says(
+        "PGLEASE_VAULT_ADDR",
+        "x",
+        "PGLEASE_VAULT_ADDR: unknown variable; did you mean PGLEASE_VAULT_ADDRESS?",
+    );
+    variable_says(
+        "PGLEASE_ROUTE_UPSTREAM",
+        "x",
+        "PGLEASE_ROUTE_UPSTREAM: unknown variable; did you mean PGLEASE_UPSTREAM?",
+    );
+    variable_says(
+        "PGLEASE_CONFIG",
+        "x",
+        "PGLEASE_CONFIG: unknown variable; did you mean PGLEASE_CONFIG_FILE?",
+    );
+    variable_says("PGLEASE_ZEBRA", "x", "PGLEASE_ZEBRA: unknown variable; remove it");
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    file_says(
+        "[listen]\nunix_socket = \"/run\"\n",
+        "listen.unix_socket = \"/run\" (pglease.toml:10): not built yet; leave it out",
+    );
+    file_says("warm = 2\n", "route.warm = 2 (pglease.toml:9): not built yet; leave it out, or at 0");
+    file_says(
+        "[listen]\nthreads = \"auto\"\n",
+        "listen.threads = \"auto\" (pglease.toml:10): not built yet; leave it out, or at 1",
+    );
+    file_says(
+        "[listen]\npeer_uids = [0, 1]\n",
+        "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): not built yet; leave it out",
+    );
+    file_says(
+        "[admin]\naddress = \"127.0.0.1:9633\"\n",
+        "admin.address = \"127.0.0.1:9633\" (pglease.toml:10): not built yet; leave it out",
+    );
+    flag_says(
+        "--vault-login-method=approle",
+        "vault.login.method = \"approle\" (--vault-login-method): not built yet; use \"kubernetes\"",
+    );
+    flag_says("--listen-auth=peer", "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\"");
+    variable_says("VAULT_SKIP_VERIFY", "true", "VAULT_SKIP_VERIFY: not built yet; unset it");
+    variable_says("VAULT_CAPATH", "/etc/ssl", "VAULT_CAPATH: not built yet; unset it");
+    variable_says(
+        "VAULT_TLS_SERVER_NAME",
+        "vault",
+        "vault.tls_server_name = \"vault\" (VAULT_TLS_SERVER_NAME): not built yet; leave it out",
+    );
+    flag_says(
+        "--vault-path=database/static-creds/app",
+        "route.vault_path = \"database/static-creds/app\" (--vault-path): static roles are not built yet; use \
+         \"<mount>/creds/<role>\"",
+    );
+}
+
+#[test]
+fn wrong_shapes_in_the_file_name_the_right_one() {
+    file_says(
+        "[listen]\nmax_sessions = \"many\"\n",
+        "listen.max_sessions = \"many\" (pglease.toml:10): a string where an integer is expected; write it like 1000",
+    );
+    file_says(
+        "[drain]\ngrace = 30\n",
+        "drain.grace = 30 (pglease.toml:10): an integer where a string is expected; write it like \"30s\"",
+    );
+    file_says(
+        "[listen]\naddresses = \"localhost:5432\"\n",
+        "listen.addresses = \"localhost:5432\" (pglease.toml:10): a string where an array of strings is expected; \
+         write it like [\"one\", \"two\"]",
+    );
+    assert_eq!(
+        Given::nothing()
+            .file(&MINIMAL_FILE.replace("\"postgresql://db/app\"", "[\"postgresql://u:p@db\"]"))
+            .errors(),
+        "route.upstream = […] (pglease.toml:7): an array where a string is expected; write it like \
+         \"postgresql://db.example.com:5432/app\""
+    );
+    assert_eq!(
+        Given::minimum().file("drain = 5\n").errors(),
+        "drain = 5 (pglease.toml:1): not a table; write [drain]"
+    );
+    assert_eq!(
+        Given::minimum().file("[route]\nupstream = \"x\"\n").errors(),
+        "route = {…} (pglease.toml:1): not an array of tables; write [[route]]"
+    );
+    assert_eq!(
+        Given::minimum().file("route = [1]\n").errors(),
+        "route = 1 (pglease.toml:1): not an array of tables; write [[route]]"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_error() {
+    let says = |text: &str, expected: &str| assert_eq!(Given::nothing().file(text).errors(), expected);
+
+    says("[vault\n", "pglease.toml:1: not TOML: unclosed table, expected `]`");
+    says("\n\nx = \n", "pglease.toml:3: not TOML: string values must be quoted, expected literal string");
+    says("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", "pglease.toml:3: not TOML: duplicate key");
+    assert_eq!(
+        Given::nothing().arguments(&["--config-file", "DIR/empty"]).errors(),
+        "config_file = \"empty\" (--config-file): the file is empty; fill it, or name another"
+    );
+    assert_eq!(
+        Given::nothing().arguments(&["--config-file", "/"]).errors(),
+        "config_file = \"/\" (--config-file): not a regular file; name one that can be read again and again"
+    );
+}
+
+#[test]
+fn a_file_as_deep_as_it_is_long_is_refused() {
+    for text in [format!("x = {}", "[".repeat(100_000)), format!("x = {}", "{a=".repeat(100_000))] {
+        let errors = Given::nothing().file(&text).errors();
+        assert!(errors.starts_with("pglease.toml:1: not TOML: "), "{}", errors.len());
+    }
+}
+
+#[test]
+fn values_that_cannot_be_are_refused() {
+    flag_says(
+        "--drain-grace=-5s",
+        "drain.grace = \"-5s\" (--drain-grace): negative; a duration is \"0s\" or more",
+    );
+    flag_says(
+        "--drain-grace=5",
+        "drain.grace = \"5\" (--drain-grace): has no unit; write it like \"30s\", \"5m\" or \"1h 30m\"",
+    );
+    flag_says(
+        "--drain-deadline=11y",
+        "drain.deadline = \"11y\" (--drain-deadline): longer than ten years; make it shorter",
+    );
+    flag_says(
+        "--listen-connect-wait=0s",
+        "listen.connect_wait = \"0s\" (--listen-connect-wait): leaves no time; make it longer than that",
+    );
+    flag_says(
+        "--listen-max-sessions=0",
+        "listen.max_sessions = 0 (--listen-max-sessions): not a whole number from 1 to 1000000; write one",
+    );
+    flag_says(
+        "--optional=yes",
+        "route.optional = \"yes\" (--optional): neither true nor false; write one of them",
+    );
+    flag_says(
+        "--at-lease-end=drop",
+        "route.at_lease_end = \"drop\" (--at-lease-end): no such choice; use \"auto\", \"leave\" or \"close\"",
+    );
+    flag_says(
+        "--http-address=localhost:9632",
+        "http.address = \"localhost:9632\" (--http-address): not an IP address with a port; write it like \
+         \"[::]:9632\"",
+    );
+    flag_says("--database=", "route.database = \"\" (--database): empty; write something, or leave it out");
+    flag_says(
+        "--vault-address=vault:8200",
+        "vault.address = \"vault:8200\" (--vault-address): not an address of Vault; write it like \
+         \"https://vault.vault.svc:8200\"",
+    );
+    flag_says(
+        "--vault-path=database/db-app",
+        "route.vault_path = \"database/db-app\" (--vault-path): not of the form \"<mount>/creds/<role>\"; write it \
+         like \"database/creds/db-app\"",
+    );
+    flag_says(
+        "--vault-login-jwt-file=DIR/empty",
+        "vault.login.jwt_file = \"empty\" (--vault-login-jwt-file): the file is empty; fill it, or name another",
+    );
+    flag_says(
+        "--vault-ca-file=DIR/none",
+        "vault.ca_file = \"none\" (--vault-ca-file): cannot be read: No such file or directory (os error 2); name a \
+         file that is there and that this user may read",
+    );
+    flag_says(
+        "--upstream=postgresql://db?sslrootcert=DIR/empty",
+        "route.upstream = \"postgresql://db?sslrootcert=empty\" (--upstream): sslrootcert \"empty\": the file is \
+         empty; fill it, or name another",
+    );
+}
+
+#[test]
+fn addresses_that_let_anybody_in_or_collide_are_refused() {
+    flag_says(
+        "--listen-addresses=0.0.0.0:5432",
+        "listen.addresses = [\"0.0.0.0:5432\"] (--listen-addresses): \"0.0.0.0:5432\" is no loopback address, and \
+         whoever reaches it would be let in; use \"localhost:5432\", as listen.auth has nothing but \"trust\" yet",
+    );
+    flag_says(
+        "--listen-addresses=localhost:1,[::1]:1",
+        "listen.addresses = [\"localhost:1\", \"[::1]:1\"] (--listen-addresses): \"[::1]:1\" is named twice; remove \
+         one",
+    );
+    flag_says(
+        "--listen-addresses=,",
+        "listen.addresses = [] (--listen-addresses): nowhere to connect to; name an address, like \"localhost:5432\"",
+    );
+    flag_says(
+        "--admin-address=0.0.0.0:9633",
+        "admin.address = \"0.0.0.0:9633\" (--admin-address): no loopback address; use one like \"127.0.0.1:9633\"",
+    );
+    flag_says(
+        "--http-address=0.0.0.0:5432",
+        "http.address = \"0.0.0.0:5432\" (--http-address): the port of listen.addresses = [\"localhost:5432\"] \
+         (default) as well; choose another",
+    );
+    assert!(Given::minimum().arguments(&["--http-address=127.0.0.2:5432"]).load().is_ok());
+}
+
+#[test]
+fn settings_that_contradict_each_other_name_each_other() {
+    variable_says(
+        "PGLEASE_DRAIN_GRACE",
+        "30s",
+        "drain.grace = \"30s\" (PGLEASE_DRAIN_GRACE): longer than drain.deadline = \"20s\" (default); make it at \
+         most that",
+    );
+    file_says(
+        "[drain]\naccept_for = \"10s\"\ndeadline = \"5s\"\n",
+        "drain.accept_for = \"10s\" (pglease.toml:10): longer than drain.deadline = \"5s\" (pglease.toml:11); make \
+         it at most that",
+    );
+}
+
+#[test]
+fn a_route_that_can_never_match_is_refused() {
+    let route = |clients: &str| {
+        format!("[[route]]\n{clients}\nupstream = \"host=db\"\nvault_path = \"database/creds/a\"\n")
+    };
+    let errors = |routes: &[&str]| {
+        let routes: String = routes.iter().map(|clients| route(clients)).collect();
+        Given::nothing().file(&MINIMAL_FILE.replace("[[route]]", "[[route]]\ndatabase = \"first\"").replace(
+            "vault_path = \"database/creds/db-app\"\n",
+            &format!("vault_path = \"database/creds/db-app\"\n{routes}"),
+        ))
+    };
+    let shadowed = "route: can never match (pglease.toml:14), as the one before it at pglease.toml:10 takes all its \
+                    clients; write it before that one, or remove it";
+
+    assert_eq!(errors(&["user = \"a\"", "user = \"a\""]).errors(), shadowed);
+    assert_eq!(errors(&["user = \"a\"", "user = \"a\"\ndatabase = \"b\""]).errors(), shadowed);
+    assert_eq!(errors(&["", "database = \"*\""]).errors(), shadowed);
+    assert!(errors(&["user = \"a\"", "user = \"b\"", "database = \"b\"", ""]).load().is_ok());
+    assert_eq!(
+        errors(&["database = \"first\""]).errors(),
+        "route: can never match (pglease.toml:10), as the one before it at pglease.toml:6 takes all its clients; \
+         write it before that one, or remove it"
+    );
+}
+
+#[test]
+fn flags_cannot_be_meant_for_one_of_several_routes() {
+    let more = "database = \"a\"\n[[route]]\nupstream = \"host=db\"\nvault_path = \"database/creds/b\"\n";
+    let given = Given::minimal_file(more).arguments(&["--user=x"]);
+
+    assert_eq!(
+        given.errors(),
+        "route.user = \"x\" (--user): the file has 2 routes, and this may be meant for any of them; write it into \
+         its [[route]]"
+    );
+}
+
+#[test]
+fn all_errors_are_told_at_once_in_the_order_of_their_places() {
+    let given = Given::nothing()
+        .file("[drain]\ngrace = \"5\"\n[log]\nlvl = 1\n[[route]]\nvault_path = \"x\"\n")
+        .variable("PGLEASE_NOPE_NOPE", "1")
+        .variable("PGLEASE_LOG_FORMAT", "xml")
+        .variable("PGLEASE_VAULT_LOGIN_JWT_FILE", "DIR/token")
+        .arguments(&["--http-address=x"]);
+    let expected = [
+        "drain.grace = \"5\" (pglease.toml:2): has no unit; write it like \"30s\", \"5m\" or \"1h 30m\"",
+        "log.lvl: unknown key (pglease.toml:4); did you mean log.level?",
+        "route.upstream: not set (pglease.toml:5); set --upstream or PGLEASE_UPSTREAM, or upstream in the file's \
+         [[route]]",
+        "route.vault_path = \"x\" (pglease.toml:6): not of the form \"<mount>/creds/<role>\"; write it like \
+         \"database/creds/db-app\"",
+        "log.format = \"xml\" (PGLEASE_LOG_FORMAT): no such choice; use \"json\" or \"text\"",
+        "http.address = \"x\" (--http-address): not an IP address with a port; write it like \"[::]:9632\"",
+        "PGLEASE_NOPE_NOPE: unknown variable; remove it",
+        "vault.address: not set; set --vault-address or PGLEASE_VAULT_ADDRESS, or address in the file's [vault]",
+        "vault.login.role: not set; set --vault-login-role or PGLEASE_VAULT_LOGIN_ROLE, or role in the file's \
+         [vault.login]",
+    ];
+
+    assert_eq!(given.errors().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn no_route_at_all_names_the_three_that_make_one() {
+    let mut given = Given::minimum();
+    given.variables.retain(|(name, _)| !["PGLEASE_UPSTREAM", "PGLEASE_VAULT_PATH"].contains(&name.as_str()));
+
+    assert_eq!(
+        given.errors(),
+        "route: none given; set --upstream, --vault-path and --vault-login-role (PGLEASE_UPSTREAM, \
+         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] into the file of --config-file \
+         (PGLEASE_CONFIG_FILE)"
+    );
+}
+
+#[test]
+fn what_the_settings_give_up_is_a_warning_once() {
+    let more = "database = \"a\"\n[[route]]\nupstream = \"host=db sslmode=disable\"\nvault_path = \
+                \"database/creds/b\"\ndatabase = \"b\"\n[[route]]\nupstream = \"host=db sslmode=disable\"\n\
+                vault_path = \"database/creds/c\"\n";
+    let given = Given::minimal_file(more).variable("VAULT_ADDR", "http://vault:8200");
+
+    assert_eq!(
+        given.load().unwrap().warnings,
+        [
+            "vault.address http://vault:8200 is plain HTTP: whoever is on the way reads tokens and database \
+             passwords; use https://",
+            "upstream db:5432 has sslmode=disable: whoever is on the way reads and changes queries and rows; use \
+             sslmode=verify-full",
+        ]
+    );
+    let require = Given::minimum().arguments(&["--upstream=host=db sslmode=require"]);
+    assert_eq!(
+        require.load().unwrap().warnings,
+        [
+            "upstream db:5432 has sslmode=require: its certificate is not verified, so whoever is on the way can pose as \
+          the server; use sslmode=verify-full"
+        ]
+    );
+}
+
+#[test]
+fn no_error_shows_what_may_be_a_secret() {
+    let token = "hvs.CAESIJcanary5ecret0123456789";
+    for upstream in [
+        "postgresql://app:canary5ecret@db/app",
+        "postgresql://app:canary5ecret@db:x/app?sslmode=prefer",
+        "postgresql://app:canary5ecret/app",
+        "postgresql://app:canary/5ecret@db/app",
+        "postgresql://app:12/canary5ecret@db/app",
+        "postgresql://db/app?password=canary5ecret",
+        "postgresql://db/app?pass%77ord=canary5ecret&sslmode=%",
+        "postgresql://db/app?passwrod=canary5ecret",
+        "host=db password=canary5ecret",
+        "host=db password='canary5ecret",
+        "host=db password=my canary5ecret",
+        "host=db password=my canary5ecret=x",
+        "host=db passwrod=canary5ecret",
+        "jdbc:postgresql://app:canary5ecret@db/app",
+    ] {
+        let errors = Given::minimum().arguments(&[&format!("--upstream={upstream}")]).errors();
+        assert!(errors.starts_with("route.upstream = ") && !errors.contains("5ecret"), "{errors}");
+    }
+    for argument in [
+        "--vault-address=https://app:canary5ecret@vault:8200".to_owned(),
+        format!("--vault-login-jwt-file={token}"),
+        format!("--vault-login-token-file={token}"),
+        format!("--vault-login-secret-id-file={token}"),
+    ] {
+        let errors = Given::minimum().arguments(&[&argument]).errors();
+        assert!(!errors.contains("5ecret"), "{errors}");
+    }
+    let errors = Given::minimum().variable("PGLEASE_PASSWORD", "canary5ecret").errors();
+    assert!(!errors.contains("5ecret"), "{errors}");
+}
+
+#[test]
+fn upstream_errors_say_what_to_write() {
+    flag_says(
+        "--upstream=postgresql://app:pw@db/app",
+        "route.upstream = \"postgresql://***@db/app\" (--upstream): holds a password; remove it, as pglease logs in \
+         with what it leases\nroute.upstream = \"postgresql://***@db/app\" (--upstream): holds a user; remove it, as \
+         pglease logs in with what it leases",
+    );
+    flag_says(
+        "--upstream=host=db sslmod=require port=x",
+        "route.upstream = \"host=db sslmod=***\" (--upstream): \"sslmod\": unknown keyword; did you mean \
+         sslmode?\nroute.upstream = \"host=db sslmod=***\" (--upstream): has a port that is not a number from 1 to \
+         65535; write it like 5432",
+    );
+}

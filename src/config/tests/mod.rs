@@ -1,0 +1,378 @@
+//! The three ways together: what holds, and the exact words for what does not.
+
+use std::time::Duration;
+
+use clap::Command;
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tracing::Level;
+
+use super::error::ConfigErrors;
+use super::keys::{Built, KEYS, Kind, Preset};
+use super::*;
+
+/// What a test writes in the three ways. `DIR` stands for a directory with a file `token` and an empty one, `empty`.
+struct Given {
+    dir: TempDir,
+    file: Option<String>,
+    variables: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Given {
+    fn nothing() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "eyJhbGciOi").unwrap();
+        std::fs::write(dir.path().join("empty"), "").unwrap();
+        Self { dir, file: None, variables: Vec::new(), arguments: Vec::new() }
+    }
+
+    /// One route and all else that is required, by variables.
+    fn minimum() -> Self {
+        Self::nothing()
+            .variable("PGLEASE_VAULT_ADDRESS", "https://vault:8200")
+            .variable("PGLEASE_VAULT_LOGIN_ROLE", "web")
+            .variable("PGLEASE_VAULT_LOGIN_JWT_FILE", "DIR/token")
+            .variable("PGLEASE_UPSTREAM", "postgresql://db/app")
+            .variable("PGLEASE_VAULT_PATH", "database/creds/db-app")
+    }
+
+    /// The same by a file, on lines 1 to 8, then `more`.
+    fn minimal_file(more: &str) -> Self {
+        Self::nothing().file(&format!("{MINIMAL_FILE}{more}"))
+    }
+
+    fn file(mut self, text: &str) -> Self {
+        self.file = Some(text.to_owned());
+        self
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    fn load(&self) -> Result<Loaded, String> {
+        let dir = self.dir.path().to_str().unwrap();
+        let mut arguments = vec!["proxy".to_owned()];
+        arguments.extend(self.arguments.iter().map(|argument| argument.replace("DIR", dir)));
+        let file = self.dir.path().join("pglease.toml");
+        if let Some(text) = &self.file {
+            std::fs::write(&file, text.replace("DIR", dir)).unwrap();
+            arguments.extend(["--config-file".to_owned(), file.to_str().unwrap().to_owned()]);
+        }
+        let variables =
+            self.variables.iter().map(|(name, value)| (name.into(), value.replace("DIR", dir).into()));
+
+        let matches = Command::new("proxy").args(flags()).try_get_matches_from(arguments).unwrap();
+        load(&matches, variables).map_err(|errors| errors.to_string().replace(&format!("{dir}/"), ""))
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap().config
+    }
+
+    fn errors(&self) -> String {
+        self.load().unwrap_err()
+    }
+}
+
+const MINIMAL_FILE: &str = r#"[vault]
+address = "https://vault:8200"
+[vault.login]
+role = "web"
+jwt_file = "DIR/token"
+[[route]]
+upstream = "postgresql://db/app"
+vault_path = "database/creds/db-app"
+"#;
+
+#[test]
+fn defaults_hold_where_nobody_wrote_anything() {
+    let given = Given::minimum();
+    let expected = Config {
+        vault: VaultConfig {
+            address: "https://vault:8200".to_owned(),
+            namespace: None,
+            ca_file: None,
+            login: LoginConfig {
+                mount: "kubernetes".to_owned(),
+                role: "web".to_owned(),
+                jwt_file: given.dir.path().join("token"),
+            },
+        },
+        listen: ListenConfig {
+            addresses: vec![ListenAddress::Localhost { port: 5432 }],
+            max_sessions: 1000,
+            connect_wait: Duration::from_secs(10),
+        },
+        routes: vec![RouteConfig {
+            database: None,
+            user: None,
+            upstream: UpstreamConfig {
+                host: "db".to_owned(),
+                port: 5432,
+                database: Some("app".to_owned()),
+                ssl_mode: SslMode::VerifyFull,
+                ssl_root_cert: None,
+                channel_binding: ChannelBinding::Prefer,
+                connect_timeout: None,
+            },
+            vault_path: "database/creds/db-app".to_owned(),
+            startup_role: None,
+            at_lease_end: AtLeaseEnd::Auto,
+            optional: false,
+        }],
+        drain: DrainConfig {
+            accept_for: Duration::ZERO,
+            grace: Duration::ZERO,
+            deadline: Duration::from_secs(20),
+        },
+        http: HttpConfig { address: "[::]:9632".parse().unwrap(), explicit: false },
+        log: LogConfig { format: LogFormat::Json, level: Level::INFO },
+    };
+
+    assert_eq!(given.load(), Ok(Loaded { config: expected.clone(), warnings: vec![] }));
+    let by_file = Given::minimal_file("");
+    let mut config = by_file.config();
+    config.vault.login.jwt_file.clone_from(&expected.vault.login.jwt_file);
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn service_account_token_is_where_kubernetes_mounts_it() {
+    let jwt_file = keys::find("vault.login.jwt_file").unwrap();
+    assert_eq!(jwt_file.default, Preset::Value("/var/run/secrets/kubernetes.io/serviceaccount/token"));
+}
+
+#[test]
+fn flags_win_over_variables_over_vaults_own_over_the_file() {
+    let given = Given::minimal_file("[drain]\ngrace = \"1s\"\n");
+    assert_eq!(given.config().drain.grace, Duration::from_secs(1));
+    assert_eq!(given.config().vault.address, "https://vault:8200");
+
+    let given =
+        given.variable("PGLEASE_DRAIN_GRACE", "2s").variable("VAULT_ADDR", "https://vaults-own:8200/");
+    assert_eq!(given.config().drain.grace, Duration::from_secs(2));
+    assert_eq!(given.config().vault.address, "https://vaults-own:8200");
+
+    let given = given.variable("PGLEASE_VAULT_ADDRESS", "https://variable:8200");
+    assert_eq!(given.config().vault.address, "https://variable:8200");
+
+    let given = given.arguments(&["--drain-grace", "3s", "--vault-address=https://flag:8200"]);
+    assert_eq!(given.config().drain.grace, Duration::from_secs(3));
+    assert_eq!(given.config().vault.address, "https://flag:8200");
+}
+
+#[test]
+fn the_file_is_named_by_flag_before_variable() {
+    let given = Given::minimal_file("").variable("PGLEASE_CONFIG_FILE", "/nowhere");
+    assert_eq!(given.config().routes.len(), 1);
+
+    let given = Given::minimum().variable("PGLEASE_CONFIG_FILE", "/nowhere");
+    let expected = "config_file = \"/nowhere\" (PGLEASE_CONFIG_FILE): cannot be read: No such file or directory (os \
+                    error 2); name a file that is there and that this user may read";
+    assert_eq!(given.errors(), expected);
+}
+
+#[test]
+fn every_value_arrives_where_it_belongs() {
+    let given = Given::nothing().file(
+        r#"
+        [vault]
+        address = "http://127.0.0.1:8200/prefix/v1/"
+        namespace = "/team/"
+        ca_file = "DIR/token"
+        [vault.login]
+        method = "kubernetes"
+        mount = "k8s/prod-1/"
+        role = "web"
+        jwt_file = "DIR/token"
+        [listen]
+        addresses = ["localhost:15432", "127.0.0.2:0"]
+        auth = "trust"
+        max_sessions = 0x10
+        connect_wait = "1m 30s"
+        [[route]]
+        database = "wizard"
+        user = "*"
+        upstream = "host=::1 port=5433 dbname='my db' sslmode=require channel_binding=require connect_timeout=1"
+        vault_path = "/database/creds/db-app/"
+        startup_role = "app_owner"
+        at_lease_end = "leave"
+        optional = true
+        [[route]]
+        user = "reporting"
+        upstream = "postgres://db.example.com?sslrootcert=DIR/token"
+        vault_path = "database/creds/read"
+        at_lease_end = "close"
+        [drain]
+        accept_for = "1s"
+        grace = "2s"
+        deadline = "2s"
+        [http]
+        address = "[::]:9632"
+        [log]
+        format = "text"
+        level = "trace"
+        "#,
+    );
+    let token = given.dir.path().join("token");
+    let config = given.config();
+
+    assert_eq!(config.vault.address, "http://127.0.0.1:8200/prefix");
+    assert_eq!(config.vault.namespace.as_deref(), Some("team"));
+    assert_eq!(config.vault.ca_file, Some(token.clone()));
+    assert_eq!(config.vault.login.mount, "k8s/prod-1");
+    let second: SocketAddr = "127.0.0.2:0".parse().unwrap();
+    let addresses = vec![ListenAddress::Localhost { port: 15432 }, ListenAddress::Socket(second)];
+    assert_eq!(
+        config.listen,
+        ListenConfig { addresses, max_sessions: 16, connect_wait: Duration::from_secs(90) }
+    );
+    let [wizard, reporting] = config.routes.as_slice() else { panic!("two routes") };
+    assert_eq!((wizard.database.as_deref(), wizard.user.as_deref()), (Some("wizard"), None));
+    assert_eq!((wizard.upstream.host.as_str(), wizard.upstream.port), ("::1", 5433));
+    assert_eq!(wizard.upstream.database.as_deref(), Some("my db"));
+    assert_eq!(wizard.upstream.ssl_mode, SslMode::Require);
+    assert_eq!(wizard.upstream.channel_binding, ChannelBinding::Require);
+    assert_eq!(wizard.upstream.connect_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(wizard.vault_path, "database/creds/db-app");
+    assert_eq!(wizard.startup_role.as_deref(), Some("app_owner"));
+    assert_eq!((wizard.at_lease_end, wizard.optional), (AtLeaseEnd::Leave, true));
+    assert_eq!((reporting.database.as_deref(), reporting.user.as_deref()), (None, Some("reporting")));
+    assert_eq!(reporting.upstream.ssl_root_cert, Some(token));
+    assert_eq!((reporting.upstream.database.clone(), reporting.at_lease_end), (None, AtLeaseEnd::Close));
+    assert_eq!(config.drain.grace, Duration::from_secs(2));
+    assert!(config.http.explicit);
+    assert_eq!(config.log, LogConfig { format: LogFormat::Text, level: Level::TRACE });
+}
+
+#[test]
+fn one_route_is_made_by_flags_alone_and_lists_are_comma_separated() {
+    let given = Given::nothing().arguments(&[
+        "--vault-address=https://vault:8200",
+        "--vault-login-role=web",
+        "--vault-login-jwt-file=DIR/token",
+        "--upstream=postgresql://db/app",
+        "--vault-path=database/creds/db-app",
+        "--database=wizard",
+        "--user=app",
+        "--startup-role=app_owner",
+        "--at-lease-end=leave",
+        "--optional",
+        "--listen-addresses=localhost:5432, 127.0.0.2:5432,",
+    ]);
+    let config = given.config();
+
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!((route.database.as_deref(), route.user.as_deref()), (Some("wizard"), Some("app")));
+    assert_eq!((route.at_lease_end, route.optional), (AtLeaseEnd::Leave, true));
+    assert_eq!(config.listen.addresses.len(), 2);
+    assert!(!Given::minimum().arguments(&["--optional=false"]).config().routes[0].optional);
+}
+
+#[test]
+fn the_files_only_route_gives_way_to_flags_and_variables() {
+    let given = Given::minimal_file("")
+        .variable("PGLEASE_DATABASE", "wizard")
+        .arguments(&["--upstream", "postgresql://other/app"]);
+    let config = given.config();
+
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!((route.database.as_deref(), route.upstream.host.as_str()), (Some("wizard"), "other"));
+    assert_eq!(route.vault_path, "database/creds/db-app");
+}
+
+#[test]
+fn empty_variables_are_none_and_empty_optional_values_are_off() {
+    let given = Given::minimum()
+        .variable("PGLEASE_DRAIN_GRACE", "")
+        .variable("PGLEASE_NONSENSE", "")
+        .variable("VAULT_CAPATH", "")
+        .variable("VAULT_SKIP_VERIFY", "false")
+        .arguments(&["--vault-namespace=", "--vault-ca-file=", "--startup-role="]);
+    let config = given.config();
+
+    assert_eq!((config.vault.namespace, config.vault.ca_file), (None, None));
+    assert_eq!(config.routes[0].startup_role, None);
+}
+
+#[test]
+fn keys_that_are_not_built_may_be_written_where_they_ask_for_nothing() {
+    let given = Given::minimal_file(
+        r#"
+        max_session_age = "0s"
+        warm = 0
+        [listen]
+        unix_socket = ""
+        unix_socket_mode = "0660"
+        peer_uids = []
+        tls_cert_file = ""
+        threads = 1
+        [admin]
+        control = false
+        "#,
+    )
+    .variable("VAULT_CLIENT_CERT", "");
+
+    assert_eq!(given.load().map(|loaded| loaded.config.routes.len()), Ok(1));
+}
+
+#[test]
+fn every_key_that_is_built_is_read_and_every_other_refused() {
+    for key in KEYS {
+        for given in [
+            Given::minimum().variable(&key.variable(), "\u{1}"),
+            Given::minimum().arguments(&[&format!("--{}=\u{1}", key.flag())]),
+        ] {
+            let errors = given.errors();
+            assert!(errors.starts_with(key.name) && !errors.contains('\n'), "{}: {errors}", key.name);
+            assert_eq!(errors.contains("not built yet;"), key.built != Built::Yes, "{}: {errors}", key.name);
+        }
+    }
+}
+
+#[test]
+fn every_value_in_the_file_has_the_type_of_its_key() {
+    for key in KEYS {
+        let (table, leaf) = key.table_and_leaf();
+        let header = if key.is_of_route() { format!("[[{table}]]") } else { format!("[{table}]") };
+        let value = if key.kind == Kind::Boolean { "[]" } else { "true" };
+        let errors = Given::nothing().file(&format!("{header}\n{leaf} = {value}\n")).errors();
+        let problem = format!("where {} is expected; write it like", key.kind.expected());
+        assert!(
+            errors
+                .lines()
+                .any(|line| line.starts_with(&format!("{} = ", key.name)) && line.contains(&problem)),
+            "{}: {errors}",
+            key.name
+        );
+    }
+}
+
+mod docs;
+mod errors;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_value_panics(index in 0..KEYS.len(), value in ".{0,40}") {
+        let given = Given::minimum().variable(&KEYS[index].variable(), &value.replace('\0', ""));
+        let _ = given.load();
+    }
+
+    #[test]
+    fn no_file_panics(text in ".*", toml in "(\\[{1,2}(route|vault|listen\\.x)\\]{1,2}\n|[a-z_.]{1,9} = (1|\"a\"|\\[1, \\{\\}\\]|\\{a = 1\\}|1979-05-27|nan)\n){0,8}") {
+        let mut errors = Vec::new();
+        let _ = (file::parse("x", &text, &mut errors), file::parse("x", &toml, &mut errors));
+        let _ = ConfigErrors::new(errors).to_string();
+    }
+}

@@ -1,0 +1,216 @@
+//! Single values: text in, a value that the program can use out, or what is wrong with the text.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::ListenAddress;
+use super::error::Problem;
+
+/// Anything without control characters.
+pub(crate) fn text(text: &str) -> Result<String, Problem> {
+    if text.is_empty() {
+        Err(Problem::Empty)
+    } else if text.chars().any(char::is_control) {
+        Err(Problem::ControlCharacter)
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A name, or `*` for any.
+pub(crate) fn pattern(pattern: &str) -> Result<Option<String>, Problem> {
+    match pattern {
+        ANY => Ok(None),
+        name => text(name).map(Some),
+    }
+}
+
+/// Zero to ten years, as humantime reads it.
+pub(crate) fn duration(text: &str) -> Result<Duration, Problem> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Problem::Empty);
+    }
+    if text.starts_with('-') {
+        return Err(Problem::Negative);
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::NoUnit);
+    }
+    // humantime 2.4 can overflow, and panic, at the very end of what a Duration holds.
+    if text.len() > MAX_DURATION_LEN || longest_number(text) > MAX_DURATION_DIGITS {
+        return Err(Problem::TooLong);
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > MAX_DURATION => Err(Problem::TooLong),
+        Ok(duration) => Ok(duration),
+        Err(humantime::DurationError::NumberOverflow) => Err(Problem::TooLong),
+        Err(_) => Err(Problem::NotADuration),
+    }
+}
+
+/// As [`duration`], but zero.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, Problem> {
+    match duration(text)? {
+        Duration::ZERO => Err(Problem::Zero),
+        duration => Ok(duration),
+    }
+}
+
+fn longest_number(text: &str) -> usize {
+    text.split(|character: char| !character.is_ascii_digit()).map(str::len).max().unwrap_or_default()
+}
+
+/// A whole number, bounds included.
+pub(crate) fn integer(text: &str, min: u64, max: u64) -> Result<usize, Problem> {
+    let number = text.trim().parse().ok().filter(|number| (min..=max).contains(number));
+    number.and_then(|number| usize::try_from(number).ok()).ok_or(Problem::NotInRange { min, max })
+}
+
+pub(crate) fn boolean(text: &str) -> Result<bool, Problem> {
+    text.trim().parse().map_err(|_| Problem::NotABoolean)
+}
+
+/// An IP address with a port.
+pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
+    text.parse().map_err(|_| Problem::NotAnAddress { example: "\"[::]:9632\"" })
+}
+
+/// `localhost` or a loopback address, with a port.
+pub(crate) fn listen_address(text: &str) -> Result<ListenAddress, Problem> {
+    let named = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    let unknown = Problem::NotAListenAddress { address: text.to_owned() };
+    match named {
+        Some(port) => Ok(ListenAddress::Localhost { port }),
+        None => match text.parse::<SocketAddr>().map_err(|_| unknown)? {
+            address if is_loopback(address.ip()) => Ok(ListenAddress::Socket(address)),
+            _ => Err(Problem::ListenNotLoopback { address: text.to_owned() }),
+        },
+    }
+}
+
+/// Whether only this machine reaches it.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Path of a file that can be read now and has something in it.
+pub(crate) fn readable_file(path: &str) -> Result<PathBuf, Problem> {
+    let path = PathBuf::from(text(path)?);
+    let mut file = open_file(&path)?;
+    // It may hold a secret.
+    let mut beginning = Zeroizing::new([0; BEGINNING_LEN]);
+    let read = file.read(beginning.as_mut_slice()).map_err(unreadable)?;
+    let beginning = beginning.get(..read).unwrap_or_default();
+    if beginning.iter().all(u8::is_ascii_whitespace) { Err(Problem::EmptyFile) } else { Ok(path) }
+}
+
+/// The file, if it is one: opening a pipe would wait for whoever writes into it.
+pub(crate) fn open_file(path: &Path) -> Result<File, Problem> {
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(Problem::NotAFile);
+    }
+    File::open(path).map_err(unreadable)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(crate) fn unreadable(error: std::io::Error) -> Problem {
+    Problem::Unreadable { reason: error.to_string() }
+}
+
+/// Matches every database and user.
+const ANY: &str = "*";
+/// Ten years.
+const MAX_DURATION: Duration = Duration::from_hours(10 * 365 * 24);
+const MAX_DURATION_LEN: usize = 64;
+/// Of one number: enough for ten years of seconds.
+const MAX_DURATION_DIGITS: usize = 9;
+/// How much of a file is looked at for something other than blanks.
+const BEGINNING_LEN: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_or_refused() {
+        for (text, expected) in [
+            ("0s", Ok(Duration::ZERO)),
+            (" 250ms ", Ok(Duration::from_millis(250))),
+            ("1h 30m", Ok(Duration::from_mins(90))),
+            ("1.5s", Ok(Duration::from_millis(1500))),
+            ("10years", Err(Problem::TooLong)),
+            ("3650d", Ok(MAX_DURATION)),
+            ("3650d 1ns", Err(Problem::TooLong)),
+            ("18446744073709551615s 1000ms", Err(Problem::TooLong)),
+            ("99999999999999999999y", Err(Problem::TooLong)),
+            ("-5s", Err(Problem::Negative)),
+            ("30", Err(Problem::NoUnit)),
+            ("0", Err(Problem::NoUnit)),
+            ("", Err(Problem::Empty)),
+            ("s", Err(Problem::NotADuration)),
+            ("5 parsecs", Err(Problem::NotADuration)),
+            ("∞", Err(Problem::NotADuration)),
+        ] {
+            assert_eq!(duration(text), expected, "{text}");
+        }
+        assert_eq!(positive_duration("0ms"), Err(Problem::Zero));
+    }
+
+    #[test]
+    fn only_loopback_is_listened_at() {
+        let socket = |text: &str| Ok(ListenAddress::Socket(text.parse().unwrap()));
+        let unknown = |text: &str| Err(Problem::NotAListenAddress { address: text.to_owned() });
+        let open = |text: &str| Err(Problem::ListenNotLoopback { address: text.to_owned() });
+
+        for (text, expected) in [
+            ("localhost:5432", Ok(ListenAddress::Localhost { port: 5432 })),
+            ("localhost:0", Ok(ListenAddress::Localhost { port: 0 })),
+            ("127.0.0.1:5432", socket("127.0.0.1:5432")),
+            ("127.0.0.2:0", socket("127.0.0.2:0")),
+            ("[::1]:5432", socket("[::1]:5432")),
+            ("0.0.0.0:5432", open("0.0.0.0:5432")),
+            ("[::]:5432", open("[::]:5432")),
+            ("10.0.0.1:5432", open("10.0.0.1:5432")),
+            ("localhost", unknown("localhost")),
+            ("localhost:65536", unknown("localhost:65536")),
+            ("db:5432", unknown("db:5432")),
+            ("::1:5432", unknown("::1:5432")),
+            ("", unknown("")),
+        ] {
+            assert_eq!(listen_address(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_must_be_there_and_hold_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let check = || readable_file(path.to_str().unwrap());
+
+        assert!(matches!(check(), Err(Problem::Unreadable { .. })));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(check(), Err(Problem::EmptyFile));
+        std::fs::write(&path, " \n").unwrap();
+        assert_eq!(check(), Err(Problem::EmptyFile));
+        std::fs::write(&path, "eyJ").unwrap();
+        assert_eq!(check(), Ok(path.clone()));
+        assert_eq!(readable_file(dir.path().to_str().unwrap()), Err(Problem::NotAFile));
+        assert_eq!(readable_file("/dev/null"), Err(Problem::NotAFile));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*", durations in "([0-9]{1,22}(s|ms|y|ns| ){0,2}){0,4}") {
+            let _ = (duration(&text), duration(&durations), listen_address(&text), pattern(&text));
+        }
+    }
+}

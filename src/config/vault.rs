@@ -1,0 +1,241 @@
+//! `[vault]`: where Vault is, as what pglease logs in, and the paths that routes name.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+use super::error::Problem;
+use super::settings::Reader;
+use super::{LoginConfig, VaultConfig, value};
+
+pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
+    let address = reader.value("vault.address", address);
+    let namespace = reader.optional("vault.namespace", namespace);
+    let ca_file = reader.optional("vault.ca_file", value::readable_file);
+    let login = login(reader);
+    Some(VaultConfig { address: address?, namespace: namespace.flatten(), ca_file, login: login? })
+}
+
+fn login(reader: &mut Reader<'_>) -> Option<LoginConfig> {
+    let method = reader.word("vault.login.method", &[("kubernetes", ())]);
+    let mount = reader.value("vault.login.mount", login_mount);
+    let role = reader.value("vault.login.role", value::text);
+    // Whether the default is there matters to nobody who meant another method.
+    method?;
+    let jwt_file = reader.value("vault.login.jwt_file", value::readable_file);
+    Some(LoginConfig { mount: mount?, role: role?, jwt_file: jwt_file? })
+}
+
+/// Scheme, host, port and path prefix, without slashes at its end and without the API's `/v1`, which callers add.
+fn address(text: &str) -> Result<String, Problem> {
+    let text = value::text(text)?;
+    let url = Url::parse(&text).map_err(|_| Problem::NotAVaultAddress)?;
+    let has_scheme =
+        ["http://", "https://"].iter().any(|scheme| text.to_ascii_lowercase().starts_with(scheme));
+    if !has_scheme || !url.has_host() || url.port() == Some(0) {
+        return Err(Problem::NotAVaultAddress);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Problem::VaultAddressWithUser);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Problem::VaultAddressWithQuery);
+    }
+    let path = url.path().trim_matches('/');
+    if path.contains("//") {
+        return Err(Problem::VaultAddressPath);
+    }
+    let origin = url.origin().ascii_serialization();
+    Ok(match path.strip_suffix(API_VERSION).map(|prefix| prefix.strip_suffix('/').ok_or(prefix)) {
+        Some(Ok(prefix)) => format!("{origin}/{prefix}"),
+        // A name that merely ends in it is a prefix like any other.
+        Some(Err(prefix)) if !prefix.is_empty() => format!("{origin}/{path}"),
+        Some(Err(_)) => origin,
+        None if path.is_empty() => origin,
+        None => format!("{origin}/{path}"),
+    })
+}
+
+/// Whether what goes to this address stays on this machine or within TLS.
+pub(crate) fn is_private(address: &str) -> bool {
+    let Ok(url) = Url::parse(address) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    url.scheme() == "https" || host == "localhost" || host.parse::<IpAddr>().is_ok_and(value::is_loopback)
+}
+
+/// Without slashes at its ends; the root namespace, `/`, is none.
+fn namespace(text: &str) -> Result<Option<String>, Problem> {
+    match text.trim_matches('/') {
+        "" => Ok(None),
+        namespace => names(namespace).map(|_| Some(namespace.to_owned())),
+    }
+}
+
+/// Without slashes at its ends; it may be several names deep.
+fn login_mount(text: &str) -> Result<String, Problem> {
+    let mount = text.trim_matches('/');
+    if mount.is_empty() {
+        return Err(Problem::Empty);
+    }
+    if mount.starts_with("auth/") {
+        return Err(Problem::MountWithAuth);
+    }
+    names(mount).map(|_| mount.to_owned())
+}
+
+/// `<mount>/creds/<role>`, without slashes at its ends. The mount may be several names deep, and each of the three
+/// may be called what the others are: place decides.
+pub(crate) fn path(text: &str) -> Result<String, Problem> {
+    let path = text.trim_matches('/');
+    if path.is_empty() {
+        return Err(Problem::Empty);
+    }
+    match names(path)?.as_slice() {
+        [API_VERSION, ..] => Err(Problem::VaultPathWithVersion),
+        [_, .., "creds", role] if is_role(role) => Ok(path.to_owned()),
+        [_, .., "creds", role] => Err(Problem::NotAVaultRole { role: (*role).to_owned() }),
+        [_, .., "static-creds", _] => Err(Problem::StaticRole),
+        _ => Err(Problem::NotAVaultPath),
+    }
+}
+
+/// The names between slashes, each of which stands in a URL as it is.
+fn names(path: &str) -> Result<Vec<&str>, Problem> {
+    let is_name =
+        |name: &&str| !name.is_empty() && !matches!(*name, "." | "..") && name.chars().all(is_of_name);
+    let names: Vec<&str> = path.split('/').collect();
+    if names.iter().all(is_name) { Ok(names) } else { Err(Problem::NotAMount) }
+}
+
+/// RFC 3986 §3.3, `pchar` but percent-encodings.
+fn is_of_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(character)
+}
+
+/// Vault's `GenericNameRegex`: `\w(([\w-.]+)?\w)?`.
+fn is_role(role: &str) -> bool {
+    let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    role.starts_with(is_word)
+        && role.ends_with(is_word)
+        && role.chars().all(|character| is_word(character) || matches!(character, '-' | '.'))
+}
+
+/// First name of each path of Vault's API.
+const API_VERSION: &str = "v1";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn address_keeps_its_prefix_and_nothing_behind_it() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8200", Ok("http://127.0.0.1:8200")),
+            ("http://127.0.0.1:8200/", Ok("http://127.0.0.1:8200")),
+            ("http://127.0.0.1:8200//", Ok("http://127.0.0.1:8200")),
+            ("HTTPS://Vault.Example.com", Ok("https://vault.example.com")),
+            ("https://[::1]:8200", Ok("https://[::1]:8200")),
+            ("https://example.com/vault", Ok("https://example.com/vault")),
+            ("https://example.com/a/b/", Ok("https://example.com/a/b")),
+            ("http://127.0.0.1:8200/v1", Ok("http://127.0.0.1:8200")),
+            ("http://127.0.0.1:8200/v1/", Ok("http://127.0.0.1:8200")),
+            ("https://example.com/vault/v1/", Ok("https://example.com/vault")),
+            ("https://example.com/ev1", Ok("https://example.com/ev1")),
+            ("https://example.com/vault/ev1", Ok("https://example.com/vault/ev1")),
+            ("https://example.com/a//b", Err(Problem::VaultAddressPath)),
+            ("https://u:p@example.com", Err(Problem::VaultAddressWithUser)),
+            ("https://example.com?x=1", Err(Problem::VaultAddressWithQuery)),
+            ("https://example.com/#x", Err(Problem::VaultAddressWithQuery)),
+            ("vault:8200", Err(Problem::NotAVaultAddress)),
+            ("127.0.0.1:8200", Err(Problem::NotAVaultAddress)),
+            ("unix:///run/vault.sock", Err(Problem::NotAVaultAddress)),
+            ("http:vault:8200", Err(Problem::NotAVaultAddress)),
+            ("http://", Err(Problem::NotAVaultAddress)),
+            ("https://vault:99999", Err(Problem::NotAVaultAddress)),
+            ("https://vault:0", Err(Problem::NotAVaultAddress)),
+            ("https://vault\n", Err(Problem::ControlCharacter)),
+            ("", Err(Problem::Empty)),
+        ] {
+            assert_eq!(address(text), expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn path_is_told_by_the_place_of_its_names() {
+        let role = |role: &str| Err(Problem::NotAVaultRole { role: role.to_owned() });
+        for (text, expected) in [
+            ("database/creds/db-app", Ok("database/creds/db-app")),
+            ("/database/creds/db-app", Ok("database/creds/db-app")),
+            ("database/creds/db-app/", Ok("database/creds/db-app")),
+            ("database/shared/prod/x/creds/nymeria", Ok("database/shared/prod/x/creds/nymeria")),
+            ("creds/creds/db-app", Ok("creds/creds/db-app")),
+            ("database/creds/creds", Ok("database/creds/creds")),
+            ("database/creds/static-creds", Ok("database/creds/static-creds")),
+            ("static-creds/creds/a", Ok("static-creds/creds/a")),
+            ("database/creds/Db_App.v2", Ok("database/creds/Db_App.v2")),
+            ("database/static-creds/a", Err(Problem::StaticRole)),
+            ("creds/static-creds/a", Err(Problem::StaticRole)),
+            ("v1/database/creds/a", Err(Problem::VaultPathWithVersion)),
+            ("database/creds/a.", role("a.")),
+            ("database/creds/-a", role("-a")),
+            ("database/creds/a%2Fb", Err(Problem::NotAMount)),
+            ("database//creds/a", Err(Problem::NotAMount)),
+            ("database/../creds/a", Err(Problem::NotAMount)),
+            ("data base/creds/a", Err(Problem::NotAMount)),
+            ("datenbänke/creds/a", Err(Problem::NotAMount)),
+            ("creds/a", Err(Problem::NotAVaultPath)),
+            ("database/creds", Err(Problem::NotAVaultPath)),
+            ("database/creds/a/b", Err(Problem::NotAVaultPath)),
+            ("database/roles/a", Err(Problem::NotAVaultPath)),
+            ("/", Err(Problem::Empty)),
+        ] {
+            assert_eq!(path(text), expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn mounts_and_namespaces_lose_the_slashes_at_their_ends() {
+        assert_eq!(login_mount("kubernetes/"), Ok("kubernetes".to_owned()));
+        assert_eq!(login_mount("/k8s/prod-1"), Ok("k8s/prod-1".to_owned()));
+        assert_eq!(login_mount("auth/kubernetes"), Err(Problem::MountWithAuth));
+        assert_eq!(login_mount("k8s//prod"), Err(Problem::NotAMount));
+        assert_eq!(login_mount("/"), Err(Problem::Empty));
+        assert_eq!(namespace("/team/"), Ok(Some("team".to_owned())));
+        assert_eq!(namespace("team/sub"), Ok(Some("team/sub".to_owned())));
+        assert_eq!(namespace("/"), Ok(None));
+        assert_eq!(namespace("team sub"), Err(Problem::NotAMount));
+    }
+
+    #[test]
+    fn plain_http_is_private_on_loopback_only() {
+        for (address, expected) in [
+            ("https://vault.example.com", true),
+            ("http://localhost:8200", true),
+            ("http://127.0.0.1:8200", true),
+            ("http://[::1]:8200", true),
+            ("http://10.0.0.1:8200", false),
+            ("http://vault.example.com", false),
+        ] {
+            assert_eq!(is_private(address), expected, "{address}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*", url in "https?://[a@:/?#\\[\\].%1é]*", vault_path in "[a/.%é]*") {
+            let _ = (address(&text), address(&url), path(&text), path(&vault_path), login_mount(&vault_path));
+        }
+
+        #[test]
+        fn what_is_accepted_has_single_slashes(prefix in "[a/v1]{0,8}", vault_path in "[a/]{0,6}/creds/[a/]{1,3}") {
+            if let Ok(address) = address(&format!("http://vault/{prefix}")) {
+                prop_assert!(!address.ends_with('/') && !address.trim_start_matches("http://").contains("//"));
+            }
+            if let Ok(path) = path(&vault_path) {
+                prop_assert!(!path.starts_with('/') && !path.ends_with('/') && !path.contains("//"));
+            }
+        }
+    }
+}

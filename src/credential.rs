@@ -1,0 +1,311 @@
+//! The seam between sessions and leases: what a session knows of a lease, and no more.
+//!
+//! A chain publishes through a [`Publisher`] and keeps an [`Issued`] for each credential it published; sessions
+//! ask a [`CredentialSource`] and get a [`Hold`]. No task runs here.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::ids::{GenerationId, LeaseId};
+
+/// What one logs in to PostgreSQL with.
+#[derive(Debug)]
+pub(crate) struct Credential {
+    /// The `db_role`.
+    pub(crate) user: String,
+    pub(crate) password: SecretString,
+    pub(crate) lease: LeaseId,
+    pub(crate) generation: GenerationId,
+}
+
+/// What the chain has to say to the sessions that hold one of its credentials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The lease is kept alive, or nobody could reconnect if its sessions ended.
+    #[default]
+    Kept,
+    /// The lease ends for good and a proven successor is there: `at_lease_end` decides.
+    Ending(LeaseEnd),
+    /// The lease was revoked before its time: its sessions end now, whatever `at_lease_end` says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a chain does not look leases up yet"))]
+    Revoked,
+}
+
+/// When the sessions of an ending lease are told, where they are told at all. Ordered: each at or after the one
+/// before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseEnd {
+    /// From here sessions that have been idle for a while end, spread up to `boundary_from`.
+    pub(crate) idle_from: Instant,
+    /// From here all end that are outside a running statement.
+    pub(crate) boundary_from: Instant,
+    /// The end of the lease: whatever is left ends.
+    pub(crate) cut_at: Instant,
+}
+
+/// No credential came in time, or none will come any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no credential is published any more")]
+pub(crate) struct SourceClosed;
+
+#[derive(Debug)]
+struct Generation {
+    credential: Credential,
+    holds: watch::Sender<usize>,
+    standing: watch::Sender<Standing>,
+}
+
+/// The two ends of one chain's credentials.
+pub(crate) fn channel() -> (Publisher, CredentialSource) {
+    let (current, current_rx) = watch::channel(None);
+    let (rejections_tx, rejections) = mpsc::channel(REJECTIONS);
+    let (waiting_tx, waiting) = watch::channel(0);
+
+    (
+        Publisher { current, rejections, waiting },
+        CredentialSource { current: current_rx, rejections: rejections_tx, waiting: Arc::new(waiting_tx) },
+    )
+}
+
+/// The chain's end: offers credentials to new sessions and hears how they fare.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    current: watch::Sender<Option<Arc<Generation>>>,
+    rejections: mpsc::Receiver<GenerationId>,
+    waiting: watch::Receiver<usize>,
+}
+
+impl Publisher {
+    /// Offers `credential` to new sessions in place of the one before it. When this returns, nobody takes a new
+    /// hold on that one.
+    pub(crate) fn promote(&self, credential: Credential) -> Issued {
+        let generation = Arc::new(Generation {
+            credential,
+            holds: watch::Sender::new(0),
+            standing: watch::Sender::new(Standing::Kept),
+        });
+        self.current.send_replace(Some(Arc::clone(&generation)));
+        Issued { generation }
+    }
+
+    /// Offers nothing: new sessions wait.
+    pub(crate) fn withdraw(&self) {
+        self.current.send_replace(None);
+    }
+
+    /// The next generation that an upstream rejected; `None` once every source is gone. Cancel safe.
+    pub(crate) async fn rejected(&mut self) -> Option<GenerationId> {
+        self.rejections.recv().await
+    }
+
+    /// How many sessions wait for a credential.
+    pub(crate) fn waiting(&self) -> watch::Receiver<usize> {
+        self.waiting.clone()
+    }
+}
+
+/// The chain's claim on a credential that it published.
+#[derive(Debug)]
+pub(crate) struct Issued {
+    generation: Arc<Generation>,
+}
+
+impl Issued {
+    /// How many sessions hold it, as it changes.
+    pub(crate) fn holds(&self) -> watch::Receiver<usize> {
+        self.generation.holds.subscribe()
+    }
+
+    /// Tells the sessions that hold it.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.generation.standing.send_if_modified(|old| {
+            let changed = *old != standing;
+            *old = standing;
+            changed
+        });
+    }
+}
+
+/// The sessions' end of one chain.
+#[derive(Clone, Debug)]
+pub(crate) struct CredentialSource {
+    current: watch::Receiver<Option<Arc<Generation>>>,
+    rejections: mpsc::Sender<GenerationId>,
+    waiting: Arc<watch::Sender<usize>>,
+}
+
+impl CredentialSource {
+    /// A hold on the current credential, waiting until there is one. Has no limit of its own. Cancel safe: a
+    /// caller that goes away while it waits frees its place.
+    pub(crate) async fn hold(&self) -> Result<Hold, SourceClosed> {
+        self.hold_where(|_| true).await
+    }
+
+    /// A hold on a credential newer than `rejected`, which upstream did not accept. The chain is told, and
+    /// fetches one for all who wait. Cancel safe.
+    pub(crate) async fn replace(&self, rejected: Hold) -> Result<Hold, SourceClosed> {
+        let generation = rejected.credential().generation;
+        drop(rejected);
+        // A full queue means that the chain has more of the same news than it can use.
+        let _ = self.rejections.try_send(generation);
+        self.hold_where(|newer| newer > generation).await
+    }
+
+    /// Whether there is a credential for a session that came now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.current.borrow().is_some()
+    }
+
+    /// Whether there has ever been one: this receiver itself marks nothing as seen, its clones do.
+    pub(crate) fn was_ready(&self) -> bool {
+        self.is_ready() || self.current.has_changed().unwrap_or(false)
+    }
+
+    /// How many sessions wait for a credential.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        *self.waiting.borrow()
+    }
+
+    async fn hold_where(&self, wanted: impl Fn(GenerationId) -> bool) -> Result<Hold, SourceClosed> {
+        let mut current = self.current.clone();
+        let mut place = None;
+        loop {
+            // The hold is counted under the channel's read lock, so that after `promote` no late one is taken.
+            if let Some(generation) = &*current.borrow_and_update()
+                && wanted(generation.credential.generation)
+            {
+                return Ok(Hold::new(Arc::clone(generation)));
+            }
+            place.get_or_insert_with(|| Place::take(&self.waiting));
+            current.changed().await.map_err(|_| SourceClosed)?;
+        }
+    }
+}
+
+/// A place among those who wait, given back on drop.
+struct Place<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+    }
+}
+
+/// A session's claim on a credential: while it lives, the lease is kept alive as long as Vault agrees. Given
+/// back on drop.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    generation: Arc<Generation>,
+}
+
+impl Hold {
+    fn new(generation: Arc<Generation>) -> Self {
+        generation.holds.send_modify(|holds| *holds += 1);
+        Self { generation }
+    }
+
+    pub(crate) fn credential(&self) -> &Credential {
+        &self.generation.credential
+    }
+
+    /// What becomes of the lease, as it changes.
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
+        self.generation.standing.subscribe()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.generation.holds.send_modify(|holds| *holds = holds.saturating_sub(1));
+    }
+}
+
+/// Rejections that may wait for the chain; more of them would say nothing new.
+const REJECTIONS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(generation: u64) -> Credential {
+        Credential {
+            user: format!("v-{generation}"),
+            password: SecretString::from("secret"),
+            lease: LeaseId::from("lease"),
+            generation: GenerationId(generation),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_waits_for_the_first_credential_and_frees_its_place() {
+        let (publisher, source) = channel();
+        let waiting = publisher.waiting();
+
+        let (hold, ()) = tokio::join!(source.hold(), async {
+            tokio::task::yield_now().await;
+            assert_eq!(*waiting.borrow(), 1);
+            publisher.promote(credential(1));
+        });
+
+        assert_eq!(hold.unwrap().credential().user, "v-1");
+        assert_eq!(*waiting.borrow(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rejected_credential_is_reported_once_and_replaced_by_a_newer_one() {
+        let (mut publisher, source) = channel();
+        publisher.promote(credential(1));
+        let rejected = source.hold().await.unwrap();
+
+        let (hold, ()) = tokio::join!(source.replace(rejected), async {
+            assert_eq!(publisher.rejected().await, Some(GenerationId(1)));
+            publisher.promote(credential(2));
+        });
+
+        assert_eq!(hold.unwrap().credential().generation, GenerationId(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hold_is_given_back_on_drop_and_stays_with_its_own_generation() {
+        let (publisher, source) = channel();
+        let first = publisher.promote(credential(1));
+        let hold = source.hold().await.unwrap();
+        let second = publisher.promote(credential(2));
+
+        assert_eq!((*first.holds().borrow(), *second.holds().borrow()), (1, 0));
+        drop(hold);
+        assert_eq!(*first.holds().borrow(), 0);
+        assert_eq!(source.hold().await.unwrap().credential().user, "v-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_is_turned_away_when_nobody_publishes_any_more() {
+        let (publisher, source) = channel();
+        drop(publisher);
+
+        assert_eq!(source.hold().await.unwrap_err(), SourceClosed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn withdrawn_credential_is_remembered_as_a_start_but_not_offered() {
+        let (publisher, source) = channel();
+        assert!(!source.was_ready());
+        publisher.promote(credential(1));
+        drop(source.hold().await.unwrap());
+        publisher.withdraw();
+
+        assert!(!source.is_ready());
+        assert!(source.was_ready());
+    }
+}

@@ -1,0 +1,11 @@
+//! PostgreSQL-wire authentication proxy: applications reach PostgreSQL without a password, on short-lived credentials
+//! leased from Vault or OpenBao.
+
+#![expect(dead_code, unused_imports, reason = "called by what comes next")]
+
+mod credential;
+mod config;
+mod drain;
+mod backoff;
+mod ids;
+mod telemetry;

@@ -1,0 +1,285 @@
+//! What an operator sees: the set-up of the log and every metric by name. Runs no task.
+//!
+//! Log lines carry a stable name in the field `event`; metrics are `pglease_…`, with no label that a client can
+//! choose.
+
+use std::error::Error;
+use std::fmt::{Display, Formatter};
+use std::io;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, fmt};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Starts the log on stderr: this crate's lines at the level asked for, those of its libraries from `warn` up.
+pub(crate) fn start_log(config: &LogConfig) -> Result<(), TryInitError> {
+    let libraries = config.level.min(tracing::Level::WARN);
+    let filter =
+        Targets::new().with_target("pglease", config.level).with_default(LevelFilter::from(libraries));
+    let lines = match config.format {
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_target(false)
+            .with_writer(io::stderr)
+            .boxed(),
+        LogFormat::Text => fmt::layer().with_target(false).with_writer(io::stderr).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+}
+
+/// An error with all that is behind it, in one line.
+#[derive(Debug)]
+pub(crate) struct Causes<'a>(pub(crate) &'a dyn Error);
+
+impl Display for Causes<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Every metric of the process. Cheap to clone where a task wants its own.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Open sessions by the age of their credential, as of the last second.
+    pub(crate) sessions: Family<GenerationLabels, Gauge>,
+    /// Accept to close.
+    pub(crate) session_seconds: Family<SessionEndLabels, Histogram, fn() -> Histogram>,
+    /// Relayed bytes.
+    pub(crate) bytes: Family<DirectionLabels, Counter>,
+    pub(crate) cancel_requests: Family<ResultLabels, Counter>,
+    /// Sessions that wait for a credential.
+    pub(crate) clients_waiting: Gauge,
+    /// TCP connect to ReadyForQuery.
+    pub(crate) upstream_connect_seconds: Histogram,
+    pub(crate) upstream_connect_failures: Family<ConnectFailureLabels, Counter>,
+    /// Logins that upstream refused for reason of our credential.
+    pub(crate) upstream_auth_rejects: Counter,
+    /// Unix time of the end of the current lease, as known now.
+    pub(crate) lease_expiry: Family<ChainLabels, Gauge>,
+    /// Unix time of the end of the current token, as known now.
+    pub(crate) token_expiry: Family<ChainLabels, Gauge>,
+    pub(crate) lease_issued: Family<ResultLabels, Counter>,
+    pub(crate) lease_renewals: Family<ResultLabels, Counter>,
+    pub(crate) lease_revocations: Family<ResultLabels, Counter>,
+    pub(crate) rotations: Family<RotationLabels, Counter>,
+    /// Leases that pglease could not revoke: they end by themselves.
+    pub(crate) orphans: Counter,
+    pub(crate) vault_requests: Family<VaultLabels, Counter>,
+    pub(crate) vault_request_seconds: Family<OperationLabels, Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    /// The metrics, all registered and at zero.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("pglease");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of this pglease", build);
+        let mut metrics = Self {
+            registry,
+            sessions: Family::default(),
+            session_seconds: Family::new_with_constructor(session_seconds),
+            bytes: Family::default(),
+            cancel_requests: Family::default(),
+            clients_waiting: Gauge::default(),
+            upstream_connect_seconds: request_seconds(),
+            upstream_connect_failures: Family::default(),
+            upstream_auth_rejects: Counter::default(),
+            lease_expiry: Family::default(),
+            token_expiry: Family::default(),
+            lease_issued: Family::default(),
+            lease_renewals: Family::default(),
+            lease_revocations: Family::default(),
+            rotations: Family::default(),
+            orphans: Counter::default(),
+            vault_requests: Family::default(),
+            vault_request_seconds: Family::new_with_constructor(request_seconds),
+        };
+        metrics.register_sessions();
+        metrics.register_leases();
+        metrics
+    }
+
+    /// The text that Prometheus scrapes, in the OpenMetrics format.
+    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    fn register_sessions(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("sessions", "Open sessions by the age of their credential", self.sessions.clone());
+        registry.register_with_unit(
+            "session",
+            "Time from accept to close",
+            Unit::Seconds,
+            self.session_seconds.clone(),
+        );
+        registry.register("bytes", "Bytes relayed", self.bytes.clone());
+        registry.register("cancel_requests", "CancelRequests by outcome", self.cancel_requests.clone());
+        registry.register(
+            "clients_waiting",
+            "Sessions waiting for a credential",
+            self.clients_waiting.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_connect",
+            "Time from connect to ReadyForQuery",
+            Unit::Seconds,
+            self.upstream_connect_seconds.clone(),
+        );
+        registry.register(
+            "upstream_connect_failures",
+            "Upstream logins that failed, by reason and SQLSTATE",
+            self.upstream_connect_failures.clone(),
+        );
+        registry.register(
+            "upstream_auth_rejects",
+            "Upstream logins refused for reason of the leased credential",
+            self.upstream_auth_rejects.clone(),
+        );
+    }
+
+    fn register_leases(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_with_unit(
+            "lease_expiry_timestamp",
+            "Unix time at which the current lease ends, as known now",
+            Unit::Seconds,
+            self.lease_expiry.clone(),
+        );
+        registry.register_with_unit(
+            "token_expiry_timestamp",
+            "Unix time at which the current token ends, as known now",
+            Unit::Seconds,
+            self.token_expiry.clone(),
+        );
+        registry.register("lease_issued", "Credentials read from Vault", self.lease_issued.clone());
+        registry.register("lease_renewals", "Renewals of leases", self.lease_renewals.clone());
+        registry.register("lease_revocations", "Revocations of leases", self.lease_revocations.clone());
+        registry.register("rotations", "Promotions of a successor, by trigger", self.rotations.clone());
+        registry.register("orphans", "Leases left to end by themselves", self.orphans.clone());
+        registry.register(
+            "vault_requests",
+            "Requests to Vault by operation and code",
+            self.vault_requests.clone(),
+        );
+        registry.register_with_unit(
+            "vault_request",
+            "Time of requests to Vault",
+            Unit::Seconds,
+            self.vault_request_seconds.clone(),
+        );
+    }
+}
+
+/// The chain a figure belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ChainLabels {
+    pub(crate) vault_path: String,
+}
+
+/// The chain, and how old the credential is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct GenerationLabels {
+    pub(crate) vault_path: String,
+    /// `current` or `superseded`.
+    pub(crate) generation: &'static str,
+}
+
+/// Why a session ended, in the words of the session's log line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SessionEndLabels {
+    pub(crate) reason: &'static str,
+}
+
+/// Which way bytes went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DirectionLabels {
+    /// Of the messages: `frontend` is client to upstream, `backend` upstream to client.
+    pub(crate) direction: &'static str,
+}
+
+/// How something ended: `ok`, `failed`, or a word of its own where there are more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ResultLabels {
+    pub(crate) result: &'static str,
+}
+
+/// Why a rotation began, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RotationLabels {
+    pub(crate) trigger: &'static str,
+    pub(crate) result: &'static str,
+}
+
+/// Why an upstream login failed. `sqlstate` is empty where upstream said none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ConnectFailureLabels {
+    pub(crate) reason: &'static str,
+    pub(crate) sqlstate: String,
+}
+
+/// What Vault was asked and answered; `code` is the HTTP status, or `none` where there was no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct VaultLabels {
+    pub(crate) op: &'static str,
+    pub(crate) code: String,
+}
+
+/// What Vault was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OperationLabels {
+    pub(crate) op: &'static str,
+}
+
+fn request_seconds() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+fn session_seconds() -> Histogram {
+    Histogram::new([0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrape_carries_names_units_and_labels() {
+        let metrics = Metrics::new();
+        metrics.lease_renewals.get_or_create(&ResultLabels { result: "ok" }).inc();
+        let chain = ChainLabels { vault_path: "database/creds/db-app".to_owned() };
+        metrics.lease_expiry.get_or_create(&chain).set(1_700_000_000);
+
+        let text = metrics.encode().unwrap();
+        for line in [
+            "pglease_build_info{version=\"",
+            "pglease_lease_renewals_total{result=\"ok\"} 1\n",
+            "pglease_lease_expiry_timestamp_seconds{vault_path=\"database/creds/db-app\"} 1700000000\n",
+            "pglease_clients_waiting 0\n",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
+        }
+    }
+}
