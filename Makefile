@@ -1,0 +1,45 @@
+# Everything here runs on a Linux machine with Rust, a C compiler and Python 3, as any user, offline once it has
+# run. It stays within target/ and temporary folders.
+
+export CARGO_TARGET_DIR := $(CURDIR)/target
+CARGO := cargo
+# Returns when everything that the command started has ended.
+RUN := python3 tests/support/run.py
+
+.PHONY: help demo up test test-all check fmt servers
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+demo: servers ## an application without a password for 45 s, and the proof that nothing is left of it
+	@$(CARGO) build --locked --bin pglease --example demo
+	@$(RUN) $(CARGO) run --quiet --locked --example demo
+
+up: servers ## the same servers and proxy to connect to with psql, until Ctrl-C
+	@$(CARGO) build --locked --bin pglease --example demo
+	@$(RUN) $(CARGO) run --quiet --locked --example demo -- up
+
+test: servers ## every test, on PostgreSQL 18
+	@$(CARGO) test --locked --no-run
+	@$(RUN) $(CARGO) test --quiet --locked
+
+test-all: test ## the end-to-end tests on PostgreSQL 14 to 17 as well
+	@python3 tests/support/fetch.py 14 15 16 17 >/dev/null
+	@for major in 14 15 16 17; do \
+		echo "PostgreSQL $$major"; \
+		PGLEASE_TEST_PG=$$major $(RUN) $(CARGO) test --quiet --locked --test e2e || exit 1; \
+	done
+
+check: ## what CI looks at before the tests: format, lints, docs
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --no-deps --document-private-items
+
+fmt: ## formats the code
+	@$(CARGO) fmt
+
+# What the system lacks is named here, before anything is built.
+servers:
+	@command -v python3 >/dev/null || { echo "python3 is missing: apt-get install -y python3 python3-pip"; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: see https://rustup.rs"; exit 1; }
+	@python3 tests/support/fetch.py >/dev/null

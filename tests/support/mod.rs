@@ -1,0 +1,87 @@
+//! The real parts that tests, benches and the demo run against: PostgreSQL, OpenBao, `pglease` itself; and two
+//! that stand for the rest of a cluster, a TokenReview responder and a gate that is closed at will.
+//!
+//! Every server runs on a free loopback port and ends with the process that started it, also when that one is
+//! killed: `process.rs`. What is missing is fetched on first use into `target/servers`.
+//!
+//! Included by `#[path]`, as there is no crate for tests to share.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what fails here fails the test"
+)]
+
+pub(crate) mod gate;
+mod install;
+pub(crate) mod openbao;
+pub(crate) mod pglease;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod tokenreview;
+pub(crate) mod world;
+
+use std::net::TcpListener;
+
+use tokio::sync::OnceCell;
+
+use openbao::OpenBao;
+use postgres::{Postgres, PostgresOptions};
+
+/// The two servers that worlds live on.
+pub(crate) struct Servers {
+    pub(crate) postgres: Postgres,
+    pub(crate) openbao: OpenBao,
+}
+
+impl Servers {
+    /// Servers of one's own, to be stopped, sealed and killed.
+    pub(crate) async fn start() -> Self {
+        let (postgres, openbao) = tokio::join!(Postgres::start(PostgresOptions::default()), OpenBao::start());
+        Self { postgres, openbao }
+    }
+
+    /// The servers that the tests of this process share, each in a world of its own: they are up all the
+    /// time.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Servers> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+}
+
+/// A variable of the environment that tests are run in.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "config/env.rs is pglease's own; this is the environment of tests"
+)]
+pub(crate) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A client for Vault's API and pglease's endpoints. Belongs to the runtime that it is first used on.
+pub(crate) fn http_client() -> reqwest::Client {
+    // Somebody else may have been first, with the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("HTTP client")
+}
+
+/// The first of `count` adjacent ports that nobody listens on, on any loopback address of the machine.
+///
+/// From below the range that connections take their own ports from, so that a server which stops finds its port
+/// free when it starts again. Somebody may take it before the caller does, who then asks again.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    let is_free = |port: u16| {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && (!has_ipv6() || TcpListener::bind(("::1", port)).is_ok())
+    };
+    let candidates = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000);
+    let mut free = candidates.filter(|first| (*first..*first + count).all(is_free));
+    free.next().expect("a free port between 20000 and 32000")
+}
+
+/// Whether the machine has `::1`.
+pub(crate) fn has_ipv6() -> bool {
+    TcpListener::bind("[::1]:0").is_ok()
+}

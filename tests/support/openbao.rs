@@ -1,0 +1,168 @@
+//! An OpenBao in development mode: in memory, unsealed, with the root token `root`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::install::Install;
+use super::postgres::PostgresOptions;
+use super::process::{Folder, Process, Spawn};
+
+/// A server of its own on its own port and the one above it.
+pub(crate) struct OpenBao {
+    // Dropped in this order.
+    process: Option<Process>,
+    folder: Folder,
+    program: PathBuf,
+    port: u16,
+    unseal_key: String,
+}
+
+impl OpenBao {
+    pub(crate) async fn start() -> Self {
+        let program = Install::of(PostgresOptions::default().major).openbao;
+        let mut openbao =
+            Self { process: None, folder: Folder::create(None), program, port: 0, unseal_key: String::new() };
+        for _ in 0..20 {
+            openbao.port = super::free_ports(2);
+            match openbao.launch().await {
+                Ok(()) => return openbao,
+                Err(log) if log.contains("address already in use") => {}
+                Err(log) => panic!("OpenBao does not start:\n{log}"),
+            }
+        }
+        panic!("OpenBao finds no free ports");
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The running server, to be sent signals and asked for its log.
+    pub(crate) fn process(&self) -> &Process {
+        self.process.as_ref().expect("OpenBao runs")
+    }
+
+    /// POST as root; the answer's `data`, or the whole of it where there is none. Fails the test unless the
+    /// status is 2xx.
+    pub(crate) async fn write(&self, path: &str, body: Value) -> Value {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    /// GET as root, like [`write`](Self::write).
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// The keys below `path`, none where it is not there.
+    pub(crate) async fn list(&self, path: &str) -> Vec<String> {
+        let (status, answer) = self.call(Method::GET, &format!("{path}?list=true"), "root", None).await;
+        assert!(status == 200 || status == 404, "LIST {path}: {status} {answer}");
+        let keys = answer["data"]["keys"].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) async fn delete(&self, path: &str) {
+        self.ask(Method::DELETE, path, None).await;
+    }
+
+    /// Status and body of any request; `token` is left out where it is empty.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let mut request = super::http_client().request(method, format!("{}/v1/{path}", self.address()));
+        if !token.is_empty() {
+            request = request.header("X-Vault-Token", token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+        let status = response.status().as_u16();
+        let body = response.bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let (status, mut answer) = self.call(method.clone(), path, "root", body).await;
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        match answer.get_mut("data").map(Value::take) {
+            None | Some(Value::Null) => answer,
+            Some(data) => data,
+        }
+    }
+
+    /// Every request is 503 from here.
+    pub(crate) async fn seal(&self) {
+        self.write("sys/seal", json!({})).await;
+    }
+
+    pub(crate) async fn unseal(&self) {
+        self.write("sys/unseal", json!({ "key": self.unseal_key })).await;
+    }
+
+    /// Takes connections and answers nothing from here.
+    pub(crate) fn pause(&self) {
+        self.process().signal(Signal::STOP);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.process().signal(Signal::CONT);
+    }
+
+    /// Ends it. All it knew is lost.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::KILL);
+            process.wait_exit(PATIENCE).await;
+        }
+    }
+
+    /// Starts one that knows nothing, on the same ports.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        self.launch().await.unwrap_or_else(|log| panic!("OpenBao does not start again:\n{log}"));
+    }
+
+    /// Starts the server on `port`; fails with its log.
+    async fn launch(&mut self) -> Result<(), String> {
+        let home = self.folder.path();
+        let arguments =
+            ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", "-log-level=warn"];
+        let mut arguments = arguments.map(str::to_owned).to_vec();
+        arguments.push(format!("-dev-listen-address=127.0.0.1:{}", self.port));
+        let process = Process::spawn(&Spawn {
+            program: &self.program,
+            arguments: &arguments,
+            environment: &[("HOME", &home.display().to_string())],
+            folder: home,
+            uid: None,
+            stop: Signal::KILL,
+        });
+        let key = |lines: &[String]| {
+            let after = |start: &str| lines.iter().find_map(|line| line.strip_prefix(start));
+            after("Root Token: ").and(after("Unseal Key: ")).map(str::to_owned)
+        };
+        let Some(key) = process.lines().wait_for(PATIENCE, key).await else {
+            return Err(process.lines().tail());
+        };
+        self.unseal_key = key;
+        self.process = Some(process);
+        Ok(())
+    }
+}
+
+/// For a start or a stop, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_mins(1);

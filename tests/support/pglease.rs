@@ -1,0 +1,178 @@
+//! The program under test.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::time;
+
+use super::postgres::Database;
+use super::process::{Folder, Lines, Process, Spawn};
+
+/// A running `pglease proxy`. Killed on drop.
+pub(crate) struct Pglease {
+    // Dropped in this order.
+    process: Process,
+    _folder: Folder,
+    addresses: Vec<SocketAddr>,
+    http: String,
+}
+
+impl Pglease {
+    /// Starts `binary` on these settings and waits until it listens, which is before it has a credential.
+    pub(crate) async fn start(binary: &Path, settings: &str) -> Self {
+        let folder = Folder::create(None);
+        let file = folder.path().join("pglease.toml");
+        fs::write(&file, settings).unwrap();
+        let process = Process::spawn(&Spawn {
+            program: binary,
+            arguments: &["proxy".to_owned(), "--config-file".to_owned(), file.display().to_string()],
+            environment: &[("RUST_BACKTRACE", "1")],
+            folder: folder.path(),
+            uid: None,
+            stop: Signal::KILL,
+        });
+
+        let ready = process.lines().wait_for(PATIENCE, |lines| nth_event(lines, "listen.ready", 1)).await;
+        let ready = ready.unwrap_or_else(|| panic!("pglease does not listen:\n{}", process.lines().tail()));
+        let addresses = ready["addresses"].as_str().unwrap().split(',').map(parse).collect();
+        let http = format!("http://{}", parse(ready["http"].as_str().unwrap()));
+        Self { process, _folder: folder, addresses, http }
+    }
+
+    /// Where applications connect.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The port of the first of them.
+    pub(crate) fn port(&self) -> u16 {
+        self.addresses[0].port()
+    }
+
+    /// What an application is given: no password.
+    pub(crate) fn database_url(&self, database: &str) -> String {
+        format!("postgresql://app@localhost:{}/{database}?sslmode=disable", self.port())
+    }
+
+    /// URL of an endpoint for kubelet and Prometheus.
+    pub(crate) fn http_url(&self, path: &str) -> String {
+        format!("{}{path}", self.http)
+    }
+
+    /// A session of an application, in this database.
+    pub(crate) async fn connect(&self, database: &str) -> Result<Database, tokio_postgres::Error> {
+        self.connect_as(database, "app").await
+    }
+
+    /// A session of an application that calls itself `user`.
+    pub(crate) async fn connect_as(
+        &self,
+        database: &str,
+        user: &str,
+    ) -> Result<Database, tokio_postgres::Error> {
+        let mut config = tokio_postgres::Config::new();
+        config.host("localhost").port(self.port()).dbname(database).user(user);
+        Database::open(&config).await
+    }
+
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Its log.
+    pub(crate) fn lines(&self) -> &Lines {
+        self.process.lines()
+    }
+
+    /// Waits until every route has a proven credential.
+    pub(crate) async fn wait_ready(&self) {
+        let ready = async {
+            while self.get("/startup").await.0 != 200 {
+                time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let is_ready = time::timeout(PATIENCE, ready).await.is_ok();
+        assert!(is_ready, "pglease has no credential; its last lines:\n{}", self.lines().tail());
+    }
+
+    /// Status and body of an endpoint; status 0 where it does not answer.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        match super::http_client().get(self.http_url(path)).send().await {
+            Ok(response) => (response.status().as_u16(), response.text().await.unwrap_or_default()),
+            Err(_) => (0, String::new()),
+        }
+    }
+
+    /// Every sample of `/metrics` by its name with labels, as in `pglease_orphans_total` or
+    /// `pglease_rotations_total{trigger="planned",result="ok"}`.
+    pub(crate) async fn metrics(&self) -> Vec<(String, f64)> {
+        let (_, text) = self.get("/metrics").await;
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        samples.filter_map(sample).collect()
+    }
+
+    /// The sum of the samples of metric `name` whose labels contain `label`, as in `result="ok"`.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let samples = self.metrics().await;
+        let of_name = samples.iter().filter(|(sample, _)| sample.split('{').next() == Some(name));
+        of_name.filter(|(sample, _)| sample.contains(label)).map(|(_, value)| value).sum()
+    }
+
+    /// The first event of this name since the start.
+    pub(crate) async fn wait_for_event(&self, event: &str, limit: Duration) -> Value {
+        self.wait_for_events(event, 1, limit).await
+    }
+
+    /// The `count`th event of this name since the start.
+    pub(crate) async fn wait_for_events(&self, event: &str, count: usize, limit: Duration) -> Value {
+        let found = self.lines().wait_for(limit, |lines| nth_event(lines, event, count)).await;
+        found.unwrap_or_else(|| {
+            panic!("no {event} number {count} within {limit:?}; the last lines:\n{}", self.lines().tail())
+        })
+    }
+
+    /// Every event of this name so far.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        events(&self.lines().all(), event).collect()
+    }
+
+    /// Asks it to drain.
+    pub(crate) fn sigterm(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.process.signal(Signal::KILL);
+    }
+
+    pub(crate) async fn wait_exit(&self, limit: Duration) -> ExitStatus {
+        self.process.wait_exit(limit).await
+    }
+}
+
+fn nth_event(lines: &[String], event: &str, count: usize) -> Option<Value> {
+    events(lines, event).nth(count - 1)
+}
+
+fn events<'a>(lines: &'a [String], event: &'a str) -> impl Iterator<Item = Value> + 'a {
+    // Most lines are another event's, and parsing is slow.
+    let likely = lines.iter().filter(move |line| line.contains(event));
+    let parsed = likely.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    parsed.filter(move |line| line["event"] == event)
+}
+
+fn parse(address: &str) -> SocketAddr {
+    address.trim().parse().unwrap_or_else(|error| panic!("{address}: {error}"))
+}
+
+/// For a start, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(30);
