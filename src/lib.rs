@@ -3,7 +3,11 @@
 
 #![expect(dead_code, unused_imports, reason = "called by what comes next")]
 
+mod upstream;
 mod credential;
+mod wire;
+mod net;
+mod tls;
 mod config;
 mod drain;
 mod backoff;

@@ -1,0 +1,126 @@
+//! From an address to a connection that a login may begin on: TCP, and TLS by SSLRequest.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::{SslMode, UpstreamConfig};
+use crate::net;
+use crate::tls::{self, TlsError, Verify};
+use crate::wire::binding::{EndPointError, EndPointHash};
+use crate::wire::startup::SSL_REQUEST;
+
+/// TLS as one upstream wants it.
+pub(super) struct Tls {
+    connector: TlsConnector,
+    server_name: ServerName<'static>,
+}
+
+/// Why there is no TLS with an upstream that accepted the connection. Of what a stranger sent no more is shown than
+/// its first byte: it is not PostgreSQL's, or not protected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NegotiationError {
+    #[error("upstream does not do TLS, which sslmode asks for")]
+    Refused,
+    #[error("upstream answered the request for TLS with an error, of which the text is not to be trusted")]
+    ErrorResponse,
+    #[error("upstream answered the request for TLS with byte {byte:#04x} ({}), not as PostgreSQL does", guess(*byte))]
+    Stranger { byte: u8 },
+    #[error("upstream sent unencrypted bytes behind its consent to TLS")]
+    Stuffed,
+    #[error("upstream closed the connection on the request for TLS")]
+    Closed,
+    #[error("connection broke during the request for TLS")]
+    Io(#[source] io::Error),
+    #[error("TLS handshake with upstream failed")]
+    Handshake(#[source] io::Error),
+    #[error("channel binding is required and cannot be had")]
+    EndPoint(#[from] EndPointError),
+    #[error("channel binding is required, which plain TCP does not have")]
+    NoTls,
+}
+
+/// What else a first byte could belong to.
+fn guess(byte: u8) -> &'static str {
+    match byte {
+        0x15 => "a TLS alert: does this port want TLS at once?",
+        b'H' => "HTTP?",
+        _ => "another protocol?",
+    }
+}
+
+impl Tls {
+    /// `None` for plain TCP. Reads the CA file.
+    pub(super) fn load(config: &UpstreamConfig) -> Result<Option<Self>, TlsError> {
+        let verify = match config.ssl_mode {
+            SslMode::Disable => return Ok(None),
+            SslMode::Require => Verify::Nothing,
+            SslMode::VerifyFull => Verify::Full,
+        };
+        let client = tls::client_config(verify, config.ssl_root_cert.as_deref())?;
+        let server_name = tls::server_name(&config.host)?;
+        Ok(Some(Self { connector: Arc::new(client).into(), server_name }))
+    }
+
+    /// Asks for TLS and does the handshake.
+    pub(super) async fn negotiate(
+        &self,
+        mut stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, NegotiationError> {
+        request(&mut stream).await?;
+        self.connector.connect(self.server_name.clone(), stream).await.map_err(NegotiationError::Handshake)
+    }
+}
+
+/// What a login over `stream` can be bound to.
+pub(super) fn end_point(stream: &TlsStream<TcpStream>) -> Result<EndPointHash, EndPointError> {
+    let (_, connection) = stream.get_ref();
+    // Without a certificate there would be no connection: an empty one is malformed.
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    EndPointHash::of_certificate(certificate.map_or(&[], AsRef::as_ref))
+}
+
+/// One TCP connection, with the socket options of all.
+pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    net::prepare(&stream)?;
+    Ok(stream)
+}
+
+/// SSLRequest and its answer, which is one byte: what is read beyond it would pass for protected.
+///
+/// PostgreSQL manual, "SSL Session Encryption"; CVE-2021-23222, CVE-2024-10977.
+async fn request(stream: &mut TcpStream) -> Result<(), NegotiationError> {
+    let [c3, c2, c1, c0] = SSL_REQUEST.to_be_bytes();
+    stream.write_all(&[0, 0, 0, 8, c3, c2, c1, c0]).await.map_err(NegotiationError::Io)?;
+
+    let mut answer = [0];
+    match stream.read(&mut answer).await.map_err(NegotiationError::Io)? {
+        0 => return Err(NegotiationError::Closed),
+        _ => match answer {
+            [b'S'] => {}
+            [b'N'] => return Err(NegotiationError::Refused),
+            [b'E'] => return Err(NegotiationError::ErrorResponse),
+            [byte] => return Err(NegotiationError::Stranger { byte }),
+        },
+    }
+    // PostgreSQL says nothing until it has our ClientHello.
+    if has_more(stream).await { Err(NegotiationError::Stuffed) } else { Ok(()) }
+}
+
+/// Whether a byte is there to be read. Does not wait; an end or a broken connection is for the reader to find.
+async fn has_more(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    std::future::poll_fn(|cx| {
+        let peeked = stream.poll_peek(cx, &mut ReadBuf::new(&mut byte));
+        Poll::Ready(matches!(peeked, Poll::Ready(Ok(len)) if len > 0))
+    })
+    .await
+}

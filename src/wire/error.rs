@@ -1,0 +1,218 @@
+//! ErrorResponse, both ways: what an upstream said, and what pglease says itself.
+
+use std::fmt;
+
+use bytes::{BufMut, BytesMut};
+use pgwire::messages::{Message, response};
+
+/// Five characters that name an error. PostgreSQL manual, appendix A.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SqlState([u8; 5]);
+
+impl SqlState {
+    pub(crate) const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
+    pub(crate) const UNABLE_TO_CONNECT: Self = Self(*b"08001");
+    pub(crate) const CONNECTION_FAILURE: Self = Self(*b"08006");
+    pub(crate) const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    pub(crate) const INVALID_AUTHORIZATION: Self = Self(*b"28000");
+    pub(crate) const INVALID_PASSWORD: Self = Self(*b"28P01");
+    pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
+    pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
+
+    /// The code that upstream sent; `None` unless it has five characters of the manual's alphabet.
+    pub(crate) fn parse(code: &[u8]) -> Option<Self> {
+        let code: [u8; 5] = code.try_into().ok()?;
+        code.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit()).then_some(Self(code))
+    }
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|&byte| write!(f, "{}", char::from(byte)))
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An upstream's ErrorResponse, kept as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorResponse {
+    /// `None` where the server sent none, as some poolers do.
+    pub(crate) code: Option<SqlState>,
+    /// Field `M` for the log: printable, at most [`MAX_LOGGED`] characters.
+    pub(crate) message: String,
+    /// The message's body as upstream sent it, from behind its length word.
+    pub(crate) body: Vec<u8>,
+}
+
+impl ErrorResponse {
+    /// Reads the body of an ErrorResponse: fields of Byte1 type and String value, then `\0`. PostgreSQL manual,
+    /// "Error and Notice Message Fields".
+    ///
+    /// Cannot fail: a server that says no is to be passed on even where it says it badly. What cannot be read is
+    /// as if it were not there; of a field given twice the first counts. Text that is not UTF-8 is replaced in
+    /// `message` only. As long as the frame that the caller let in.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        let field = |wanted| fields(body).find(|(name, _)| *name == wanted).map(|(_, value)| value);
+        Self {
+            code: field(b'C').and_then(SqlState::parse),
+            message: field(b'M').map(printable).unwrap_or_default(),
+            body: body.to_owned(),
+        }
+    }
+}
+
+/// The fields up to the end, or up to where they are cut.
+fn fields(mut body: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let (&name, rest) = body.split_first().filter(|(name, _)| **name != 0)?;
+        let mut parts = rest.splitn(2, |&byte| byte == 0);
+        let value = parts.next()?;
+        body = parts.next().unwrap_or_default();
+        Some((name, value))
+    })
+}
+
+/// One line of text. A server's own line breaks would let it forge lines of the log.
+fn printable(text: &[u8]) -> String {
+    // No character has more than four bytes.
+    let text = text.get(..MAX_LOGGED * 4).unwrap_or(text);
+    let text = String::from_utf8_lossy(text);
+    text.chars().take(MAX_LOGGED).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Characters of an upstream's message that go into the log.
+const MAX_LOGGED: usize = 500;
+
+/// What a client is told at the end of its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ClientError {
+    /// Words of our own: fields S and V (FATAL), C, M, and D and H where there is more to say.
+    Own { code: SqlState, message: String, detail: Option<String>, hint: Option<String> },
+    /// Upstream's words, unchanged.
+    Verbatim(ErrorResponse),
+}
+
+impl ClientError {
+    pub(crate) fn fatal(code: SqlState, message: impl Into<String>) -> Self {
+        Self::Own { code, message: message.into(), detail: None, hint: None }
+    }
+
+    /// Upstream's words, unchanged.
+    pub(crate) fn verbatim(response: &ErrorResponse) -> Self {
+        Self::Verbatim(response.clone())
+    }
+
+    /// Adds field D.
+    pub(crate) fn with_detail(mut self, text: impl Into<String>) -> Self {
+        if let Self::Own { detail, .. } = &mut self {
+            *detail = Some(text.into());
+        }
+        self
+    }
+
+    /// Adds field H.
+    pub(crate) fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Self::Own { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// The whole ErrorResponse.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Verbatim(response) => {
+                out.put_u8(response::MESSAGE_TYPE_BYTE_ERROR_RESPONSE);
+                out.put_u32(u32::try_from(response.body.len() + 4).unwrap_or(u32::MAX));
+                out.put_slice(&response.body);
+            }
+            Self::Own { code, message, detail, hint } => {
+                let mut fields = vec![
+                    (b'S', "FATAL".to_owned()),
+                    (b'V', "FATAL".to_owned()),
+                    (b'C', code.to_string()),
+                    (b'M', message.clone()),
+                ];
+                fields.extend(detail.clone().map(|detail| (b'D', detail)));
+                fields.extend(hint.clone().map(|hint| (b'H', hint)));
+                // Fails only above 2 GiB.
+                let _ = response::ErrorResponse::new(fields).encode(out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::split_frame;
+
+    const BODY: &[u8] = b"SFATAL\0VFATAL\0C3D000\0Mdatabase \"x\" does not exist\0Fpostinit.c\0\0";
+
+    fn encoded(error: &ClientError) -> BytesMut {
+        let mut out = BytesMut::new();
+        error.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn upstream_refusal_is_read_and_passed_on_byte_for_byte() {
+        let response = ErrorResponse::parse(BODY);
+        assert_eq!(response.code, Some(SqlState::INVALID_CATALOG_NAME));
+        assert_eq!(response.message, "database \"x\" does not exist");
+
+        let out = encoded(&ClientError::verbatim(&response));
+        let (frame, rest) = split_frame(&out, 1024).unwrap().unwrap();
+        assert_eq!((frame.tag, frame.body, rest), (b'E', BODY, &[][..]));
+    }
+
+    #[test]
+    fn own_error_is_read_back_as_it_was_meant() {
+        let error = ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "lease ends")
+            .with_detail("of v-db-app")
+            .with_hint("reconnect");
+        let out = encoded(&error);
+        let (frame, _) = split_frame(&out, 1024).unwrap().unwrap();
+
+        let response = ErrorResponse::parse(frame.body);
+        assert_eq!(response.code, Some(SqlState::ADMIN_SHUTDOWN));
+        assert_eq!(response.message, "lease ends");
+        let names: Vec<_> = fields(frame.body).map(|(name, _)| name).collect();
+        assert_eq!(names, b"SVCMDH");
+    }
+
+    #[test]
+    fn every_cut_of_a_body_is_read_as_far_as_it_goes() {
+        for cut in 0..BODY.len() {
+            let response = ErrorResponse::parse(&BODY[..cut]);
+            assert!("database \"x\" does not exist".starts_with(&response.message), "cut at {cut}");
+            assert!(response.code.is_none_or(|code| code == SqlState::INVALID_CATALOG_NAME));
+            assert_eq!(response.body, &BODY[..cut]);
+        }
+    }
+
+    #[test]
+    fn hostile_bodies_are_harmless() {
+        let none = |body: &[u8]| ErrorResponse::parse(body).code;
+        assert_eq!(none(b""), None);
+        assert_eq!(none(b"\0C28P01\0\0"), None, "behind the end");
+        assert_eq!(none(b"C\0\0"), None);
+        assert_eq!(none(b"C28P0\0C28P01\0\0"), None, "the first counts");
+        assert_eq!(none(b"C28p01\0\0"), None);
+        assert_eq!(none(b"Mno code\0\0"), None);
+
+        let forged = ErrorResponse::parse(b"Ma\r\n{\"level\":\"ERROR\"}\x1b[2J\xff\0\0");
+        assert_eq!(forged.message, "a  {\"level\":\"ERROR\"} [2J\u{fffd}");
+
+        let long = [b"M".as_slice(), "é".repeat(10_000).as_bytes()].concat();
+        assert_eq!(ErrorResponse::parse(&long).message, "é".repeat(MAX_LOGGED));
+    }
+}

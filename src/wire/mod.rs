@@ -1,0 +1,9 @@
+//! PostgreSQL's protocol 3 as bytes: parsers and writers of messages, without any I/O.
+
+pub(crate) mod frame;
+pub(crate) mod startup;
+pub(crate) mod authentication;
+pub(crate) mod scram;
+pub(crate) mod binding;
+pub(crate) mod error;
+pub(crate) mod status;

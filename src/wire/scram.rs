@@ -1,0 +1,283 @@
+//! The login's side of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, one type for each message that we send.
+//!
+//! PostgreSQL manual, "SASL Authentication"; RFC 5802, RFC 7677. The user name in it is empty, as libpq has it: the
+//! server takes that of the StartupMessage.
+
+use std::io;
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::sasl::{self, ChannelBinding, ScramSha256};
+use postgres_protocol::message::frontend;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::wire::binding::EndPointHash;
+
+/// What a login is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// Nothing: plain TCP, not wanted, or a certificate that has no hash.
+    None,
+    /// The server's certificate, if the server offers it.
+    Preferred(EndPointHash),
+    /// The server's certificate, or there is no login.
+    Required(EndPointHash),
+}
+
+/// What `AuthenticationSASL` offers, as far as we can use it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mechanisms {
+    pub(crate) plain: bool,
+    pub(crate) plus: bool,
+}
+
+/// Why a server is not believed, or not answered. Says nothing about the credential.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScramError {
+    #[error(
+        "server offers neither {} nor a {} that could be bound",
+        sasl::SCRAM_SHA_256,
+        sasl::SCRAM_SHA_256_PLUS
+    )]
+    NoMechanism,
+    #[error("channel binding is required and the server does not offer {}", sasl::SCRAM_SHA_256_PLUS)]
+    PlusNotOffered,
+    #[error("server's first SCRAM message is not an answer to ours")]
+    ServerFirst(#[source] io::Error),
+    #[error("server did not prove that it knows the credential")]
+    ServerFinal(#[source] io::Error),
+}
+
+impl Mechanisms {
+    /// Reads what follows the code of `AuthenticationSASL`: names as strings, an empty one behind the last.
+    pub(crate) fn parse(body: &[u8]) -> Self {
+        body.split(|&byte| byte == 0).take_while(|name| !name.is_empty()).fold(
+            Self::default(),
+            |offered, name| Self {
+                plain: offered.plain || name == sasl::SCRAM_SHA_256.as_bytes(),
+                plus: offered.plus || name == sasl::SCRAM_SHA_256_PLUS.as_bytes(),
+            },
+        )
+    }
+}
+
+/// A login that has begun.
+pub(crate) struct Exchange {
+    mechanism: &'static str,
+    scram: ScramSha256,
+}
+
+impl Exchange {
+    /// Picks the mechanism and the gs2 header (RFC 5802 §6): `p` where both sides bind; `y` where only we could,
+    /// so that a server that did offer it finds out that its offer was taken away on the way; else `n`.
+    pub(crate) fn begin(
+        offered: Mechanisms,
+        binding: &Binding,
+        password: &SecretString,
+    ) -> Result<Self, ScramError> {
+        // The crate's names: "unrequested" is `y`, "unsupported" is `n`.
+        let (mechanism, binding) = match binding {
+            Binding::Preferred(hash) | Binding::Required(hash) if offered.plus => {
+                (sasl::SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash.as_ref().to_vec()))
+            }
+            Binding::Required(_) => return Err(ScramError::PlusNotOffered),
+            _ if !offered.plain => return Err(ScramError::NoMechanism),
+            Binding::Preferred(_) => (sasl::SCRAM_SHA_256, ChannelBinding::unrequested()),
+            Binding::None => (sasl::SCRAM_SHA_256, ChannelBinding::unsupported()),
+        };
+        let scram = ScramSha256::new(password.expose_secret().as_bytes(), binding);
+        Ok(Self { mechanism, scram })
+    }
+
+    /// Writes the whole `SASLInitialResponse`.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        // Fails only above 2 GiB.
+        let _ = frontend::sasl_initial_response(self.mechanism, self.scram.message(), out);
+    }
+
+    /// Takes the data of `AuthenticationSASLContinue`. Derives the salted password: about 1 ms for the 4,096
+    /// rounds that PostgreSQL asks for by default; above 100,000 the server is refused.
+    pub(crate) fn prove(mut self, server_first: &[u8]) -> Result<Proof, ScramError> {
+        self.scram.update(server_first).map_err(ScramError::ServerFirst)?;
+        Ok(Proof { scram: self.scram })
+    }
+}
+
+/// Our proof, which awaits the server's.
+pub(crate) struct Proof {
+    scram: ScramSha256,
+}
+
+impl Proof {
+    /// Writes the whole `SASLResponse`.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        // Fails only above 2 GiB.
+        let _ = frontend::sasl_response(self.scram.message(), out);
+    }
+
+    /// Takes the data of `AuthenticationSASLFinal`. Only after `Ok` is the other side the one that holds the
+    /// verifier of our credential.
+    pub(crate) fn verify(mut self, server_final: &[u8]) -> Result<(), ScramError> {
+        self.scram.finish(server_final).map_err(ScramError::ServerFinal)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use ring::{digest, hmac, pbkdf2};
+
+    use super::*;
+
+    /// A server of RFC 5802, as far as PostgreSQL is one.
+    pub(crate) struct Server {
+        salted: [u8; 32],
+        auth_message: String,
+    }
+
+    impl Server {
+        /// Answers the client's first message, which begins with `gs2`.
+        pub(crate) fn first(password: &str, client_first: &str, gs2: &str) -> (Self, String) {
+            let mut salted = [0; 32];
+            let rounds = 4096.try_into().unwrap();
+            pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, b"salt", password.as_bytes(), &mut salted);
+            let bare = client_first.strip_prefix(gs2).expect("another gs2 header");
+            let nonce = bare.strip_prefix("n=,r=").unwrap();
+            let server_first = format!("r={nonce}servernonce,s={},i=4096", base64(b"salt"));
+            (Self { salted, auth_message: format!("{bare},{server_first}") }, server_first)
+        }
+
+        /// Answers the client's final message; `None` is a wrong password or another binding.
+        pub(crate) fn last(mut self, client_final: &str, bound_to: &[u8]) -> Option<String> {
+            let (message, proof) = client_final.rsplit_once(",p=").unwrap();
+            self.auth_message = format!("{},{message}", self.auth_message);
+
+            let client_key = mac(&self.salted, b"Client Key");
+            let stored_key = digest::digest(&digest::SHA256, &client_key);
+            let signature = mac(stored_key.as_ref(), self.auth_message.as_bytes());
+            let expected: Vec<_> = client_key.iter().zip(signature).map(|(key, sig)| key ^ sig).collect();
+
+            let bound = message.starts_with(&format!("c={},r=", base64(bound_to)));
+            (bound && proof == base64(&expected)).then(|| {
+                let server_key = mac(&self.salted, b"Server Key");
+                format!("v={}", base64(&mac(&server_key, self.auth_message.as_bytes())))
+            })
+        }
+    }
+
+    fn mac(key: &[u8], data: &[u8]) -> Vec<u8> {
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
+    }
+
+    fn base64(data: &[u8]) -> String {
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let encode = |chunk: &[u8]| {
+            let bits =
+                chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+            let char_at = |i| char::from(ALPHABET[(bits >> (18 - 6 * i) & 63) as usize]);
+            (0..4).map(|i| if i <= chunk.len() { char_at(i) } else { '=' }).collect::<String>()
+        };
+        data.chunks(3).map(encode).collect()
+    }
+
+    const BOTH: Mechanisms = Mechanisms { plain: true, plus: true };
+    const PLAIN: Mechanisms = Mechanisms { plain: true, plus: false };
+    const PLUS: Mechanisms = Mechanisms { plain: false, plus: true };
+
+    fn hash() -> EndPointHash {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        EndPointHash::of_certificate(key.cert.der()).unwrap()
+    }
+
+    fn begin(offered: Mechanisms, binding: &Binding) -> Result<Exchange, ScramError> {
+        Exchange::begin(offered, binding, &SecretString::from("secret"))
+    }
+
+    fn first(exchange: &Exchange) -> &str {
+        std::str::from_utf8(exchange.scram.message()).unwrap()
+    }
+
+    #[test]
+    fn mechanisms_are_found_in_whatever_order_and_company() {
+        let parse = |body: &[u8]| Mechanisms::parse(body);
+        assert_eq!(parse(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"), BOTH);
+        assert_eq!(parse(b"OAUTHBEARER\0SCRAM-SHA-256\0\0"), PLAIN);
+        assert_eq!(parse(b"SCRAM-SHA-256-PLUS"), PLUS);
+        for none in [b"".as_slice(), b"\0", b"\0SCRAM-SHA-256\0\0", b"SCRAM-SHA-1\0\0", b"\xff\0\0"] {
+            assert_eq!(parse(none), Mechanisms::default());
+        }
+    }
+
+    #[test]
+    fn header_says_what_each_side_can_bind() {
+        let (prefer, require) = (Binding::Preferred(hash()), Binding::Required(hash()));
+        for (offered, binding, mechanism, gs2) in [
+            (BOTH, &Binding::None, sasl::SCRAM_SHA_256, "n,,"),
+            (PLAIN, &Binding::None, sasl::SCRAM_SHA_256, "n,,"),
+            (BOTH, &prefer, sasl::SCRAM_SHA_256_PLUS, "p=tls-server-end-point,,"),
+            (PLAIN, &prefer, sasl::SCRAM_SHA_256, "y,,"),
+            (BOTH, &require, sasl::SCRAM_SHA_256_PLUS, "p=tls-server-end-point,,"),
+        ] {
+            let exchange = begin(offered, binding).unwrap();
+            assert_eq!(exchange.mechanism, mechanism);
+            assert!(first(&exchange).starts_with(&format!("{gs2}n=,r=")), "{offered:?} {binding:?}");
+        }
+        let refused = |offered, binding| begin(offered, binding).err().unwrap();
+        assert!(matches!(refused(PLAIN, &require), ScramError::PlusNotOffered));
+        assert!(matches!(refused(PLUS, &Binding::None), ScramError::NoMechanism));
+        assert!(matches!(refused(Mechanisms::default(), &prefer), ScramError::NoMechanism));
+    }
+
+    #[test]
+    fn both_sides_prove_themselves_bound_and_unbound() {
+        let bound = Binding::Required(hash());
+        for (binding, gs2) in [(&Binding::None, "n,,"), (&bound, "p=tls-server-end-point,,")] {
+            let cbind = match binding {
+                Binding::Required(hash) => [gs2.as_bytes(), hash.as_ref()].concat(),
+                Binding::None | Binding::Preferred(_) => gs2.into(),
+            };
+            let exchange = begin(BOTH, binding).unwrap();
+            let (server, server_first) = Server::first("secret", first(&exchange), gs2);
+            let proof = exchange.prove(server_first.as_bytes()).unwrap();
+            let client_final = std::str::from_utf8(proof.scram.message()).unwrap();
+            let server_final = server.last(client_final, &cbind).expect("our proof is right");
+            proof.verify(server_final.as_bytes()).unwrap();
+        }
+    }
+
+    #[test]
+    fn server_first_that_is_no_answer_is_refused_before_the_proof() {
+        for (nonce, rest) in [
+            ("", "theirs,s=c2FsdA==,i=4096"),
+            ("{}", ",s=c2FsdA==,i=100001"),
+            ("{}", ",s=c2FsdA==,i=4096,m=must-understand"),
+            ("m=x,{}", ",s=c2FsdA==,i=4096"),
+            ("{}", ",s=c2FsdA==,i="),
+            ("{}", ",s=*,i=4096"),
+            ("{}", ""),
+        ] {
+            let exchange = begin(PLAIN, &Binding::None).unwrap();
+            let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
+            let server_first = format!("r={}{rest}", nonce.replace("{}", ours));
+            assert!(
+                matches!(exchange.prove(server_first.as_bytes()), Err(ScramError::ServerFirst(_))),
+                "{rest}"
+            );
+        }
+        let refused = begin(PLAIN, &Binding::None).unwrap().prove(b"\xff\0").err().unwrap();
+        assert!(matches!(refused, ScramError::ServerFirst(_)));
+    }
+
+    #[test]
+    fn server_final_without_the_right_signature_is_refused() {
+        for server_final in
+            ["v=", "", "v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "e=other-error", "v=*", "v=AAAA,x=y"]
+        {
+            let exchange = begin(PLAIN, &Binding::None).unwrap();
+            let (_, server_first) = Server::first("secret", first(&exchange), "n,,");
+            let proof = exchange.prove(server_first.as_bytes()).unwrap();
+            assert!(
+                matches!(proof.verify(server_final.as_bytes()), Err(ScramError::ServerFinal(_))),
+                "{server_final}"
+            );
+        }
+    }
+}
