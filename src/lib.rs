@@ -5,6 +5,8 @@
 
 mod upstream;
 mod credential;
+mod lease;
+mod vault;
 mod wire;
 mod net;
 mod tls;

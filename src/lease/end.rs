@@ -1,0 +1,82 @@
+//! The end of a chain: every token is revoked, and with it every lease.
+
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+use tracing::{info, warn};
+
+use super::chain::ChainEvent;
+use super::generation::Generation;
+use super::requests::Report;
+use super::state::{LeaseEvent, LeaseState};
+use super::{Chain, Prove, token};
+use crate::vault::VaultApi;
+
+/// What became of what was alive at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChainEnd {
+    /// Tokens whose revocation Vault accepted.
+    pub(crate) revoked: usize,
+    /// Tokens that are left to end by themselves, with their leases.
+    pub(crate) failed: usize,
+}
+
+impl<V: VaultApi, P: Prove> Chain<V, P> {
+    /// Revokes all generations side by side, each after the requests under it: a lease whose creds read is not over
+    /// would outlive its token. Takes [`MAX_END`] at most.
+    pub(super) async fn end(mut self) -> ChainEnd {
+        let began = Instant::now();
+        self.feed(ChainEvent::Stopped);
+        self.revoke_all();
+
+        let mut end = ChainEnd::default();
+        while self.revoking > 0 || self.is_logging_in() {
+            // A login that is not answered has made no lease.
+            let limit = if self.revoking > 0 { MAX_END } else { token::MAX_WAIT };
+            match time::timeout_at(began + limit, self.tasks.join_next()).await {
+                Ok(Some(Ok(report))) => {
+                    if let Report::Revoked { result, .. } = &report {
+                        *(if result.is_ok() { &mut end.revoked } else { &mut end.failed }) += 1;
+                    }
+                    self.on_report(report);
+                }
+                Ok(Some(Err(fault))) => self.on_fault(&fault),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        end.failed += self.revoking;
+        self.report_orphans();
+        info!(event = "lease.chain_ended", vault_path = %self.vault_path, revoked = end.revoked, failed = end.failed);
+        end
+    }
+
+    fn revoke_all(&mut self) {
+        let now = self.now();
+        let lives = |generation: &Generation| generation.keeper.has_living_token(now);
+        for generation in self.generations.values_mut().filter(|generation| lives(generation)) {
+            generation.apply(LeaseEvent::Stopped);
+        }
+        for id in self.generations.keys().copied().collect::<Vec<_>>() {
+            self.revoke_due(id);
+        }
+    }
+
+    /// Those whose revocation took too long.
+    fn report_orphans(&self) {
+        let is_left = |state| state == LeaseState::Revoking;
+        for generation in self.generations.values().filter(|generation| is_left(generation.state())) {
+            self.metrics.orphans.inc();
+            warn!(
+                event = "lease.orphaned",
+                vault_path = %self.vault_path,
+                generation = %generation.id(),
+                db_role = generation.user(),
+                lease = %generation.lease(),
+                "its revocation took too long: it ends by itself",
+            );
+        }
+    }
+}
+
+/// All waits and tries of the end together.
+const MAX_END: Duration = Duration::from_secs(5);

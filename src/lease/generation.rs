@@ -1,0 +1,193 @@
+//! One generation as the chain keeps it: what it is, how it stands, and what its sessions are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::error;
+
+use super::clock::{Deadline, Now};
+use super::keeper::Keeper;
+use super::proof::{Proof, ProofState};
+use super::state::{LeaseEvent, LeaseState};
+use super::token::LiveToken;
+use crate::credential::{Credential, Issued, LeaseEnd, Publisher, Standing};
+use crate::ids::{GenerationId, LeaseId};
+
+/// A credential with its lease, its token and those who hold it.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub(super) credential: Arc<Credential>,
+    pub(super) token: Arc<LiveToken>,
+    pub(super) keeper: Keeper,
+    /// Until it is proven or rejected.
+    proof: Option<Proof>,
+    state: LeaseState,
+    /// From its promotion on.
+    issued: Option<Issued>,
+    /// The end that its sessions were told.
+    announced: Option<Deadline>,
+    /// Whether its revocation has begun.
+    is_being_revoked: bool,
+}
+
+impl Generation {
+    pub(super) fn new(credential: Credential, token: Arc<LiveToken>, keeper: &Keeper, proof: Proof) -> Self {
+        let (state, credential) = (LeaseState::Candidate, Arc::new(credential));
+        Self {
+            credential,
+            token,
+            keeper: *keeper,
+            proof: Some(proof),
+            state,
+            issued: None,
+            announced: None,
+            is_being_revoked: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> GenerationId {
+        self.credential.generation
+    }
+
+    pub(super) fn lease(&self) -> &LeaseId {
+        &self.credential.lease
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.credential.user
+    }
+
+    pub(super) fn state(&self) -> LeaseState {
+        self.state
+    }
+
+    pub(super) fn is_current(&self) -> bool {
+        matches!(self.state, LeaseState::Current { .. })
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        matches!(self.state, LeaseState::Superseded { .. })
+    }
+
+    /// Whether nothing is left to do for it.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == LeaseState::Ended { holds: 0 }
+    }
+
+    /// Moves on. An impossible order of events is a fault of ours, and changes nothing.
+    pub(super) fn apply(&mut self, event: LeaseEvent) {
+        match self.state.on(event) {
+            Ok(state) => self.state = state,
+            Err(invalid) => {
+                error!(event = "lease.invalid_transition", generation = %self.id(), error = %invalid);
+            }
+        }
+    }
+
+    /// The token to revoke, where that is due and was not begun yet.
+    pub(super) fn take_due_revocation(&mut self) -> Option<Arc<LiveToken>> {
+        let begins = self.state == LeaseState::Revoking && !self.is_being_revoked;
+        self.is_being_revoked |= begins;
+        begins.then(|| Arc::clone(&self.token))
+    }
+
+    /// Offers it to new sessions.
+    pub(super) fn promote(&mut self, publisher: &Publisher) {
+        let Credential { user, password, lease, generation } = &*self.credential;
+        let credential = Credential {
+            user: user.clone(),
+            password: password.clone(),
+            lease: lease.clone(),
+            generation: *generation,
+        };
+        self.issued = Some(publisher.promote(credential));
+        self.apply(LeaseEvent::Promoted);
+    }
+
+    /// Counts the sessions that hold it.
+    pub(super) fn count_holds(&mut self) -> usize {
+        if let Some(issued) = &self.issued {
+            let holds = *issued.holds().borrow();
+            if holds != self.state.holds() {
+                self.apply(LeaseEvent::Held(holds));
+            }
+        }
+        self.state.holds()
+    }
+
+    /// Ends when no session holds it any more.
+    pub(super) fn released(&self) -> impl Future<Output = ()> + use<> {
+        let holds = self.issued.as_ref().map(Issued::holds);
+        async move {
+            if let Some(mut holds) = holds {
+                // An error means that the chain has let go of it: then nobody waits for this.
+                let _ = holds.wait_for(|&holds| holds == 0).await;
+            }
+        }
+    }
+
+    pub(super) fn proof(&self) -> Option<&Proof> {
+        self.proof.as_ref()
+    }
+
+    pub(super) fn proof_mut(&mut self) -> Option<&mut Proof> {
+        self.proof.as_mut()
+    }
+
+    /// Whether upstreams of all routes have accepted it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proof.as_ref().is_none_or(|proof| proof.state() == ProofState::Proven)
+    }
+
+    /// Drops the proof, which is done.
+    pub(super) fn end_proof(&mut self) {
+        self.proof = None;
+    }
+
+    /// Tells the sessions of a generation that is rotated out how its lease stands: that it ends, if its end is final
+    /// and there is a proven successor to reconnect with.
+    pub(super) fn announce(&mut self, now: Now, has_successor: bool) {
+        let Some(issued) = &self.issued else { return };
+        let ending = match self.state {
+            LeaseState::Superseded { .. } | LeaseState::Ended { .. } if has_successor => self.keeper.window(),
+            LeaseState::Candidate
+            | LeaseState::Current { .. }
+            | LeaseState::Superseded { .. }
+            | LeaseState::Revoking
+            | LeaseState::Ended { .. } => None,
+        };
+        let end = ending.map(|(end, _)| end);
+        if self.announced == end {
+            return;
+        }
+        self.announced = end;
+        issued.set_standing(ending.map_or(Standing::Kept, |(_, window)| {
+            Standing::Ending(LeaseEnd {
+                idle_from: instant(now, window.idle_from),
+                boundary_from: instant(now, window.boundary_from),
+                cut_at: instant(now, window.cut_at),
+            })
+        }));
+    }
+
+    /// After a jump of the clocks: what was told is told anew, and what is far gone is renewed.
+    pub(super) fn reconsider(&mut self, now: Now) {
+        self.announced = None;
+        self.keeper.reconsider(now);
+    }
+
+    /// When something falls due, on the boot clock.
+    pub(super) fn next_due(&self, now: Now) -> Option<Duration> {
+        if !self.state.is_kept() {
+            return None;
+        }
+        let proof = self.proof.as_ref().and_then(|proof| proof.next_due(now.boot));
+        proof.into_iter().chain(self.keeper.next_due(now)).min()
+    }
+}
+
+/// The moment of the boot clock on the clock that sessions wait by; now, where it is past.
+fn instant(now: Now, boot: Duration) -> Instant {
+    Instant::now() + boot.saturating_sub(now.boot)
+}

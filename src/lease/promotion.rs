@@ -1,0 +1,210 @@
+//! From a candidate to the current credential: proof and promotion.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time;
+use tracing::{info, warn};
+
+use super::chain::{ChainEvent, Failure, Trigger};
+use super::clock::Now;
+use super::fetch::Step;
+use super::generation::Generation;
+use super::proof::{LastCall, Proof, ProofState, Verdict};
+use super::requests::Report;
+use super::state::LeaseEvent;
+use super::{Causes, Chain, Prove};
+use crate::ids::GenerationId;
+use crate::upstream::UpstreamError;
+use crate::vault::{Answer, VaultApi};
+
+impl<V: VaultApi, P: Prove> Chain<V, P> {
+    /// Makes the probe logins that are due.
+    pub(super) fn prove_due(&mut self, now: Now) {
+        for generation in self.generations.values_mut() {
+            let id = generation.id();
+            let Some(proof) = generation.proof_mut() else { continue };
+            for index in proof.take_due(now.boot) {
+                let Some(prover) = self.provers.get(index).map(Arc::clone) else { continue };
+                let credential = Arc::clone(&generation.credential);
+                self.tasks.spawn(async move {
+                    let result = time::timeout(PROBE_TIMEOUT, prover.prove(&credential)).await.ok();
+                    Report::Probed { generation: id, index, result }
+                });
+            }
+        }
+    }
+
+    /// `result` is `None` where the probe took too long.
+    pub(super) fn on_probed(
+        &mut self,
+        id: GenerationId,
+        index: usize,
+        result: Option<&Result<(), UpstreamError>>,
+    ) {
+        let verdict = verdict(result);
+        let now = self.now();
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        let Some(proof) = generation.proof_mut() else { return };
+        proof.answered(index, verdict, now.boot, fastrand::f64());
+        if verdict == Verdict::Accepted {
+            return;
+        }
+        let error = match result {
+            Some(Err(error)) => Causes(error).to_string(),
+            Some(Ok(())) | None => format!("no verdict within {PROBE_TIMEOUT:?}"),
+        };
+        warn!(
+            event = "proof.failed",
+            vault_path = %self.vault_path,
+            generation = %id,
+            db_role = generation.user(),
+            rejected = verdict == Verdict::Rejected,
+            error,
+        );
+    }
+
+    /// Promotes the candidate when its proof is enough, drops it when it was rejected or came to its end.
+    pub(super) fn judge_candidate(&mut self, now: Now) {
+        let Step::Proving(id) = self.fetch.step else { return };
+        let Some(candidate) = self.generations.get(&id) else { return };
+        let Some(proof) = candidate.proof() else { return };
+        let failure = if proof.state() == ProofState::Rejected {
+            Failure::SuccessorRejected
+        } else if candidate.keeper.is_over(now, Duration::ZERO) {
+            Failure::Vault(Answer::Unavailable)
+        } else {
+            if proof.is_enough(now.boot, self.last_call(now)) {
+                self.feed(ChainEvent::SuccessorReady);
+            }
+            return;
+        };
+        self.fetch.step = Step::Idle;
+        self.discard(id);
+        self.attempt_failed(failure);
+    }
+
+    /// Takes notice of a proof that ended after its credential was promoted without it.
+    pub(super) fn judge_current(&mut self) {
+        let Some(current) = self.current_mut() else { return };
+        match current.proof().map(Proof::state) {
+            Some(ProofState::Proven) => current.end_proof(),
+            Some(ProofState::Rejected) => {
+                current.end_proof();
+                self.feed(ChainEvent::Rejected);
+            }
+            Some(ProofState::Open | ProofState::Doubted) | None => {}
+        }
+    }
+
+    /// Offers the candidate in place of the current credential.
+    pub(super) fn promote(&mut self, trigger: Option<Trigger>) {
+        let Step::Proving(id) = self.fetch.step else { return };
+        self.fetch.step = Step::Idle;
+        let old = self.current().map(Generation::id);
+        let Some(candidate) = self.generations.get_mut(&id) else { return };
+        candidate.promote(&self.publisher);
+        let proven = candidate.is_proven();
+        if proven {
+            candidate.end_proof();
+        }
+        if let Some(trigger) = trigger {
+            info!(
+                event = "rotation.done",
+                vault_path = %self.vault_path,
+                trigger = %trigger,
+                db_role = candidate.user(),
+                generation = %id,
+                proven,
+            );
+            self.count_rotation(trigger, if proven { "ok" } else { "unproven" });
+        } else {
+            info!(
+                event = "lease.serving",
+                vault_path = %self.vault_path,
+                db_role = candidate.user(),
+                generation = %id,
+                proven,
+            );
+        }
+        if let Some(old) = old {
+            self.supersede(old);
+        }
+    }
+
+    fn last_call(&self, now: Now) -> LastCall {
+        let ends =
+            self.current().is_some_and(|current| current.keeper.left(now) <= current.keeper.last_call());
+        if ends {
+            LastCall::Now
+        } else if self.state.phase().is_unserved() {
+            LastCall::Unserved
+        } else {
+            LastCall::No
+        }
+    }
+
+    /// Gives up a credential that was never offered.
+    pub(super) fn discard(&mut self, id: GenerationId) {
+        if let Some(candidate) = self.generations.get_mut(&id) {
+            candidate.end_proof();
+            candidate.apply(LeaseEvent::Discarded);
+        }
+        self.revoke_due(id);
+    }
+}
+
+/// What a probe login says of the credential. Upstream's refusals of another kind come after it was accepted, but for
+/// those by which it says that it cannot serve anyone now, or that are a pooler's own.
+fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
+    match result {
+        Some(Ok(())) => Verdict::Accepted,
+        Some(Err(UpstreamError::CredentialRejected { .. })) => Verdict::Rejected,
+        Some(Err(UpstreamError::Refused { response, .. })) => {
+            let code = response.code.map(|code| code.to_string()).unwrap_or_default();
+            let says_nothing =
+                code.is_empty() || CLASSES_WITHOUT_VERDICT.iter().any(|class| code.starts_with(class));
+            if says_nothing { Verdict::Unknown } else { Verdict::Accepted }
+        }
+        Some(Err(_)) | None => Verdict::Unknown,
+    }
+}
+
+/// Connection exception, insufficient resources, operator intervention, system error, internal error. PostgreSQL
+/// manual, appendix A.
+const CLASSES_WITHOUT_VERDICT: [&str; 5] = ["08", "53", "57", "58", "XX"];
+
+/// Of one probe login.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::error::{ErrorResponse, SqlState};
+
+    fn refused(code: &str) -> UpstreamError {
+        let code = SqlState::parse(code.as_bytes());
+        let response = ErrorResponse { code, message: String::new(), body: Vec::new() };
+        UpstreamError::Refused { address: "db:5432".to_owned(), response }
+    }
+
+    #[test]
+    fn only_upstreams_word_on_the_credential_counts() {
+        for (code, expected) in [
+            ("3D000", Verdict::Accepted),
+            ("42501", Verdict::Accepted),
+            ("22023", Verdict::Accepted),
+            ("53300", Verdict::Unknown),
+            ("57P03", Verdict::Unknown),
+            ("08P01", Verdict::Unknown),
+            ("XX000", Verdict::Unknown),
+            ("none", Verdict::Unknown),
+        ] {
+            assert_eq!(verdict(Some(&Err(refused(code)))), expected, "{code}");
+        }
+        let response = ErrorResponse { code: None, message: String::new(), body: Vec::new() };
+        let rejected = UpstreamError::CredentialRejected { address: String::new(), response };
+        assert_eq!(verdict(Some(&Err(rejected))), Verdict::Rejected);
+        assert_eq!((verdict(Some(&Ok(()))), verdict(None)), (Verdict::Accepted, Verdict::Unknown));
+    }
+}

@@ -1,0 +1,341 @@
+//! A Vault and an upstream that keep the rules of the real ones, as far as the chain can tell.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Mutex;
+
+use secrecy::SecretString;
+
+use super::*;
+use crate::ids::LeaseId;
+use crate::vault::{Grant, Lease, Login, Token, TokenInfo, VaultError};
+use crate::wire::error::{ErrorResponse, SqlState};
+
+/// What a request gets instead of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Status(u16),
+    Unreachable,
+    /// Nothing until the caller's time is up.
+    Silence,
+    /// Something that is not Vault's.
+    Malformed,
+}
+
+/// Grants, caps, and ends tokens and leases by the virtual clock.
+pub(super) struct FakeVault {
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) lease_ttl: u64,
+    pub(super) lease_max: u64,
+    pub(super) token_ttl: u64,
+    pub(super) token_max: u64,
+    pub(super) renewable: bool,
+    /// Life of the JWT file's content at each login; renew-self is refused when it is over.
+    pub(super) jwt_life: Option<u64>,
+    pub(super) delay: Duration,
+    faults: HashMap<Operation, Fault>,
+    requests: Vec<(Operation, Instant)>,
+    tokens: HashMap<String, Span>,
+    leases: HashMap<String, (String, Span)>,
+    reading: HashSet<String>,
+    made: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    began: Instant,
+    ends: Instant,
+    revoked: bool,
+}
+
+impl Span {
+    fn new(seconds: u64) -> Self {
+        let began = Instant::now();
+        Self { began, ends: began + secs(seconds), revoked: false }
+    }
+
+    fn lives(&self) -> bool {
+        !self.revoked && Instant::now() < self.ends
+    }
+
+    /// Grants `ttl` within `max`, in whole seconds; `None` at the maximum.
+    fn extend(&mut self, ttl: u64, max: u64) -> Option<Duration> {
+        let left = (self.began + secs(max)).saturating_duration_since(Instant::now());
+        let granted = left.min(secs(ttl));
+        if granted < secs(1) {
+            return None;
+        }
+        self.ends = Instant::now() + granted;
+        Some(secs(granted.as_secs()))
+    }
+}
+
+impl Default for FakeVault {
+    /// Leases of 10 s up to an hour under tokens of an hour.
+    fn default() -> Self {
+        let state = State {
+            lease_ttl: 10,
+            lease_max: 3_600,
+            token_ttl: 3_600,
+            token_max: 86_400,
+            renewable: true,
+            jwt_life: None,
+            delay: ms(5),
+            faults: HashMap::new(),
+            requests: Vec::new(),
+            tokens: HashMap::new(),
+            leases: HashMap::new(),
+            reading: HashSet::new(),
+            made: 0,
+        };
+        Self { state: Mutex::new(state) }
+    }
+}
+
+impl FakeVault {
+    /// Changes its settings.
+    pub(super) fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    pub(super) fn fail(&self, operation: Operation, fault: Fault) {
+        self.state.lock().unwrap().faults.insert(operation, fault);
+    }
+
+    pub(super) fn fail_all(&self, fault: Fault) {
+        for operation in OPERATIONS {
+            self.fail(operation, fault);
+        }
+    }
+
+    pub(super) fn recover(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
+    /// When requests of a kind came.
+    pub(super) fn requests(&self, operation: Operation) -> Vec<Instant> {
+        let state = self.state.lock().unwrap();
+        state.requests.iter().filter(|(of, _)| *of == operation).map(|(_, at)| *at).collect()
+    }
+
+    pub(super) fn count(&self, operation: Operation) -> usize {
+        self.requests(operation).len()
+    }
+
+    pub(super) fn living_leases(&self) -> usize {
+        let state = self.state.lock().unwrap();
+        let lives = |(token, lease): &&(String, Span)| lease.lives() && state.tokens[token].lives();
+        state.leases.values().filter(lives).count()
+    }
+
+    pub(super) fn living_tokens(&self) -> usize {
+        self.state.lock().unwrap().tokens.values().filter(|token| token.lives()).count()
+    }
+
+    /// Ends every token, as an operator would.
+    pub(super) fn revoke_all(&self) {
+        self.state.lock().unwrap().tokens.values_mut().for_each(|token| token.revoked = true);
+    }
+
+    /// Notes the request and waits; then the fault that is set for it, if any.
+    async fn arrive(&self, operation: Operation, timeout: Duration) -> Result<(), VaultError> {
+        let (delay, fault) = {
+            let mut state = self.state.lock().unwrap();
+            state.requests.push((operation, Instant::now()));
+            (state.delay, state.faults.get(&operation).copied())
+        };
+        match fault {
+            None => {
+                time::sleep(delay.min(timeout)).await;
+                if delay >= timeout { Err(VaultError::NoAnswer { operation, source: None }) } else { Ok(()) }
+            }
+            Some(Fault::Unreachable) => Err(VaultError::NoConnection { operation, source: None }),
+            Some(Fault::Silence) => {
+                time::sleep(timeout).await;
+                Err(VaultError::NoAnswer { operation, source: None })
+            }
+            Some(Fault::Malformed) => {
+                Err(VaultError::Unusable { operation, source: crate::vault::Unusable::NoLease })
+            }
+            Some(Fault::Status(status)) => Err(refused(operation, status)),
+        }
+    }
+
+    fn check(&self, operation: Operation, token: &Token) -> Result<(), VaultError> {
+        let state = self.state.lock().unwrap();
+        let lives = state.tokens.get(token.text()).is_some_and(Span::lives);
+        if lives { Ok(()) } else { Err(refused(operation, 403)) }
+    }
+}
+
+impl VaultApi for FakeVault {
+    async fn log_in(&self) -> Result<Login, VaultError> {
+        self.arrive(Operation::Login, secs(15)).await?;
+        let mut state = self.state.lock().unwrap();
+        let text = format!("s.{}", state.tokens.len() + 1);
+        let ttl = state.token_ttl;
+        state.tokens.insert(text.clone(), Span::new(ttl));
+        Ok(Login {
+            token: Token::from_text(&text),
+            grant: Grant { ttl: Some(secs(ttl)), renewable: state.renewable },
+            jwt_expiry: state.jwt_life.map(|life| wall() + secs(life)),
+        })
+    }
+
+    async fn look_up_self(&self, token: &Token) -> Result<TokenInfo, VaultError> {
+        self.arrive(Operation::LookUpSelf, secs(5)).await?;
+        self.check(Operation::LookUpSelf, token)?;
+        Ok(TokenInfo { ttl: None, renewable: true })
+    }
+
+    async fn read_creds(&self, token: &Token, _: &str, timeout: Duration) -> Result<Lease, VaultError> {
+        let _reading = Reading::begin(self, token);
+        self.arrive(Operation::ReadCreds, timeout).await?;
+        self.check(Operation::ReadCreds, token)?;
+        let mut state = self.state.lock().unwrap();
+        state.made += 1;
+        let (id, user) = (format!("lease-{}", state.made), format!("v-{}", state.made));
+        let ttl = state.lease_ttl;
+        state.leases.insert(id.clone(), (token.text().to_owned(), Span::new(ttl)));
+        Ok(Lease {
+            id: LeaseId::from(id.as_str()),
+            grant: Grant { ttl: Some(secs(ttl)), renewable: state.renewable },
+            user,
+            password: SecretString::from("secret"),
+        })
+    }
+
+    async fn renew_lease(
+        &self,
+        token: &Token,
+        lease: &LeaseId,
+        timeout: Duration,
+    ) -> Result<Grant, VaultError> {
+        self.arrive(Operation::RenewLease, timeout).await?;
+        self.check(Operation::RenewLease, token)?;
+        let mut state = self.state.lock().unwrap();
+        let (ttl, max) = (state.lease_ttl, state.lease_max);
+        let (_, span) = state.leases.get_mut(lease.as_str()).unwrap();
+        let granted = if span.lives() { span.extend(ttl, max) } else { None };
+        let ttl = granted.ok_or_else(|| refused(Operation::RenewLease, 400))?;
+        Ok(Grant { ttl: Some(ttl), renewable: true })
+    }
+
+    async fn renew_self(&self, token: &Token, timeout: Duration) -> Result<Grant, VaultError> {
+        self.arrive(Operation::RenewSelf, timeout).await?;
+        self.check(Operation::RenewSelf, token)?;
+        let mut state = self.state.lock().unwrap();
+        let (ttl, max, jwt_life) = (state.token_ttl, state.token_max, state.jwt_life);
+        let span = state.tokens.get_mut(token.text()).unwrap();
+        if jwt_life.is_some_and(|life| span.began + secs(life) <= Instant::now()) {
+            return Err(refused(Operation::RenewSelf, 403));
+        }
+        let ttl = span.extend(ttl, max).ok_or_else(|| refused(Operation::RenewSelf, 500))?;
+        Ok(Grant { ttl: Some(ttl), renewable: true })
+    }
+
+    async fn revoke_self(&self, token: &Token) -> Result<(), VaultError> {
+        let beside = self.state.lock().unwrap().reading.contains(token.text());
+        assert!(!beside, "a creds read is under way under the token that is revoked");
+        self.arrive(Operation::RevokeSelf, secs(2)).await?;
+        self.check(Operation::RevokeSelf, token)?;
+        self.state.lock().unwrap().tokens.get_mut(token.text()).unwrap().revoked = true;
+        Ok(())
+    }
+}
+
+/// A creds read under way.
+struct Reading<'a>(&'a FakeVault, String);
+
+impl<'a> Reading<'a> {
+    fn begin(vault: &'a FakeVault, token: &Token) -> Self {
+        let token = token.text().to_owned();
+        vault.state.lock().unwrap().reading.insert(token.clone());
+        Self(vault, token)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().reading.remove(&self.1);
+    }
+}
+
+fn refused(operation: Operation, status: u16) -> VaultError {
+    VaultError::Refused { operation, status, texts: String::new(), retry_after: None }
+}
+
+/// Unix time of the virtual clock, as far as no test has put it forward.
+fn wall() -> Duration {
+    thread_local! {
+        static START: Instant = Instant::now();
+    }
+    WALL_START + START.with(Instant::elapsed)
+}
+
+/// What an upstream says to a probe login.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mood {
+    #[default]
+    Accepts,
+    Rejects,
+    Refuses(&'static str),
+    Unreachable,
+    Silent,
+    Panics,
+}
+
+/// An upstream that tells everyone the same.
+#[derive(Default)]
+pub(super) struct FakeUpstream {
+    mood: Mutex<Mood>,
+    probes: AtomicU64,
+}
+
+impl FakeUpstream {
+    pub(super) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    pub(super) fn probes(&self) -> u64 {
+        self.probes.load(Ordering::Relaxed)
+    }
+}
+
+impl Prove for Arc<FakeUpstream> {
+    async fn prove(&self, _: &Credential) -> Result<(), UpstreamError> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        let mood = *self.mood.lock().unwrap();
+        let address = "db:5432".to_owned();
+        let response = |code: &str| ErrorResponse {
+            code: SqlState::parse(code.as_bytes()),
+            message: String::new(),
+            body: Vec::new(),
+        };
+        match mood {
+            Mood::Accepts => Ok(()),
+            Mood::Rejects => Err(UpstreamError::CredentialRejected { address, response: response("28P01") }),
+            Mood::Refuses(code) => Err(UpstreamError::Refused { address, response: response(code) }),
+            Mood::Unreachable => {
+                Err(UpstreamError::Connect { address, source: io::ErrorKind::ConnectionRefused.into() })
+            }
+            Mood::Silent => std::future::pending().await,
+            Mood::Panics => panic!("scripted"),
+        }
+    }
+}
+
+pub(super) const OPERATIONS: [Operation; 6] = [
+    Operation::Login,
+    Operation::LookUpSelf,
+    Operation::ReadCreds,
+    Operation::RenewLease,
+    Operation::RenewSelf,
+    Operation::RevokeSelf,
+];
+
+/// Unix time at which a test begins.
+pub(super) const WALL_START: Duration = secs(1_700_000_000);

@@ -1,0 +1,98 @@
+//! The chain's task over fakes, in virtual time.
+
+mod fakes;
+mod life;
+mod trouble;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::fakes::{FakeUpstream, FakeVault, Fault};
+use super::*;
+use crate::credential::{CredentialSource, Hold, Standing, channel};
+use crate::vault::Operation;
+
+/// A chain at work, and all that is around it.
+struct Rig {
+    vault: Arc<FakeVault>,
+    upstream: Arc<FakeUpstream>,
+    source: CredentialSource,
+    metrics: Arc<Metrics>,
+    /// Seconds by which the wall clock was put forward.
+    wall_ahead: Arc<AtomicU64>,
+    stop: CancellationToken,
+    chain: JoinSet<ChainEnd>,
+}
+
+impl Rig {
+    /// Starts a chain at a Vault that `set_up` has changed.
+    fn start(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
+        fastrand::seed(SEED);
+        let (vault, upstream) = (Arc::new(FakeVault::default()), Arc::new(FakeUpstream::default()));
+        set_up(&vault, &upstream);
+        let (publisher, source) = channel();
+        let metrics = Arc::new(Metrics::new());
+        let wall_ahead = Arc::new(AtomicU64::new(0));
+        let settings = ChainSettings {
+            vault_path: "database/creds/db-app".to_owned(),
+            provers: vec![Arc::clone(&upstream)],
+        };
+        let chain = Chain::with_clock(
+            settings,
+            Arc::clone(&vault),
+            publisher,
+            Arc::clone(&metrics),
+            virtual_clock(Arc::clone(&wall_ahead)),
+        );
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(chain.run(stop.clone()));
+        Self { vault, upstream, source, metrics, wall_ahead, stop, chain: tasks }
+    }
+
+    /// Starts it and waits for the first credential.
+    async fn serving(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
+        let rig = Self::start(set_up);
+        drop(rig.hold().await);
+        rig
+    }
+
+    async fn hold(&self) -> Hold {
+        self.source.hold().await.unwrap()
+    }
+
+    /// The user name that a session which comes now logs in with.
+    async fn user(&self) -> String {
+        self.hold().await.credential().user.clone()
+    }
+
+    async fn end(mut self) -> ChainEnd {
+        self.stop.cancel();
+        self.chain.join_next().await.unwrap().unwrap()
+    }
+
+    fn metric(&self, line: &str) -> u64 {
+        let text = self.metrics.encode().unwrap();
+        let value = text.lines().find_map(|of| of.strip_prefix(line)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+/// Follows tokio's paused clock.
+fn virtual_clock(wall_ahead: Arc<AtomicU64>) -> Clock {
+    let start = Instant::now();
+    Arc::new(move || Now {
+        boot: secs(1_000) + start.elapsed(),
+        wall: fakes::WALL_START + start.elapsed() + secs(wall_ahead.load(Ordering::Relaxed)),
+    })
+}
+
+/// Of the dice of every test.
+const SEED: u64 = 20;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

@@ -1,0 +1,291 @@
+//! What happens when Vault, an upstream, a clock or an operator is in the way.
+
+use super::fakes::{Mood, OPERATIONS};
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn vault_away_at_start_is_waited_for() {
+    for fault in [Fault::Unreachable, Fault::Status(503), Fault::Status(403), Fault::Silence] {
+        let rig = Rig::start(|vault, _| vault.fail_all(fault));
+        time::sleep(secs(60)).await;
+        assert!(!rig.source.is_ready());
+        let logins = rig.vault.count(Operation::Login);
+        assert!((3..=40).contains(&logins), "{fault:?} {logins}");
+
+        // A client that waits shortens the pause.
+        rig.vault.recover();
+        let back = Instant::now();
+        drop(rig.hold().await);
+        let limit = if fault == Fault::Silence { secs(20) } else { secs(5) };
+        assert!(back.elapsed() < limit, "{fault:?} {:?}", back.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_rejections_bring_one_new_credential() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.delay = ms(200))).await;
+    let mut sessions = JoinSet::new();
+    for _ in 0..50 {
+        let (source, hold) = (rig.source.clone(), rig.hold().await);
+        sessions.spawn(async move { source.replace(hold).await.unwrap().credential().user.clone() });
+    }
+    let users = sessions.join_all().await;
+    assert!(users.iter().all(|user| user == "v-2"), "{users:?}");
+    time::sleep(secs(60)).await;
+    assert_eq!(rig.vault.count(Operation::ReadCreds), 2);
+    assert_eq!(rig.metric(r#"pglease_rotations_total{trigger="rejected",result="ok"}"#), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_stream_of_rejections_makes_credentials_faster_than_the_budget() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 600)).await;
+    let mut sessions = JoinSet::new();
+    for _ in 0..600 {
+        if rig.source.is_ready() {
+            let (source, hold) = (rig.source.clone(), rig.hold().await);
+            sessions.spawn(async move { drop(source.replace(hold).await) });
+        }
+        time::sleep(ms(100)).await;
+    }
+    let creds = rig.vault.count(Operation::ReadCreds);
+    assert!((3..=10).contains(&creds), "{creds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credential_that_every_upstream_rejects_is_not_offered_and_not_made_in_a_loop() {
+    let rig = Rig::start(|_, upstream| upstream.set(Mood::Rejects));
+    let waiting = rig.source.clone();
+    let mut client = JoinSet::new();
+    client.spawn(async move { drop(waiting.hold().await) });
+    time::sleep(secs(600)).await;
+
+    assert!(!rig.source.is_ready());
+    let creds = rig.vault.count(Operation::ReadCreds);
+    assert!((5..=63).contains(&creds), "{creds}");
+    assert!(rig.vault.living_leases() <= 1);
+    rig.upstream.set(Mood::Accepts);
+    time::sleep(secs(31)).await;
+    assert!(rig.source.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn upstream_away_at_start_leaves_the_verdict_to_the_clients_logins() {
+    for mood in [Mood::Unreachable, Mood::Refuses("57P03"), Mood::Silent] {
+        let rig = Rig::start(|_, upstream| upstream.set(mood));
+        let began = Instant::now();
+        assert_eq!(rig.user().await, "v-1");
+        assert!(began.elapsed() > secs(5) && began.elapsed() < secs(6), "{mood:?}");
+        // It is proven later on.
+        rig.upstream.set(Mood::Accepts);
+        time::sleep(secs(10)).await;
+        let probes = rig.upstream.probes();
+        time::sleep(secs(60)).await;
+        assert_eq!(rig.upstream.probes(), probes);
+        assert_eq!(rig.vault.count(Operation::ReadCreds), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn successor_that_nobody_refused_is_offered_before_the_current_one_ends() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_max = 25)).await;
+    rig.upstream.set(Mood::Unreachable);
+    for _ in 0..600 {
+        assert!(rig.source.is_ready());
+        time::sleep(ms(100)).await;
+    }
+    assert!(rig.metric(r#"pglease_rotations_total{trigger="planned",result="unproven"}"#) >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_told_of_an_end_only_when_the_successor_is_proven() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_max = 25)).await;
+    let held = rig.hold().await;
+    rig.upstream.set(Mood::Unreachable);
+    time::sleep(secs(40)).await;
+    assert_ne!(rig.user().await, held.credential().user);
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+
+    rig.upstream.set(Mood::Accepts);
+    time::sleep(secs(10)).await;
+    let Standing::Ending(end) = *held.standing().borrow() else { panic!("not told") };
+    assert!(end.cut_at <= Instant::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sealed_vault_costs_nothing_while_the_lease_lasts() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+    let user = rig.user().await;
+    time::sleep(secs(61)).await;
+    rig.vault.fail_all(Fault::Status(503));
+    time::sleep(secs(20)).await;
+    rig.vault.recover();
+    for _ in 0..120 {
+        assert!(rig.source.is_ready());
+        time::sleep(secs(1)).await;
+    }
+    assert_eq!(rig.user().await, user);
+    assert_eq!(rig.vault.count(Operation::ReadCreds), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn vault_away_for_longer_leaves_sessions_alone_and_serves_again_when_it_is_back() {
+    let rig = Rig::serving(|_, _| {}).await;
+    let held = rig.hold().await;
+    rig.vault.fail_all(Fault::Unreachable);
+    time::sleep(secs(9)).await;
+    assert!(rig.source.is_ready());
+    time::sleep(secs(31)).await;
+    assert!(!rig.source.is_ready());
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+    let renewals = rig.vault.count(Operation::RenewLease);
+    assert!(renewals <= 12, "{renewals}");
+
+    rig.vault.recover();
+    let back = Instant::now();
+    assert_eq!(rig.user().await, "v-2");
+    assert!(back.elapsed() < secs(5), "{:?}", back.elapsed());
+    assert!(rig.metric(r#"pglease_rotations_total{trigger="degraded",result="failed"}"#) > 0);
+    time::sleep(secs(1)).await;
+    assert!(matches!(*held.standing().borrow(), Standing::Ending(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_that_succeeds_at_last_makes_the_successor_needless() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+    time::sleep(secs(61)).await;
+    let user = rig.user().await;
+    rig.vault.fail(Operation::RenewLease, Fault::Status(500));
+    rig.upstream.set(Mood::Unreachable);
+    while rig.vault.count(Operation::ReadCreds) < 2 {
+        time::sleep(ms(100)).await;
+    }
+    rig.vault.recover();
+    time::sleep(secs(10)).await;
+
+    assert_eq!(rig.user().await, user);
+    assert_eq!((rig.vault.living_leases(), rig.vault.count(Operation::RevokeSelf)), (1, 1));
+    assert_eq!(rig.metric(r#"pglease_rotations_total{trigger="degraded",result="abandoned"}"#), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_renewal_keeps_serving_and_brings_a_successor() {
+    for status in [400, 403, 404] {
+        let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+        let user = rig.user().await;
+        rig.vault.fail(Operation::RenewLease, Fault::Status(status));
+        for _ in 0..400 {
+            assert!(rig.source.is_ready());
+            time::sleep(ms(100)).await;
+        }
+        assert_ne!(rig.user().await, user, "{status}");
+        assert!(rig.vault.count(Operation::ReadCreds) <= 8);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_revoked_by_an_operator_is_replaced() {
+    let rig = Rig::serving(|_, _| {}).await;
+    rig.vault.revoke_all();
+    time::sleep(secs(10)).await;
+    assert_ne!(rig.user().await, "v-1");
+    assert_eq!(rig.vault.living_leases(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_token_renewals_pass_without_a_rotation() {
+    let rig = Rig::serving(|vault, _| {
+        vault.set(|vault| (vault.token_ttl, vault.jwt_life) = (60, Some(3_600)));
+    })
+    .await;
+    rig.vault.fail(Operation::RenewSelf, Fault::Status(403));
+    while rig.vault.count(Operation::RenewSelf) < 3 {
+        time::sleep(ms(100)).await;
+    }
+    rig.vault.recover();
+    time::sleep(secs(120)).await;
+    assert_eq!((rig.user().await.as_str(), rig.vault.count(Operation::Login)), ("v-1", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn jwt_that_ends_sets_the_rhythm_where_vault_asks_for_it() {
+    let rig = Rig::serving(|vault, _| {
+        vault.set(|vault| {
+            (vault.lease_ttl, vault.token_ttl, vault.jwt_life) = (3_600, 10, Some(25));
+        });
+    })
+    .await;
+    for _ in 0..1_200 {
+        assert!(rig.source.is_ready() && rig.vault.living_leases() <= 2);
+        time::sleep(ms(100)).await;
+    }
+    let logins = rig.vault.count(Operation::Login);
+    assert!((4..=6).contains(&logins), "{logins}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_clock_that_is_set_brings_a_renewal_and_no_rotation() {
+    let rig = Rig::serving(|vault, _| {
+        vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (600, 86_400));
+    })
+    .await;
+    let hour = Duration::from_hours(1);
+    rig.wall_ahead.store(hour.as_secs(), Ordering::Relaxed);
+    for _ in 0..3_600 {
+        assert!(rig.source.is_ready());
+        time::sleep(secs(1)).await;
+    }
+    rig.wall_ahead.store(0, Ordering::Relaxed);
+    time::sleep(Duration::from_mins(50)).await;
+    assert_eq!((rig.user().await.as_str(), rig.vault.count(Operation::Login)), ("v-1", 1));
+    let renewals = rig.vault.count(Operation::RenewLease);
+    assert!(renewals < 30, "{renewals}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_task_costs_a_pause() {
+    let rig = Rig::start(|_, upstream| upstream.set(Mood::Panics));
+    time::sleep(secs(1)).await;
+    rig.upstream.set(Mood::Accepts);
+    assert_eq!(rig.user().await, "v-1");
+}
+
+/// For every kind of request and every kind of failure: ten minutes of it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_for_without_a_pause() {
+    let faults = [
+        Fault::Unreachable,
+        Fault::Silence,
+        Fault::Malformed,
+        Fault::Status(307),
+        Fault::Status(400),
+        Fault::Status(403),
+        Fault::Status(404),
+        Fault::Status(405),
+        Fault::Status(412),
+        Fault::Status(429),
+        Fault::Status(473),
+        Fault::Status(500),
+        Fault::Status(503),
+    ];
+    for operation in OPERATIONS {
+        for fault in faults {
+            let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 30)).await;
+            rig.vault.fail(operation, fault);
+            time::sleep(Duration::from_mins(10)).await;
+            for of in OPERATIONS {
+                let requests = rig.vault.requests(of);
+                // At worst a renewal each second towards the end of each lease, else a pause of 2 s on average.
+                assert!(requests.len() < 300, "{} of {of} with {fault:?} for {operation}", requests.len());
+                let creds = rig.vault.count(Operation::ReadCreds);
+                if !matches!(operation, Operation::ReadCreds) {
+                    assert!(creds <= 3 + 60, "{creds} with {fault:?} for {operation}");
+                }
+            }
+            rig.vault.recover();
+            drop(rig.hold().await);
+            time::sleep(secs(90)).await;
+            assert!(rig.source.is_ready(), "{fault:?} for {operation}");
+            assert_eq!(rig.vault.living_leases(), 1, "{fault:?} for {operation}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Bodies of Vault's HTTP API, as far as pglease reads and writes them. Pure.
+//!
+//! Vault's `lease_duration` (Int, seconds) is spoken of here only: it leaves this module as a [`Duration`], bounded
+//! by [`MAX_TTL`]. Unknown fields are ignored. What a secret can be in has no `Debug`.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Grant, Lease, Login, Token, TokenInfo};
+use crate::ids::LeaseId;
+
+/// POST `auth/<mount>/login` of the kubernetes method.
+#[derive(Serialize)]
+pub(super) struct LoginBody<'a> {
+    pub(super) role: &'a str,
+    pub(super) jwt: &'a str,
+}
+
+/// PUT `sys/leases/renew`. `increment` 0 asks for what the `vault_role` grants by default.
+#[derive(Serialize)]
+pub(super) struct RenewBody<'a> {
+    pub(super) lease_id: &'a str,
+    pub(super) increment: u32,
+}
+
+/// `{}`.
+#[derive(Serialize)]
+pub(super) struct EmptyBody {}
+
+/// What makes a well-formed answer unusable. Written without the values that were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("not JSON of the expected shape, at byte {at}")]
+    Shape {
+        /// Column of the one line that Vault writes, from 1.
+        at: usize,
+    },
+    #[error("it is longer than {MAX_BODY_LEN} bytes")]
+    TooLong,
+    #[error("status {status} where another was due")]
+    Status { status: u16 },
+    #[error("no token in it")]
+    NoToken,
+    #[error("no lease in it: is it a static role?")]
+    NoLease,
+    #[error("no user name or password in it, or one that PostgreSQL cannot carry")]
+    NoCredential,
+    #[error("a duration of {seconds} s")]
+    Duration { seconds: i64 },
+    #[error("the token may be used a limited number of times: set token_num_uses of the auth role to 0")]
+    LimitedUses,
+}
+
+/// Answer to a login and to renew-self.
+#[derive(Deserialize)]
+struct AuthAnswer {
+    auth: Auth,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    #[serde(default, deserialize_with = "secret")]
+    client_token: Option<SecretString>,
+    lease_duration: i64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(default)]
+    num_uses: i64,
+}
+
+/// Answer to lookup-self.
+#[derive(Deserialize)]
+struct LookupAnswer {
+    data: Lookup,
+}
+
+#[derive(Deserialize)]
+struct Lookup {
+    ttl: i64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(default)]
+    num_uses: i64,
+}
+
+/// Answer to a creds read.
+#[derive(Deserialize)]
+struct CredsAnswer {
+    #[serde(default)]
+    lease_id: String,
+    lease_duration: i64,
+    #[serde(default)]
+    renewable: bool,
+    data: Creds,
+}
+
+#[derive(Deserialize)]
+struct Creds {
+    #[serde(default)]
+    username: String,
+    #[serde(default, deserialize_with = "secret")]
+    password: Option<SecretString>,
+}
+
+/// Answer to a renewal of a lease.
+#[derive(Deserialize)]
+struct RenewAnswer {
+    lease_duration: i64,
+    #[serde(default)]
+    renewable: bool,
+}
+
+/// Answer to anything that Vault refuses.
+#[derive(Default, Deserialize)]
+struct Errors {
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
+/// The token of a login. `jwt_expiry` is left to the caller, who has the JWT.
+pub(super) fn parse_login(body: &[u8]) -> Result<Login, Unusable> {
+    let AuthAnswer { auth } = parse(body)?;
+    let token = auth.client_token.filter(is_header_value).ok_or(Unusable::NoToken)?;
+    refuse_limited(auth.num_uses)?;
+    let grant = Grant { ttl: endless_or(auth.lease_duration)?, renewable: auth.renewable };
+    Ok(Login { token: Token(token), grant, jwt_expiry: None })
+}
+
+/// What renew-self granted.
+pub(super) fn parse_renewed_token(body: &[u8]) -> Result<Grant, Unusable> {
+    let AuthAnswer { auth } = parse(body)?;
+    Ok(Grant { ttl: endless_or(auth.lease_duration)?, renewable: auth.renewable })
+}
+
+/// What lookup-self tells.
+pub(super) fn parse_lookup(body: &[u8]) -> Result<TokenInfo, Unusable> {
+    let LookupAnswer { data } = parse(body)?;
+    refuse_limited(data.num_uses)?;
+    Ok(TokenInfo { ttl: endless_or(data.ttl)?, renewable: data.renewable })
+}
+
+/// The lease of a creds read.
+pub(super) fn parse_creds(body: &[u8]) -> Result<Lease, Unusable> {
+    let answer: CredsAnswer = parse(body)?;
+    let Creds { username: user, password } = answer.data;
+    let password = password.filter(|password| is_c_string(password.expose_secret()));
+    let password = password.filter(|_| is_c_string(&user)).ok_or(Unusable::NoCredential)?;
+    if answer.lease_id.is_empty() {
+        return Err(Unusable::NoLease);
+    }
+    let ttl = Some(bounded(answer.lease_duration)?);
+    Ok(Lease {
+        id: LeaseId::from(answer.lease_id.as_str()),
+        grant: Grant { ttl, renewable: answer.renewable },
+        user,
+        password,
+    })
+}
+
+/// What a renewal granted.
+pub(super) fn parse_renewed_lease(body: &[u8]) -> Result<Grant, Unusable> {
+    let answer: RenewAnswer = parse(body)?;
+    Ok(Grant { ttl: Some(bounded(answer.lease_duration)?), renewable: answer.renewable })
+}
+
+/// Vault's own words about a refusal, for the log: one line of [`MAX_ERROR_CHARS`] at most, with `secrets` blotted
+/// out should Vault ever echo one. Empty where it said nothing in its own form.
+pub(super) fn parse_errors(body: &[u8], secrets: &[&SecretString]) -> String {
+    let Errors { errors } = serde_json::from_slice(body).unwrap_or_default();
+    let mut text = errors.join("; ");
+    for secret in secrets.iter().map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
+        text = text.replace(secret, "[redacted]");
+    }
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().filter(|char| !char.is_control()).take(MAX_ERROR_CHARS).collect()
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Unusable> {
+    // serde's own message quotes the value that it stumbled over, which may be a secret.
+    serde_json::from_slice(body).map_err(|error| Unusable::Shape { at: error.column() })
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()).map(SecretString::from))
+}
+
+/// A lease that ends: a positive number of seconds.
+fn bounded(seconds: i64) -> Result<Duration, Unusable> {
+    endless_or(seconds)?.ok_or(Unusable::Duration { seconds })
+}
+
+/// A token's life: 0 is Vault's way to say that it does not end.
+fn endless_or(seconds: i64) -> Result<Option<Duration>, Unusable> {
+    let whole = u64::try_from(seconds).map_err(|_| Unusable::Duration { seconds })?;
+    Ok((whole > 0).then(|| Duration::from_secs(whole).min(MAX_TTL)))
+}
+
+fn refuse_limited(num_uses: i64) -> Result<(), Unusable> {
+    if num_uses == 0 { Ok(()) } else { Err(Unusable::LimitedUses) }
+}
+
+fn is_c_string(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
+}
+
+/// Visible ASCII, as RFC 9110 §5.5 wants it of a field value that needs no quoting.
+fn is_header_value(token: &SecretString) -> bool {
+    token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Longest answer that is read.
+pub(super) const MAX_BODY_LEN: usize = 1 << 20;
+
+/// Longest text of an error that is kept.
+const MAX_ERROR_CHARS: usize = 400;
+
+/// A hundred years. More is cut down to it, so that no sum of a time and a TTL overflows.
+const MAX_TTL: Duration = Duration::from_hours(100 * 365 * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGIN: &str = r#"{"request_id":"r","lease_id":"","renewable":false,"lease_duration":0,"data":null,
+        "auth":{"client_token":"s.abc","accessor":"a","policies":["default"],"lease_duration":3600,"renewable":true,
+        "token_type":"service","orphan":true,"mfa_requirement":null,"num_uses":0}}"#;
+
+    fn creds(lease_id: &str, duration: &str, data: &str) -> Vec<u8> {
+        format!(r#"{{"lease_id":{lease_id},"lease_duration":{duration},"renewable":true,"data":{data}}}"#)
+            .into()
+    }
+
+    #[test]
+    fn login_gives_token_and_life() {
+        let login = parse_login(LOGIN.as_bytes()).unwrap();
+
+        assert_eq!(login.token.0.expose_secret(), "s.abc");
+        assert_eq!(login.grant, Grant { ttl: Some(Duration::from_hours(1)), renewable: true });
+    }
+
+    #[test]
+    fn login_that_cannot_serve_is_told_apart() {
+        let limited = LOGIN.replace(r#""num_uses":0"#, r#""num_uses":3"#);
+        assert_eq!(parse_login(limited.as_bytes()).unwrap_err(), Unusable::LimitedUses);
+        assert!(Unusable::LimitedUses.to_string().contains("token_num_uses"));
+
+        for token in [r#""""#, "null", r#""s.\nabc""#, r#""s.ü""#] {
+            let broken = LOGIN.replace(r#""s.abc""#, token);
+            assert_eq!(parse_login(broken.as_bytes()).unwrap_err(), Unusable::NoToken, "{token}");
+        }
+        let unlimited = LOGIN.replace("3600", "0");
+        assert_eq!(parse_login(unlimited.as_bytes()).unwrap().grant.ttl, None);
+    }
+
+    #[test]
+    fn creds_carry_any_character_that_postgresql_can() {
+        let odd = "v-\"\\ü'".repeat(140);
+        let data = format!(
+            r#"{{"username":{},"password":{}}}"#,
+            serde_json::to_string(&odd).unwrap(),
+            serde_json::to_string(&odd).unwrap()
+        );
+        let lease = parse_creds(&creds(r#""a/\"b\\""#, "10", &data)).unwrap();
+
+        assert_eq!(lease.user, odd);
+        assert_eq!(lease.password.expose_secret(), odd);
+        assert_eq!(lease.id.as_str(), "a/\"b\\");
+    }
+
+    #[test]
+    fn creds_that_cannot_serve_are_refused() {
+        let good = r#"{"username":"u","password":"p"}"#;
+        let cases: [(Vec<u8>, Unusable); 8] = [
+            (creds(r#""""#, "10", good), Unusable::NoLease),
+            (creds(r#""l""#, "0", good), Unusable::Duration { seconds: 0 }),
+            (creds(r#""l""#, "-5", good), Unusable::Duration { seconds: -5 }),
+            (creds(r#""l""#, "10", "{}"), Unusable::NoCredential),
+            (creds(r#""l""#, "10", r#"{"username":"u\u0000","password":"p"}"#), Unusable::NoCredential),
+            (creds(r#""l""#, "10", r#"{"username":"u","password":""}"#), Unusable::NoCredential),
+            (b"<html>".to_vec(), Unusable::Shape { at: 1 }),
+            (b"".to_vec(), Unusable::Shape { at: 0 }),
+        ];
+        for (body, error) in cases {
+            assert_eq!(parse_creds(&body).err(), Some(error), "{}", String::from_utf8_lossy(&body));
+        }
+        for data in ["null", "[]", "7", r#"{"username":7}"#] {
+            assert!(parse_creds(&creds(r#""l""#, "10", data)).is_err(), "{data}");
+        }
+        for duration in ["1e30", "\"10\"", "null", "99999999999999999999"] {
+            assert!(parse_creds(&creds(r#""l""#, duration, good)).is_err(), "{duration}");
+        }
+    }
+
+    #[test]
+    fn absurd_durations_are_cut_down() {
+        let grant = parse_renewed_lease(br#"{"lease_duration":1000000000000,"renewable":true}"#).unwrap();
+        assert_eq!(grant.ttl, Some(MAX_TTL));
+    }
+
+    #[test]
+    fn error_texts_are_one_short_line_without_secrets() {
+        let token = SecretString::from("s.canary");
+        let body = br#"{"errors":["1 error occurred:\n\t* bad token s.canary","second"]}"#;
+
+        assert_eq!(parse_errors(body, &[&token]), "1 error occurred: * bad token [redacted]; second");
+        assert_eq!(parse_errors(b"<html>", &[&token]), "");
+        let long = format!(r#"{{"errors":["{}"]}}"#, "x".repeat(10_000));
+        assert_eq!(parse_errors(long.as_bytes(), &[]).len(), MAX_ERROR_CHARS);
+    }
+}

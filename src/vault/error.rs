@@ -1,0 +1,178 @@
+//! What went wrong towards Vault, and what kind of answer it was. Pure.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::api::Unusable;
+use crate::tls::TlsError;
+
+/// A request that pglease makes of Vault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
+    Login,
+    LookUpSelf,
+    ReadCreds,
+    RenewLease,
+    RenewSelf,
+    RevokeSelf,
+}
+
+impl Operation {
+    /// The label in metrics and logs.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::LookUpSelf => "lookup_self",
+            Self::ReadCreds => "creds",
+            Self::RenewLease => "renew",
+            Self::RenewSelf => "renew_self",
+            Self::RevokeSelf => "revoke_self",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why there is no client for Vault.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VaultSetupError {
+    #[error("vault.ca_file")]
+    Tls(#[from] TlsError),
+    #[error("vault.namespace cannot be sent as a header")]
+    Namespace,
+    #[error("HTTP client for vault.address")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why Vault did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VaultError {
+    #[error("reading vault.login.jwt_file {path:?}")]
+    JwtFile { path: PathBuf, source: io::Error },
+    #[error("vault.login.jwt_file {path:?} is empty")]
+    JwtFileEmpty { path: PathBuf },
+    /// The request never went out.
+    #[error("no connection to Vault for {operation}")]
+    NoConnection { operation: Operation, source: Option<reqwest::Error> },
+    /// The request went out, and Vault may have done it.
+    #[error("no answer from Vault to {operation}")]
+    NoAnswer { operation: Operation, source: Option<reqwest::Error> },
+    /// `texts` are Vault's own: for people, never for a decision.
+    #[error("Vault answered {operation} with {status}{}", said(texts))]
+    Refused { operation: Operation, status: u16, texts: String, retry_after: Option<Duration> },
+    #[error("Vault's answer to {operation} is of no use")]
+    Unusable { operation: Operation, source: Unusable },
+}
+
+fn said(texts: &str) -> String {
+    if texts.is_empty() { String::new() } else { format!(": {texts}") }
+}
+
+/// The kinds of answer that the error policy tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The request was never sent: no connection, or nothing to log in with.
+    NotSent,
+    /// Sent, and not answered: Vault may have done it.
+    Lost,
+    /// A success of another shape or status than the API's.
+    Malformed,
+    /// A standby names another address; not followed.
+    Redirect,
+    /// 400.
+    BadRequest,
+    /// 401 or 403.
+    Denied,
+    /// 404.
+    NotFound,
+    /// 412 and 429, with `Retry-After` where it was given.
+    TryLater { retry_after: Option<Duration> },
+    /// Another 4xx: a fault of ours.
+    Unexpected,
+    /// 5xx, and the 47x with which Vault speaks of its own state.
+    Unavailable,
+}
+
+impl VaultError {
+    /// What kind of answer this was.
+    pub(crate) fn answer(&self) -> Answer {
+        match self {
+            Self::JwtFile { .. } | Self::JwtFileEmpty { .. } | Self::NoConnection { .. } => Answer::NotSent,
+            Self::NoAnswer { .. } => Answer::Lost,
+            Self::Unusable { .. } => Answer::Malformed,
+            Self::Refused { status, retry_after, .. } => match status {
+                300..400 => Answer::Redirect,
+                400 => Answer::BadRequest,
+                401 | 403 => Answer::Denied,
+                404 => Answer::NotFound,
+                412 | 429 => Answer::TryLater { retry_after: *retry_after },
+                472..=474 => Answer::Unavailable,
+                401..500 => Answer::Unexpected,
+                _ => Answer::Unavailable,
+            },
+        }
+    }
+
+    /// HTTP status, where there was one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } | Self::Unusable { source: Unusable::Status { status }, .. } => {
+                Some(*status)
+            }
+            Self::Unusable { .. } => Some(200),
+            Self::JwtFile { .. }
+            | Self::JwtFileEmpty { .. }
+            | Self::NoConnection { .. }
+            | Self::NoAnswer { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, retry_after: Option<Duration>) -> VaultError {
+        let texts = "permission denied".to_owned();
+        VaultError::Refused { operation: Operation::ReadCreds, status, texts, retry_after }
+    }
+
+    #[test]
+    fn every_status_is_of_one_kind() {
+        let later = Some(Duration::from_secs(9));
+        for (status, answer) in [
+            (301, Answer::Redirect),
+            (307, Answer::Redirect),
+            (308, Answer::Redirect),
+            (400, Answer::BadRequest),
+            (401, Answer::Denied),
+            (403, Answer::Denied),
+            (404, Answer::NotFound),
+            (405, Answer::Unexpected),
+            (412, Answer::TryLater { retry_after: later }),
+            (413, Answer::Unexpected),
+            (422, Answer::Unexpected),
+            (429, Answer::TryLater { retry_after: later }),
+            (472, Answer::Unavailable),
+            (473, Answer::Unavailable),
+            (474, Answer::Unavailable),
+            (500, Answer::Unavailable),
+            (503, Answer::Unavailable),
+            (599, Answer::Unavailable),
+            (999, Answer::Unavailable),
+        ] {
+            assert_eq!(refused(status, later).answer(), answer, "{status}");
+        }
+    }
+
+    #[test]
+    fn error_names_operation_status_and_vaults_words() {
+        assert_eq!(refused(403, None).to_string(), "Vault answered creds with 403: permission denied");
+    }
+}
