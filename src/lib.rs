@@ -3,6 +3,8 @@
 
 #![expect(dead_code, unused_imports, reason = "called by what comes next")]
 
+mod listener;
+mod session;
 mod upstream;
 mod credential;
 mod lease;

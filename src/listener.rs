@@ -1,0 +1,240 @@
+//! Accepts connections, and hands each to a session of its own.
+//!
+//! [`bind`] opens the sockets and says where; [`serve`] is the accept loop, run on the thread that is to carry the
+//! sessions. It spawns one task per connection and returns when the process has drained and the last of them has
+//! ended.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use crate::backoff::Backoff;
+use crate::config::{ListenAddress, ListenConfig};
+use crate::drain::Phase;
+use crate::net;
+use crate::session::{self, Shared};
+
+/// Open sockets; clients that connect wait in the kernel until [`serve`] takes them.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    sockets: Vec<StdListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Why pglease cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    #[error("listen.addresses: binding {address}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error("listen.addresses: this machine has neither 127.0.0.1 nor ::1")]
+    NoLoopback { source: io::Error },
+    #[error("listen.addresses: no port is free on both 127.0.0.1 and ::1")]
+    NoCommonPort,
+}
+
+impl Listeners {
+    /// Where it listens, with the ports that were chosen.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    fn push(&mut self, (socket, address): (StdListener, SocketAddr)) {
+        self.sockets.push(socket);
+        self.addresses.push(address);
+    }
+}
+
+/// Opens all addresses of `config`, or none.
+pub(crate) fn bind(config: &ListenConfig) -> Result<Listeners, BindError> {
+    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new() };
+    for &address in &config.addresses {
+        match address {
+            ListenAddress::Socket(address) => listeners.push(bind_socket(address)?),
+            ListenAddress::Localhost { port } => {
+                bind_localhost(port)?.into_iter().for_each(|socket| listeners.push(socket));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// 127.0.0.1 and `::1` on the same port; one of them, where the machine has no other.
+fn bind_localhost(port: u16) -> Result<Vec<(StdListener, SocketAddr)>, BindError> {
+    for _ in 0..COMMON_PORT_TRIES {
+        let first = bind_loopback(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        let common = first.as_ref().map_or(port, |(_, address)| address.port());
+        let second = match bind_loopback(SocketAddr::from((Ipv6Addr::LOCALHOST, common))) {
+            // Chosen for the one, in use on the other: choose again.
+            Err(BindError::Bind { source, .. }) if port == 0 && source.kind() == io::ErrorKind::AddrInUse => {
+                continue;
+            }
+            second => second?,
+        };
+        return match (first, second) {
+            (Err(source), Err(_)) => Err(BindError::NoLoopback { source }),
+            (first, second) => Ok([first, second].into_iter().flatten().collect()),
+        };
+    }
+    Err(BindError::NoCommonPort)
+}
+
+/// The inner error: the machine has no such address.
+fn bind_loopback(address: SocketAddr) -> Result<io::Result<(StdListener, SocketAddr)>, BindError> {
+    match bind_socket(address) {
+        Ok(socket) => Ok(Ok(socket)),
+        Err(BindError::Bind { source, .. }) if is_absent(&source) => {
+            warn!(event = "listen.absent", %address, error = %source, "this machine has no such address");
+            Ok(Err(source))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error();
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|absent| Some(absent.raw_os_error())).contains(&errno)
+}
+
+fn bind_socket(address: SocketAddr) -> Result<(StdListener, SocketAddr), BindError> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart need not wait for the connections of the process before.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = StdListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    bound().map_err(|source| BindError::Bind { address, source })
+}
+
+/// Accepts until the process has drained. Returns when no task of it is left.
+///
+/// While draining it accepts on: a client may still want to cancel what runs. Fails only where the runtime cannot
+/// take the sockets.
+pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Result<()> {
+    let sockets = listeners.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
+
+    let connections = TaskTracker::new();
+    {
+        let accepting = accept_all(&sockets, &shared, &connections);
+        tokio::select! {
+            biased;
+            () = drained(&shared) => {}
+            () = accepting => {}
+        }
+    }
+    drop(sockets);
+    shared.places().clear();
+    connections.close();
+    connections.wait().await;
+    info!(event = "listen.end");
+    Ok(())
+}
+
+/// Returns when no new session may come and none is left.
+async fn drained(shared: &Shared) {
+    let mut phase = shared.phase();
+    loop {
+        let accept_until = match *phase.borrow_and_update() {
+            Phase::Serving => None,
+            Phase::Draining { accept_until, .. } => Some(accept_until),
+            Phase::Cut => break,
+        };
+        let over = async {
+            match accept_until {
+                Some(at) => time::sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() { pending().await },
+            () = over => break,
+        }
+    }
+    shared.seats().all_free().await;
+}
+
+/// Never ends by itself.
+async fn accept_all(sockets: &[TcpListener], shared: &Arc<Shared>, connections: &TaskTracker) {
+    let mut backoff = Backoff::default();
+    let mut is_exhausted = false;
+    loop {
+        match accept(sockets).await {
+            Ok((stream, peer)) => {
+                if std::mem::take(&mut is_exhausted) {
+                    info!(event = "accept.resumed");
+                    backoff.reset();
+                }
+                match net::prepare(&stream) {
+                    Ok(()) => {
+                        let place = shared.places().take();
+                        connections.spawn(session::run(stream, place, Arc::clone(shared)));
+                    }
+                    // It is gone already.
+                    Err(error) => debug!(event = "accept.failed", %peer, %error),
+                }
+            }
+            Err(error) if is_of_peer(&error) => debug!(event = "accept.failed", %error),
+            Err(error) => {
+                if !std::mem::replace(&mut is_exhausted, true) {
+                    error!(event = "accept.exhausted", %error, "no new connection until there is room again");
+                }
+                time::sleep(backoff.next(MAX_ACCEPT_DELAY, fastrand::f64())).await;
+            }
+        }
+    }
+}
+
+/// The next connection of any socket. Cancel safe.
+async fn accept(sockets: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        let ready = sockets.iter().map(|socket| socket.poll_accept(cx)).find(Poll::is_ready);
+        ready.unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// Whether the error is that of one connection, which then never was. accept(2) passes on errors of the network
+/// that are already pending on the new socket.
+fn is_of_peer(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const OF_PEER: [Errno; 10] = [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::PROTO,
+        Errno::TIMEDOUT,
+        Errno::NETDOWN,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+    ];
+    OF_PEER.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Connections that the kernel keeps for us: a burst of a large pool.
+const BACKLOG: i32 = 1024;
+/// Between attempts to accept when the process is out of descriptors or memory.
+const MAX_ACCEPT_DELAY: Duration = Duration::from_secs(1);
+/// Free ports that are tried for both loopback addresses.
+const COMMON_PORT_TRIES: usize = 16;
+
+#[cfg(test)]
+mod tests;

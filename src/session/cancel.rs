@@ -1,0 +1,246 @@
+//! Cancel keys handed out, and the upstream behind each. Runs no task: a delivery is the work of the connection
+//! that asked for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Notify;
+use tokio::time;
+use tracing::debug;
+use zeroize::Zeroizing;
+
+use crate::telemetry::{Metrics, ResultLabels};
+use crate::upstream::{CancelTarget, Upstream, UpstreamError};
+use crate::wire::startup::CancelKey;
+
+/// Every session that can be cancelled, by the pid that its client knows. Several upstreams may have the same.
+#[derive(Debug, Default)]
+pub(crate) struct CancelRegistry {
+    by_pid: DashMap<i32, Vec<Arc<Cancellable>>>,
+}
+
+/// Why a cancel was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CancelError {
+    #[error("delivering a cancel took longer than {DELIVERY_TIMEOUT:?}")]
+    TimedOut,
+    #[error("delivering a cancel")]
+    Upstream(#[from] UpstreamError),
+    #[error("no randomness for a cancel key")]
+    Random,
+}
+
+impl CancelRegistry {
+    /// Makes a key of our own for a session, good until the registration is dropped.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        upstream: Arc<Upstream>,
+        target: CancelTarget,
+    ) -> Result<Registration, CancelError> {
+        let mut secret = Zeroizing::new(vec![0; SECRET_LEN]);
+        SystemRandom::new().fill(&mut secret).map_err(|_| CancelError::Random)?;
+        let key = CancelKey { pid: target.key.pid, secret };
+        let session = Arc::new(Cancellable {
+            key,
+            upstream,
+            target,
+            under_way: AtomicU32::new(0),
+            delivered: Notify::new(),
+        });
+        self.by_pid.entry(session.key.pid).or_default().push(Arc::clone(&session));
+        Ok(Registration { registry: Arc::clone(self), session })
+    }
+
+    /// Delivers a client's CancelRequest to the session that it means, if there is one.
+    pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics) {
+        let result = match self.find(key) {
+            None => "miss",
+            Some(session) => match session.cancel().await {
+                Ok(()) => "delivered",
+                Err(error) => {
+                    debug!(event = "cancel.failed", pid = key.pid, %error);
+                    "failed"
+                }
+            },
+        };
+        metrics.cancel_requests.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Compares with every session of that pid, whichever matches, each in constant time.
+    fn find(&self, key: &CancelKey) -> Option<Arc<Cancellable>> {
+        let sessions = self.by_pid.get(&key.pid)?;
+        sessions
+            .iter()
+            .fold(None, |found, session| if session.key == *key { Some(Arc::clone(session)) } else { found })
+    }
+}
+
+/// One session, as far as a cancel goes.
+#[derive(Debug)]
+pub(crate) struct Cancellable {
+    /// What the client was given: upstream's pid, a secret of ours.
+    key: CancelKey,
+    upstream: Arc<Upstream>,
+    target: CancelTarget,
+    /// Deliveries that have begun and not ended.
+    under_way: AtomicU32,
+    delivered: Notify,
+}
+
+impl Cancellable {
+    /// Cancels what runs, and waits until upstream has taken note of it. Cancel safe as far as one can tell: what
+    /// was sent was sent.
+    pub(crate) async fn cancel(&self) -> Result<(), CancelError> {
+        let _under_way = UnderWay::begin(self);
+        time::timeout(DELIVERY_TIMEOUT, self.upstream.cancel(&self.target))
+            .await
+            .map_err(|_| CancelError::TimedOut)?
+            .map_err(CancelError::from)
+    }
+
+    /// Whether a cancel may still hit what the client sends next.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns when a delivery that is under way, or a later one, ends. Cancel safe.
+    pub(crate) async fn delivered(&self) {
+        self.delivered.notified().await;
+    }
+}
+
+/// Counts a delivery for as long as it lives.
+struct UnderWay<'a>(&'a Cancellable);
+
+impl<'a> UnderWay<'a> {
+    fn begin(session: &'a Cancellable) -> Self {
+        session.under_way.fetch_add(1, Ordering::AcqRel);
+        Self(session)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.0.delivered.notify_waiters();
+    }
+}
+
+/// A key in use; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    registry: Arc<CancelRegistry>,
+    session: Arc<Cancellable>,
+}
+
+impl Registration {
+    /// What the client is given.
+    pub(crate) fn key(&self) -> &CancelKey {
+        &self.session.key
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Cancellable> {
+        &self.session
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let pid = self.session.key.pid;
+        if let Some(mut sessions) = self.registry.by_pid.get_mut(&pid) {
+            sessions.retain(|session| !Arc::ptr_eq(session, &self.session));
+        }
+        self.registry.by_pid.remove_if(&pid, |_, sessions| sessions.is_empty());
+    }
+}
+
+/// Connect, write, wait for the close.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a cancel secret in protocol 3.0, in bytes.
+const SECRET_LEN: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::config::{ChannelBinding, SslMode, UpstreamConfig};
+
+    fn upstream() -> Arc<Upstream> {
+        let config = UpstreamConfig {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            database: None,
+            ssl_mode: SslMode::Disable,
+            ssl_root_cert: None,
+            channel_binding: ChannelBinding::Disable,
+            connect_timeout: None,
+        };
+        Arc::new(Upstream::load(&config).unwrap())
+    }
+
+    fn register(registry: &Arc<CancelRegistry>, pid: i32, secret: &[u8]) -> Registration {
+        let key = CancelKey { pid, secret: Zeroizing::new(secret.to_vec()) };
+        let target = CancelTarget { address: SocketAddr::from(([127, 0, 0, 1], 1)), key };
+        registry.register(upstream(), target).unwrap()
+    }
+
+    #[test]
+    fn key_has_upstreams_pid_and_a_secret_of_our_own() {
+        let registry = Arc::new(CancelRegistry::default());
+        let registration = register(&registry, 42, b"upstream");
+
+        assert_eq!(registration.key().pid, 42);
+        assert_eq!(registration.key().secret.len(), SECRET_LEN);
+        assert!(registry.find(registration.key()).is_some());
+        let guess = CancelKey { pid: 42, secret: Zeroizing::new(b"upstream".to_vec()) };
+        assert!(registry.find(&guess).is_none(), "upstream's own secret is good upstream only");
+    }
+
+    #[test]
+    fn sessions_that_share_a_pid_are_told_apart_and_go_one_by_one() {
+        let registry = Arc::new(CancelRegistry::default());
+        let (first, second) = (register(&registry, 7, b"a"), register(&registry, 7, b"b"));
+        let (first_key, second_key) = (first.key().clone(), second.key().clone());
+
+        assert!(Arc::ptr_eq(&registry.find(&first_key).unwrap(), first.session()));
+        drop(first);
+        assert!(registry.find(&first_key).is_none());
+        assert!(Arc::ptr_eq(&registry.find(&second_key).unwrap(), second.session()));
+        drop(second);
+        assert!(registry.by_pid.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancel_is_under_way_until_it_has_ended_however_it_ends() {
+        let registry = Arc::new(CancelRegistry::default());
+        let registration = register(&registry, 7, b"a");
+        let session = registration.session();
+        let mut delivered = std::pin::pin!(session.delivered());
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(delivered.as_mut().poll(cx).is_pending())).await
+        );
+
+        let under_way = UnderWay::begin(session);
+        assert!(session.is_under_way());
+        drop(under_way);
+        assert!(!session.is_under_way());
+        delivered.await;
+    }
+
+    #[tokio::test]
+    async fn guess_and_failure_are_counted() {
+        let metrics = Metrics::new();
+        let registry = Arc::new(CancelRegistry::default());
+        let registration = register(&registry, 7, b"a");
+        let guess = CancelKey { pid: 7, secret: Zeroizing::new(vec![0; 5]) };
+        registry.deliver(&guess, &metrics).await;
+        registry.deliver(registration.key(), &metrics).await;
+
+        let count = |result| metrics.cancel_requests.get_or_create(&ResultLabels { result }).get();
+        assert_eq!((count("miss"), count("failed"), count("delivered")), (1, 1, 0));
+    }
+}

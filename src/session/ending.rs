@@ -1,0 +1,306 @@
+//! When a session is ended by others than its client and its upstream, and what it is told then. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::error::Blame;
+use crate::credential::{LeaseEnd, Standing};
+use crate::drain::Phase;
+use crate::wire::error::{ClientError, SqlState};
+
+/// Why a session is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Its lease ends soon and it is at a point where that costs nothing, or little.
+    LeaseEnds,
+    /// Its lease is over and a statement still runs.
+    LeaseOver,
+    /// Its credential was revoked before its time.
+    Revoked,
+    /// The process stops and it is idle.
+    Draining,
+    /// The process stops, and time is up.
+    Cut,
+    /// The process stops, its client has hung up, and a statement still runs.
+    HungUp,
+}
+
+impl Order {
+    /// The word in logs and metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::LeaseEnds => "lease_ends",
+            Self::LeaseOver => "lease_over",
+            Self::Revoked => "revoked",
+            Self::Draining => "drain",
+            Self::Cut => "cut",
+            Self::HungUp => "hung_up",
+        }
+    }
+
+    /// Who brought it about.
+    pub(crate) fn blame(self) -> Blame {
+        match self {
+            Self::LeaseEnds | Self::LeaseOver | Self::Revoked => Blame::Vault,
+            Self::Draining | Self::Cut => Blame::Proxy,
+            Self::HungUp => Blame::Client,
+        }
+    }
+
+    /// What the client is told. `is_running`: a statement has been sent and not answered.
+    pub(crate) fn client_error(self, is_running: bool) -> ClientError {
+        let (message, detail, hint) = match self {
+            Self::LeaseEnds | Self::LeaseOver => (
+                "terminating connection because the lease of its database credential ends",
+                "The session logged in with a leased database role that is about to be dropped.",
+                "Connect again to get a session on the next credential. To leave sessions open, set startup_role \
+                 or at_lease_end = \"leave\" for the route; to not notice, let the pool close connections before \
+                 they are as old as max_ttl.",
+            ),
+            Self::Revoked => (
+                "terminating connection because its database credential was revoked",
+                "The lease of the session's database role was revoked before its time.",
+                "Connect again to get a session on the next credential.",
+            ),
+            Self::Draining | Self::Cut | Self::HungUp => (
+                "terminating connection because pglease is shutting down",
+                "pglease was told to stop.",
+                "A longer drain.grace leaves idle sessions alone for longer, a longer drain.deadline busy ones.",
+            ),
+        };
+        let unknown = " A statement was running: whether it took effect is not known.";
+        let detail = if is_running { [detail, unknown].concat() } else { detail.to_owned() };
+        ClientError::fatal(SqlState::ADMIN_SHUTDOWN, message).with_detail(detail).with_hint(hint)
+    }
+}
+
+/// What goes on around a session.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Outlook {
+    pub(crate) standing: Standing,
+    pub(crate) phase: Phase,
+    /// The end of the lease does the session no harm.
+    pub(crate) outlives_lease: bool,
+    /// Uniform in 0–1, the same for the life of the session.
+    pub(crate) seed: f64,
+}
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Doing {
+    /// Since when it has been idle, if it is.
+    pub(crate) idle_since: Option<Instant>,
+    /// A statement has been sent and not answered.
+    pub(crate) is_running: bool,
+    /// The client will send nothing more.
+    pub(crate) hung_up: bool,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing is scheduled, whatever it does.
+    Stay,
+    /// To be judged again at this time, and whenever it does something else.
+    LookAgain(Instant),
+    End(Order),
+}
+
+impl Outlook {
+    /// The verdict on a session that does `doing` at `now`.
+    pub(crate) fn judge(&self, doing: Doing, now: Instant) -> Verdict {
+        match (self.judge_phase(doing, now), self.judge_lease(doing, now)) {
+            (Verdict::End(order), _) | (_, Verdict::End(order)) => Verdict::End(order),
+            (Verdict::LookAgain(one), Verdict::LookAgain(other)) => Verdict::LookAgain(one.min(other)),
+            (Verdict::LookAgain(at), Verdict::Stay) | (Verdict::Stay, Verdict::LookAgain(at)) => {
+                Verdict::LookAgain(at)
+            }
+            (Verdict::Stay, Verdict::Stay) => Verdict::Stay,
+        }
+    }
+
+    fn judge_phase(&self, doing: Doing, now: Instant) -> Verdict {
+        match self.phase {
+            Phase::Serving => Verdict::Stay,
+            Phase::Cut => Verdict::End(Order::Cut),
+            Phase::Draining { cut_at, .. } if now >= cut_at => Verdict::End(Order::Cut),
+            Phase::Draining { .. } if doing.hung_up && doing.is_running => Verdict::End(Order::HungUp),
+            Phase::Draining { idle_from, cut_at, .. } => match doing.idle_since {
+                Some(_) if now >= idle_from => Verdict::End(Order::Draining),
+                Some(_) => Verdict::LookAgain(idle_from.min(cut_at)),
+                None => Verdict::LookAgain(cut_at),
+            },
+        }
+    }
+
+    fn judge_lease(&self, doing: Doing, now: Instant) -> Verdict {
+        let end = match self.standing {
+            Standing::Kept => return Verdict::Stay,
+            Standing::Revoked => return Verdict::End(Order::Revoked),
+            Standing::Ending(_) if self.outlives_lease => return Verdict::Stay,
+            Standing::Ending(end) => end,
+        };
+        let due = doing.idle_since.map(|idle_since| idle_due(end, idle_since, self.seed));
+        if now >= end.boundary_from && !doing.is_running || due.is_some_and(|due| now >= due) {
+            return Verdict::End(Order::LeaseEnds);
+        }
+        if now >= end.cut_at {
+            return Verdict::End(Order::LeaseOver);
+        }
+        let next = if now < end.boundary_from { end.boundary_from } else { end.cut_at };
+        Verdict::LookAgain(due.map_or(next, |due| due.min(next)))
+    }
+}
+
+/// When an idle session ends for its lease: not before it has been idle for [`SETTLED`], and spread over the time
+/// from `idle_from` to `boundary_from`, so that a pool does not reconnect all at once.
+///
+/// The position in that time is `(r + seed) / 2` with `r = H / (H + x)`: `x` how long it had been idle at
+/// `idle_from`, `H` [`HALF_RANK`]. So of two sessions with the same seed the longer idle one goes first, and no
+/// part of the time gets more than twice its share.
+fn idle_due(end: LeaseEnd, idle_since: Instant, seed: f64) -> Instant {
+    let idle = end.idle_from.saturating_duration_since(idle_since).as_secs_f64();
+    let half = HALF_RANK.as_secs_f64();
+    let position = f64::midpoint(half / (half + idle), seed.clamp(0.0, 1.0));
+    let window = end.boundary_from.saturating_duration_since(end.idle_from);
+    (end.idle_from + window.mul_f64(position)).max(idle_since + SETTLED)
+}
+
+/// A session that was in use less than this ago is likely to be used again at once.
+const SETTLED: Duration = Duration::from_secs(2);
+/// Idle for so long, a session stands half-way between those just used and those long forgotten.
+const HALF_RANK: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    /// Times are seconds after this.
+    fn at(start: Instant, secs: u64) -> Instant {
+        start + Duration::from_secs(secs)
+    }
+
+    /// Idle from 100, boundaries from 200, cut at 205.
+    fn lease_end(start: Instant) -> LeaseEnd {
+        LeaseEnd { idle_from: at(start, 100), boundary_from: at(start, 200), cut_at: at(start, 205) }
+    }
+
+    fn outlook(standing: Standing, phase: Phase) -> Outlook {
+        Outlook { standing, phase, outlives_lease: false, seed: 0.5 }
+    }
+
+    const BETWEEN: Doing = Doing { idle_since: None, is_running: false, hung_up: false };
+    const RUNNING: Doing = Doing { is_running: true, ..BETWEEN };
+
+    fn idle_since(start: Instant, secs: u64) -> Doing {
+        Doing { idle_since: Some(at(start, secs)), ..BETWEEN }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_happens_while_nothing_is_scheduled() {
+        let start = Instant::now();
+        let calm = outlook(Standing::Kept, Phase::Serving);
+        let leaves =
+            Outlook { outlives_lease: true, ..outlook(Standing::Ending(lease_end(start)), Phase::Serving) };
+        for doing in [RUNNING, BETWEEN, idle_since(start, 0)] {
+            assert_eq!(calm.judge(doing, start), Verdict::Stay);
+            assert_eq!(leaves.judge(doing, at(start, 1000)), Verdict::Stay);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lease_ends_sessions_by_what_they_do() {
+        let start = Instant::now();
+        let ending = outlook(Standing::Ending(lease_end(start)), Phase::Serving);
+        let look = |secs| Verdict::LookAgain(at(start, secs));
+        let ends = Verdict::End(Order::LeaseEnds);
+        let table = [
+            (RUNNING, 0, look(200)),
+            (RUNNING, 200, look(205)),
+            (RUNNING, 205, Verdict::End(Order::LeaseOver)),
+            (BETWEEN, 199, look(200)),
+            (BETWEEN, 200, ends),
+            // Just used: position (1 + 0.5) / 2. Idle for a minute: (0.5 + 0.5) / 2.
+            (idle_since(start, 100), 100, look(175)),
+            (idle_since(start, 40), 0, look(150)),
+            (idle_since(start, 40), 149, look(150)),
+            (idle_since(start, 40), 150, ends),
+            // Used late in the window: two seconds to settle, unless the boundary comes first.
+            (idle_since(start, 190), 190, look(192)),
+            (idle_since(start, 190), 192, ends),
+            (idle_since(start, 199), 199, look(200)),
+            (idle_since(start, 199), 200, ends),
+        ];
+        for (doing, now, expected) in table {
+            assert_eq!(ending.judge(doing, at(start, now)), expected, "{doing:?} at {now}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn longest_idle_goes_first_and_all_within_the_window() {
+        let start = Instant::now() + secs(10_000);
+        let end = lease_end(start);
+        for seed in [0.0, 0.3, 1.0] {
+            let due: Vec<_> = [0, 1, 10, 60, 600, 9_000]
+                .map(|idle| idle_due(end, end.idle_from - secs(idle), seed))
+                .to_vec();
+            assert!(due.is_sorted_by(|earlier, later| earlier > later), "{due:?}");
+            assert!(due.iter().all(|due| (end.idle_from..=end.boundary_from).contains(due)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_ends_idle_sessions_first_and_the_rest_at_the_cut() {
+        let start = Instant::now();
+        let phase = Phase::Draining { accept_until: start, idle_from: at(start, 5), cut_at: at(start, 20) };
+        let drain = outlook(Standing::Kept, phase);
+        let look = |secs| Verdict::LookAgain(at(start, secs));
+        let hung_up = Doing { hung_up: true, ..RUNNING };
+        let table = [
+            (idle_since(start, 0), 0, look(5)),
+            (idle_since(start, 5), 5, Verdict::End(Order::Draining)),
+            (BETWEEN, 19, look(20)),
+            (RUNNING, 19, look(20)),
+            (RUNNING, 20, Verdict::End(Order::Cut)),
+            (idle_since(start, 5), 20, Verdict::End(Order::Cut)),
+            (hung_up, 1, Verdict::End(Order::HungUp)),
+            (Doing { is_running: false, ..hung_up }, 1, look(20)),
+        ];
+        for (doing, now, expected) in table {
+            assert_eq!(drain.judge(doing, at(start, now)), expected, "{doing:?} at {now}");
+        }
+        assert_eq!(outlook(Standing::Kept, Phase::Cut).judge(RUNNING, start), Verdict::End(Order::Cut));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn revocation_ends_all_at_once_even_those_that_outlive_their_lease() {
+        let revoked = Outlook { outlives_lease: true, ..outlook(Standing::Revoked, Phase::Serving) };
+        for doing in [RUNNING, BETWEEN] {
+            assert_eq!(revoked.judge(doing, Instant::now()), Verdict::End(Order::Revoked));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn earlier_of_two_schedules_counts() {
+        let start = Instant::now();
+        let phase = Phase::Draining { accept_until: start, idle_from: at(start, 5), cut_at: at(start, 20) };
+        let both = outlook(Standing::Ending(lease_end(start)), phase);
+        assert_eq!(both.judge(RUNNING, start), Verdict::LookAgain(at(start, 20)));
+        assert_eq!(both.judge(idle_since(start, 0), at(start, 5)), Verdict::End(Order::Draining));
+    }
+
+    #[test]
+    fn client_is_told_when_the_fate_of_a_statement_is_unknown() {
+        let detail = |is_running| match Order::Cut.client_error(is_running) {
+            ClientError::Own { code, detail: Some(detail), .. } if code == SqlState::ADMIN_SHUTDOWN => detail,
+            other @ (ClientError::Own { .. } | ClientError::Verbatim(_)) => panic!("{other:?}"),
+        };
+        assert!(detail(true).contains("not known"));
+        assert!(!detail(false).contains("not known"));
+    }
+}

@@ -1,0 +1,199 @@
+//! Holds a credential and has upstream log in with it, all within `connect_wait`. A credential that upstream
+//! rejects is reported, and the login tried once more with its successor.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{self, Instant};
+use tracing::warn;
+
+use super::close::TERMINATE;
+use super::route::Route;
+use crate::credential::{Hold, SourceClosed};
+use crate::telemetry::{ConnectFailureLabels, Metrics};
+use crate::upstream::{LoggedIn, UpstreamError};
+use crate::wire::error::{ClientError, SqlState};
+use crate::wire::startup::{CancelKey, StartupMessage, StartupParameters};
+
+/// An upstream session and the claim on its credential.
+#[derive(Debug)]
+pub(crate) struct Login {
+    pub(crate) logged_in: LoggedIn,
+    pub(crate) hold: Hold,
+}
+
+/// Why a session got no upstream.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoginError {
+    #[error("no credential within {waited:?}")]
+    NoCredential { waited: Duration },
+    #[error("no credential will come")]
+    NoSource(#[from] SourceClosed),
+    #[error("login at upstream took longer than what was left of {waited:?}")]
+    TimedOut { waited: Duration },
+    #[error("login at upstream")]
+    Upstream(#[from] UpstreamError),
+    /// While it waited.
+    #[error("client went away before its session had begun")]
+    ClientGone,
+}
+
+impl LoginError {
+    /// What the client is told; `None` where there is nobody to tell.
+    pub(crate) fn client_error(&self) -> Option<ClientError> {
+        let error = match self {
+            Self::NoCredential { waited } => {
+                ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "no database credential is available yet")
+                    .with_detail(format!("pglease waited {waited:?} for Vault to issue one."))
+                    .with_hint("The log and /readyz of pglease tell what it waits for.")
+            }
+            Self::NoSource(SourceClosed) => ClientError::fatal(
+                SqlState::CANNOT_CONNECT_NOW,
+                "no database credential is available any more",
+            ),
+            Self::TimedOut { waited } => {
+                ClientError::fatal(SqlState::UNABLE_TO_CONNECT, "upstream server did not answer in time")
+                    .with_detail(format!("A session must begin within listen.connect_wait, {waited:?}."))
+            }
+            Self::Upstream(error) => error.client_error(),
+            Self::ClientGone => return None,
+        };
+        Some(error)
+    }
+}
+
+/// One session's way to its upstream.
+#[derive(Debug)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) parameters: &'a StartupParameters,
+    pub(crate) metrics: &'a Metrics,
+    /// `connect_wait`, and when it is over.
+    pub(crate) connect_wait: Duration,
+    pub(crate) deadline: Instant,
+}
+
+impl Attempt<'_> {
+    /// Logs in, unless the client goes away first. What the client sends meanwhile is kept in `early`.
+    ///
+    /// Not cancel safe: what was begun is closed.
+    pub(crate) async fn run<C>(&self, client: &mut C, early: &mut BytesMut) -> Result<Login, LoginError>
+    where
+        C: AsyncRead + Unpin,
+    {
+        tokio::select! {
+            biased;
+            login = self.log_in() => login,
+            () = hang_up(client, early) => Err(LoginError::ClientGone),
+        }
+    }
+
+    async fn log_in(&self) -> Result<Login, LoginError> {
+        let source = &self.route.source;
+        let waiting = (!source.is_ready()).then(|| Waiting::begin(&self.metrics.clients_waiting));
+        let hold = self.credential(source.hold()).await?;
+        drop(waiting);
+
+        match self.log_in_with(&hold).await {
+            Err(LoginError::Upstream(error @ UpstreamError::CredentialRejected { .. })) => {
+                self.metrics.upstream_auth_rejects.inc();
+                let generation = hold.credential().generation;
+                warn!(event = "upstream.credential_rejected", %generation, %error);
+            }
+            Err(error) => return Err(error),
+            Ok(logged_in) => return Ok(Login { logged_in, hold }),
+        }
+
+        let waiting = Waiting::begin(&self.metrics.clients_waiting);
+        let hold = self.credential(source.replace(hold)).await?;
+        drop(waiting);
+        let logged_in = self.log_in_with(&hold).await?;
+        Ok(Login { logged_in, hold })
+    }
+
+    async fn credential(
+        &self,
+        hold: impl Future<Output = Result<Hold, SourceClosed>>,
+    ) -> Result<Hold, LoginError> {
+        let no_credential = |_| LoginError::NoCredential { waited: self.connect_wait };
+        Ok(time::timeout_at(self.deadline, hold).await.map_err(no_credential)??)
+    }
+
+    async fn log_in_with(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
+        let begun = Instant::now();
+        let login = self.route.upstream.log_in(hold.credential(), self.parameters);
+        let outcome = match time::timeout_at(self.deadline, login).await {
+            Ok(outcome) => outcome.map_err(LoginError::from),
+            Err(_) => Err(LoginError::TimedOut { waited: self.connect_wait }),
+        };
+        match &outcome {
+            Ok(_) => self.metrics.upstream_connect_seconds.observe(begun.elapsed().as_secs_f64()),
+            Err(LoginError::Upstream(error)) => self.count_failure(error.reason(), error.sqlstate()),
+            Err(_) => self.count_failure("timeout", None),
+        }
+        outcome
+    }
+
+    fn count_failure(&self, reason: &'static str, sqlstate: Option<SqlState>) {
+        let sqlstate = sqlstate.map(|code| code.to_string()).unwrap_or_default();
+        self.metrics
+            .upstream_connect_failures
+            .get_or_create(&ConnectFailureLabels { reason, sqlstate })
+            .inc();
+    }
+}
+
+/// Returns when the client has gone away. Cancel safe.
+///
+/// What it sends meanwhile is read, up to [`MAX_EARLY_LEN`] bytes: only behind it would the end be seen. A client
+/// that has sent something and then closed its write side may still want the answer.
+async fn hang_up<C: AsyncRead + Unpin>(client: &mut C, early: &mut BytesMut) {
+    let mut chunk = [0; 256];
+    while early.len() < MAX_EARLY_LEN {
+        match client.read(&mut chunk).await {
+            Ok(0) if early.is_empty() || &early[..] == TERMINATE => return,
+            Ok(0) => break,
+            Ok(len) => early.extend_from_slice(chunk.get(..len).unwrap_or_default()),
+            Err(_) => return,
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Counted as waiting for as long as it lives.
+struct Waiting<'a>(&'a Gauge);
+
+impl<'a> Waiting<'a> {
+    fn begin(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What the client hears when its session begins, in one write: the version it gets, AuthenticationOk, upstream's
+/// own words, its pid with a secret of ours.
+pub(crate) fn greeting(message: &StartupMessage, logged_in: &LoggedIn, key: Option<&CancelKey>) -> BytesMut {
+    let len = logged_in.before_key.len() + logged_in.after_key.len() + 64;
+    let mut out = BytesMut::with_capacity(len);
+    message.encode_negotiation(&mut out);
+    out.extend_from_slice(AUTHENTICATION_OK);
+    out.extend_from_slice(&logged_in.before_key);
+    if let Some(key) = key {
+        key.encode_key_data(&mut out);
+    }
+    out.extend_from_slice(&logged_in.after_key);
+    out
+}
+
+/// AuthenticationOk: Byte1 `R`, Int32 8, Int32 0.
+pub(super) const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+/// What a client may send before its session has begun and still be heard to go away, in bytes.
+const MAX_EARLY_LEN: usize = 8 * 1024;

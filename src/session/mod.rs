@@ -1,0 +1,286 @@
+//! One session from accept to close, in the order in which it happens.
+//!
+//! [`run`] is the task of one connection: the listener spawns it, and it ends with the connection. It comes to a
+//! session ([`Opened`]), or refuses with words of PostgreSQL, or delivers a cancel; a session then relays until it
+//! ends and is closed on both sides. It runs no other task.
+
+pub(crate) mod admission;
+pub(crate) mod startup;
+pub(crate) mod auth;
+pub(crate) mod route;
+pub(crate) mod login;
+mod relay;
+mod bell;
+mod watch;
+mod ending;
+mod close;
+pub(crate) mod cancel;
+mod error;
+mod record;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch as channel;
+use tokio::time::{self, Instant};
+
+use crate::credential::Hold;
+use crate::drain::Phase;
+use crate::ids::SessionId;
+use crate::net::Stream;
+use crate::telemetry::{DirectionLabels, Metrics};
+use crate::wire::error::{ClientError, SqlState};
+use crate::wire::status::Tracker;
+
+use admission::{Seat, Seats, StartupPlace, StartupPlaces};
+use cancel::{CancelRegistry, Registration};
+use error::SessionError;
+use login::{Attempt, Login};
+use record::Record;
+use relay::{Relay, RelayEnd};
+use route::{Outbound, Route};
+use startup::Startup;
+use watch::Watch;
+
+/// What all sessions of a process have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    routes: Vec<Route>,
+    cancels: Arc<CancelRegistry>,
+    metrics: Arc<Metrics>,
+    phase: channel::Receiver<Phase>,
+    connect_wait: Duration,
+    seats: Seats,
+    places: Arc<StartupPlaces>,
+    last_id: AtomicU64,
+    /// Client to upstream, upstream to client.
+    bytes: [Counter; 2],
+}
+
+impl Shared {
+    /// `routes` in the order in which they are tried.
+    pub(crate) fn new(
+        routes: Vec<Route>,
+        metrics: Arc<Metrics>,
+        phase: channel::Receiver<Phase>,
+        connect_wait: Duration,
+        max_sessions: usize,
+    ) -> Self {
+        let bytes = ["frontend", "backend"]
+            .map(|direction| metrics.bytes.get_or_create(&DirectionLabels { direction }).clone());
+        Self {
+            routes,
+            cancels: Arc::default(),
+            metrics,
+            phase,
+            connect_wait,
+            seats: Seats::new(max_sessions),
+            places: Arc::new(StartupPlaces::new(max_sessions.max(MIN_STARTUP_PLACES))),
+            last_id: AtomicU64::new(0),
+            bytes,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> channel::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    pub(crate) fn places(&self) -> &Arc<StartupPlaces> {
+        &self.places
+    }
+
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
+    }
+
+    /// A seat for a session that asks now.
+    fn admit(&self) -> Result<Seat, SessionError> {
+        match *self.phase.borrow() {
+            Phase::Serving => {}
+            Phase::Draining { accept_until, .. } if Instant::now() < accept_until => {}
+            Phase::Draining { .. } | Phase::Cut => return Err(SessionError::Draining),
+        }
+        self.seats.take().ok_or(SessionError::NoSeat { max: self.seats.max() })
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn run<C>(mut client: C, place: StartupPlace, shared: Arc<Shared>)
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+    let mut record = Record::new(id, Arc::clone(&shared.metrics));
+
+    // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
+    match Box::pin(open(&mut client, place, &shared, &mut record)).await {
+        Ok(Some(opened)) => opened.serve(client, &shared, record).await,
+        Ok(None) => record.cancelled(),
+        Err(error) => {
+            let mut last_words = BytesMut::new();
+            error.encode(id, &mut last_words);
+            record.refused(&error);
+            drop(error);
+            Box::pin(close::close_client(&mut client, &last_words)).await;
+        }
+    }
+}
+
+/// From the first byte to ReadyForQuery; `None` for a connection that only brought a cancel.
+async fn open<C>(
+    client: &mut C,
+    place: StartupPlace,
+    shared: &Shared,
+    record: &mut Record,
+) -> Result<Option<Opened>, SessionError>
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut early = BytesMut::new();
+    let message = match startup::read(client, &mut early, &place).await? {
+        Startup::Session(message) => message,
+        Startup::Cancel(key) => {
+            shared.cancels.deliver(&key, &shared.metrics).await;
+            return Ok(None);
+        }
+    };
+    drop(place);
+    let deadline = Instant::now() + shared.connect_wait;
+    let seat = shared.admit()?;
+
+    let asking = auth::trust(message)?;
+    let route = route::find(&shared.routes, &asking)?;
+    let Outbound { parameters, outlives_lease } = route::outbound(&asking, &route.config);
+    let attempt = Attempt {
+        route,
+        parameters: &parameters,
+        metrics: &shared.metrics,
+        connect_wait: shared.connect_wait,
+        deadline,
+    };
+    let Login { mut logged_in, hold } = attempt.run(client, &mut early).await?;
+
+    let target = logged_in.cancel.take();
+    let registration =
+        target.map(|target| shared.cancels.register(Arc::clone(&route.upstream), target)).transpose()?;
+    let key = registration.as_ref().map(Registration::key);
+    let greeting = login::greeting(&asking.message, &logged_in, key);
+    let mut opened = Opened {
+        upstream: logged_in.stream,
+        after_key: logged_in.after_key,
+        early,
+        hold,
+        registration,
+        outlives_lease,
+        _seat: seat,
+    };
+    record.opened(&asking, route, opened.hold.credential(), opened.registration.as_ref());
+    if let Err(error) = greet(client, &greeting).await {
+        Box::pin(close::close_upstream(&mut opened.upstream, close::TERMINATE)).await;
+        return Err(error);
+    }
+    Ok(Some(opened))
+}
+
+async fn greet<C: AsyncWrite + Unpin>(client: &mut C, greeting: &[u8]) -> Result<(), SessionError> {
+    let written = async {
+        client.write_all(greeting).await?;
+        client.flush().await
+    };
+    match time::timeout(GREETING_TIMEOUT, written).await {
+        Ok(written) => written.map_err(SessionError::ClientLost),
+        Err(_) => Err(SessionError::ClientStalled),
+    }
+}
+
+/// A session that has begun.
+#[derive(Debug)]
+struct Opened {
+    upstream: Stream,
+    /// What upstream said behind BackendKeyData; the client has it.
+    after_key: BytesMut,
+    /// What the client said before it could know that its session has begun; upstream does not have it.
+    early: BytesMut,
+    /// Given back when upstream has ended.
+    hold: Hold,
+    registration: Option<Registration>,
+    outlives_lease: bool,
+    _seat: Seat,
+}
+
+impl Opened {
+    /// Relays, and closes both sides.
+    async fn serve<C>(self, client: C, shared: &Shared, record: Record)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { upstream, after_key, early, hold, registration, outlives_lease, _seat } = self;
+        let mut tracker = Tracker::new();
+        tracker.backend(&after_key);
+        drop(after_key);
+        let mut relay = Relay::new(client, upstream, tracker, &early, shared.bytes.clone());
+        drop(early);
+        let mut watch = Watch {
+            standing: hold.standing(),
+            phase: shared.phase(),
+            outlives_lease,
+            seed: fastrand::f64(),
+            cancellable: registration.as_ref().map(|registration| Arc::clone(registration.session())),
+        };
+
+        let end = relay.run(&mut watch).await;
+        // From here on a cancel of the client's would hit nobody, or a stranger.
+        drop(registration);
+
+        let error = client_error(&end, &relay);
+        let cancel =
+            watch.cancellable.filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
+        record.closed(&end, &relay);
+        drop(end);
+        Box::pin(close::close(&mut relay, error.as_ref(), cancel.as_deref())).await;
+        drop(hold);
+    }
+}
+
+/// What the client is told at the end of `relay`; `None` where it has asked for the end, has been told by upstream,
+/// or is not there.
+fn client_error<C, U>(end: &RelayEnd, relay: &Relay<C, U>) -> Option<ClientError>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    match end {
+        RelayEnd::Ordered(order) => Some(order.client_error(relay.tracker.is_running())),
+        RelayEnd::ClientFailed(_) => None,
+        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_)
+            if relay.client_hung_up() || relay.tracker.ends_with_error() =>
+        {
+            None
+        }
+        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) => {
+            Some(ClientError::fatal(SqlState::CONNECTION_FAILURE, "connection to upstream server was lost"))
+        }
+    }
+}
+
+/// Whether a statement that runs is cancelled at the end. Without a drain, a client that vanishes leaves it running,
+/// as it would in front of the server itself.
+fn ends_what_runs(end: &RelayEnd, phase: &channel::Receiver<Phase>) -> bool {
+    match end {
+        RelayEnd::Ordered(_) => true,
+        RelayEnd::ClientFailed(_) => *phase.borrow() != Phase::Serving,
+        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) => false,
+    }
+}
+
+/// For the client to take its greeting, which fits into a socket's buffer.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections in startup, where `max_sessions` is less.
+const MIN_STARTUP_PLACES: usize = 100;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What is left of a session: its log lines and its metrics.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::thread;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::auth::Client;
+use super::cancel::Registration;
+use super::error::{Blame, SessionError};
+use super::relay::{Relay, RelayEnd};
+use super::route::Route;
+use crate::credential::Credential;
+use crate::ids::{GenerationId, SessionId};
+use crate::telemetry::{Causes, Metrics, SessionEndLabels};
+
+/// One connection, from accept on. Dropped in a panic it says so: nobody else would.
+#[derive(Debug)]
+pub(crate) struct Record {
+    id: SessionId,
+    began: Instant,
+    metrics: Arc<Metrics>,
+    generation: Option<GenerationId>,
+}
+
+impl Record {
+    pub(crate) fn new(id: SessionId, metrics: Arc<Metrics>) -> Self {
+        Self { id, began: Instant::now(), metrics, generation: None }
+    }
+
+    /// Upstream has let us in.
+    pub(crate) fn opened(
+        &mut self,
+        client: &Client,
+        route: &Route,
+        credential: &Credential,
+        registration: Option<&Registration>,
+    ) {
+        self.generation = Some(credential.generation);
+        let parameter = |name| client.message.parameters.get(name).unwrap_or_default();
+        info!(
+            event = "session.start",
+            session = %self.id,
+            db = %Name(&client.database),
+            client_user = %Name(&client.user),
+            application_name = %Name(parameter("application_name")),
+            db_role = credential.user,
+            generation = %credential.generation,
+            lease = %credential.lease,
+            pid = registration.map(|registration| registration.key().pid),
+            upstream = format_args!("{}:{}", route.config.upstream.host, route.config.upstream.port),
+        );
+    }
+
+    /// The connection only brought a cancel.
+    pub(crate) fn cancelled(self) {
+        debug!(event = "cancel.served", session = %self.id);
+    }
+
+    /// The session did not begin. Says so loudly only where it is not just a client that went away.
+    pub(crate) fn refused(self, error: &SessionError) {
+        let (session, reason, blame) = (self.id, error.reason(), error.blame());
+        let told = error.client_error(session).is_some();
+        let cause = Causes(error);
+        match blame {
+            Blame::Client if told => {
+                info!(event = "session.refused", %session, reason, blame = blame.as_str(), error = %cause);
+            }
+            Blame::Client => {
+                debug!(event = "session.refused", %session, reason, blame = blame.as_str(), error = %cause);
+            }
+            Blame::Upstream | Blame::Vault | Blame::Proxy => {
+                warn!(event = "session.refused", %session, reason, blame = blame.as_str(), error = %cause);
+            }
+        }
+        if told {
+            self.count(reason);
+        }
+    }
+
+    /// The relay has ended.
+    pub(crate) fn closed<C, U>(self, end: &RelayEnd, relay: &Relay<C, U>)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        // A client that upstream has told of the end closes, too.
+        let client_left = relay.client_hung_up() && !relay.tracker.ends_with_error();
+        let (reason, blame, cause) = outcome(end, client_left);
+        info!(
+            event = "session.end",
+            session = %self.id,
+            reason,
+            blame = blame.as_str(),
+            error = cause.map(tracing::field::display),
+            frontend_bytes = relay.frontend.bytes,
+            backend_bytes = relay.backend.bytes,
+            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            generation = self.generation.map(tracing::field::display),
+        );
+        self.count(reason);
+    }
+
+    fn count(&self, reason: &'static str) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.metrics.session_seconds.get_or_create(&SessionEndLabels { reason }).observe(seconds);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.count("panic");
+            error!(event = "session.panic", session = %self.id, "a bug of pglease ended this session");
+        }
+    }
+}
+
+/// The word for the end of a relay, who brought it about, and the error in it.
+fn outcome(end: &RelayEnd, client_left: bool) -> (&'static str, Blame, Option<Causes<'_>>) {
+    match end {
+        // Upstream answers a client's goodbye in kind, or is not there any more to do so.
+        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) if client_left => {
+            ("client_closed", Blame::Client, None)
+        }
+        RelayEnd::UpstreamClosed => ("upstream_closed", Blame::Upstream, None),
+        RelayEnd::UpstreamFailed(error) => ("upstream_failed", Blame::Upstream, Some(Causes(error))),
+        RelayEnd::ClientFailed(error) => ("client_failed", Blame::Client, Some(Causes(error))),
+        RelayEnd::Ordered(order) => (order.reason(), order.blame(), None),
+    }
+}
+
+/// A name that a client has chosen: as text in one line, and not more of it than PostgreSQL would take.
+struct Name<'a>(&'a [u8]);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = String::from_utf8_lossy(self.0.get(..MAX_NAME_LEN).unwrap_or(self.0));
+        name.chars()
+            .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+            .try_for_each(|c| f.write_char(c))
+    }
+}
+
+/// `NAMEDATALEN` less its `\0`, in bytes.
+const MAX_NAME_LEN: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::session::startup::StartupError;
+
+    #[test]
+    fn name_is_one_bounded_line_whatever_the_client_sent() {
+        assert_eq!(Name(b"app").to_string(), "app");
+        assert_eq!(Name(b"a\nb\x1b[31m\xff").to_string(), "a\u{fffd}b\u{fffd}[31m\u{fffd}");
+        assert_eq!(Name(&[b'x'; 100]).to_string().len(), MAX_NAME_LEN);
+    }
+
+    #[test]
+    fn error_is_told_with_its_sources_in_one_line() {
+        let error = SessionError::from(StartupError::from(io::Error::other("reset")));
+        assert_eq!(Causes(&error).to_string(), "startup: connection to the client: reset");
+    }
+}

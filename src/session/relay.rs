@@ -1,0 +1,421 @@
+//! Bytes both ways, aware of frame boundaries.
+//!
+//! One future polls both directions. What was read goes out in the same poll, from a buffer that all sessions of
+//! the thread share; only what the other side does not take is kept, and nothing more is read for that side until
+//! it has. So an idle session owns no buffer, and a stalled one [`SCRATCH_LEN`] bytes each way at most. Messages
+//! are never collected, and no timer is set unless the session is to end.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::bell::Rarely;
+use super::ending::{Doing, Order, Verdict};
+use super::watch::Watch;
+use crate::wire::status::Tracker;
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub(crate) enum RelayEnd {
+    /// Upstream closed the connection and all that it sent has been passed on.
+    UpstreamClosed,
+    ClientFailed(io::Error),
+    UpstreamFailed(io::Error),
+    /// Told from outside. Nothing that was read from the client has gone unanswered, unless a statement runs.
+    Ordered(Order),
+}
+
+/// Two connections and all that is known of what goes over them.
+#[derive(Debug)]
+pub(crate) struct Relay<C, U> {
+    pub(crate) client: C,
+    pub(crate) upstream: U,
+    pub(crate) tracker: Tracker,
+    /// Client to upstream.
+    pub(crate) frontend: Pump,
+    /// Upstream to client.
+    pub(crate) backend: Pump,
+    upstream_error: Option<io::Error>,
+    /// Both sides have been read until there was nothing more, and all of it has gone out.
+    quiet: bool,
+    /// Something has happened since the session was last seen quiet.
+    stirred: bool,
+    /// [`Pump::bytes`] of the frontend direction when the session was last seen quiet.
+    frontend_seen: u64,
+    idle_since: Option<Instant>,
+}
+
+impl<C, U> Relay<C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// `early` is what the client has already sent; it goes upstream first.
+    pub(crate) fn new(
+        client: C,
+        upstream: U,
+        mut tracker: Tracker,
+        early: &[u8],
+        bytes: [Counter; 2],
+    ) -> Self {
+        let [frontend_bytes, backend_bytes] = bytes;
+        let mut frontend = Pump { closes_writer: true, ..Pump::new(frontend_bytes) };
+        tracker.frontend(early);
+        frontend.count(early.len());
+        frontend.stash = early.to_vec();
+        Self {
+            client,
+            upstream,
+            tracker,
+            frontend,
+            backend: Pump::new(backend_bytes),
+            upstream_error: None,
+            quiet: false,
+            stirred: true,
+            frontend_seen: 0,
+            idle_since: None,
+        }
+    }
+
+    /// Relays until one side ends or `watch` says so. Not cancel safe.
+    ///
+    /// Client EOF closes upstream's write side, and upstream goes on answering; upstream EOF ends the relay.
+    pub(crate) async fn run(&mut self, watch: &mut Watch) -> RelayEnd {
+        loop {
+            // Nothing is awaited between the poll that found both sides quiet and this verdict on it.
+            let look_again = match watch.judge(self.doing()) {
+                Verdict::End(order) => return RelayEnd::Ordered(order),
+                Verdict::LookAgain(at) => Some(at),
+                Verdict::Stay => None,
+            };
+            let changed = pin!(watch.changed(look_again));
+            let mut outside = Rarely::new(changed);
+            let ended = poll_fn(|cx| {
+                if let Some(end) = self.poll_bytes(cx) {
+                    return Poll::Ready(Some(end));
+                }
+                if self.settle() && look_again.is_some() {
+                    return Poll::Ready(None);
+                }
+                Pin::new(&mut outside).poll(cx).map(|()| None)
+            });
+            if let Some(end) = ended.await {
+                return end;
+            }
+        }
+    }
+
+    /// Whether a message of our own to the client would be whole: all before it has been passed on up to the end
+    /// of a frame, or can be.
+    pub(crate) fn can_speak_to_client(&self) -> bool {
+        self.tracker.is_backend_at_boundary()
+    }
+
+    /// The same towards upstream, which must not have been told that nothing more comes.
+    pub(crate) fn can_speak_to_upstream(&self) -> bool {
+        self.tracker.is_frontend_at_boundary() && self.frontend.state == PumpState::Open
+    }
+
+    /// Whether upstream has said all that it will say.
+    pub(crate) fn upstream_ended(&self) -> bool {
+        self.backend.state != PumpState::Open
+    }
+
+    /// Whether the client will send nothing more.
+    pub(crate) fn client_hung_up(&self) -> bool {
+        let ended = matches!(self.frontend.state, PumpState::Finishing | PumpState::Finished);
+        ended || self.tracker.is_terminated()
+    }
+
+    fn doing(&self) -> Doing {
+        let between = self.quiet && self.tracker.is_backend_at_boundary();
+        Doing {
+            idle_since: self.idle_since.filter(|_| self.quiet),
+            is_running: self.tracker.is_running() || !between,
+            hung_up: self.client_hung_up(),
+        }
+    }
+
+    /// Moves what can be moved.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
+        let Self { client, upstream, tracker, frontend, backend, .. } = self;
+        let (sent, received) = SCRATCH.with_borrow_mut(|scratch| {
+            let sent = frontend.poll(cx, client, upstream, scratch, |bytes| tracker.frontend(bytes));
+            let received = backend.poll(cx, upstream, client, scratch, |bytes| tracker.backend(bytes));
+            (sent, received)
+        });
+        self.stirred |= std::mem::take(&mut self.frontend.moved) | std::mem::take(&mut self.backend.moved);
+
+        self.quiet =
+            matches!(sent, Ok(Progress::Quiet | Progress::Done)) && matches!(received, Ok(Progress::Quiet));
+        match sent {
+            Err(PumpError::Read(error)) => return Some(RelayEnd::ClientFailed(error)),
+            // What upstream said before it went is still to be read.
+            Err(PumpError::Write(error)) => self.upstream_error = Some(error),
+            Ok(_) => {}
+        }
+        match received {
+            // What it said before that is still to be written.
+            Err(PumpError::Read(error)) => {
+                self.upstream_error = Some(error);
+                self.backend.state = PumpState::Finishing;
+                cx.waker().wake_by_ref();
+            }
+            Err(PumpError::Write(error)) => return Some(RelayEnd::ClientFailed(error)),
+            Ok(Progress::Done) => {
+                let error = self.upstream_error.take();
+                return Some(error.map_or(RelayEnd::UpstreamClosed, RelayEnd::UpstreamFailed));
+            }
+            Ok(Progress::Quiet | Progress::Blocked | Progress::Busy) => {}
+        }
+        None
+    }
+
+    /// Takes note of what the session does, once it is quiet after something has happened; says whether it is.
+    fn settle(&mut self) -> bool {
+        if !self.quiet || !std::mem::take(&mut self.stirred) {
+            return false;
+        }
+        let client_spoke =
+            std::mem::replace(&mut self.frontend_seen, self.frontend.bytes) != self.frontend.bytes;
+        if !self.tracker.is_idle() {
+            self.idle_since = None;
+        } else if client_spoke || self.idle_since.is_none() {
+            // What upstream says unasked, a notification, is no use of the session.
+            self.idle_since = Some(Instant::now());
+        }
+        true
+    }
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    /// What was read and not taken; from `stash_start` on it is still to be written.
+    stash: Vec<u8>,
+    stash_start: usize,
+    state: PumpState,
+    /// Half-close: the end of the reader is passed on. Else there are words of our own to be said first.
+    closes_writer: bool,
+    unflushed: bool,
+    /// Since it was last looked at.
+    moved: bool,
+    /// Bytes read.
+    pub(crate) bytes: u64,
+    counter: Counter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PumpState {
+    Open,
+    /// The reader has ended: what is stashed goes out, and then the word that it has.
+    Finishing,
+    Finished,
+    /// One of the two broke before the reader had ended.
+    Failed,
+}
+
+/// How a pump stands when it returns; but for `Done` it will wake the task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing to read, nothing to write.
+    Quiet,
+    /// The writer takes no more.
+    Blocked,
+    /// Others' turn: there may be more to read.
+    Busy,
+    Done,
+}
+
+#[derive(Debug)]
+enum PumpError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl Pump {
+    fn new(counter: Counter) -> Self {
+        Self {
+            stash: Vec::new(),
+            stash_start: 0,
+            state: PumpState::Open,
+            closes_writer: false,
+            unflushed: false,
+            moved: false,
+            bytes: 0,
+            counter,
+        }
+    }
+
+    /// What was read and never written.
+    pub(crate) fn take_stash(&mut self) -> Vec<u8> {
+        let mut stash = std::mem::take(&mut self.stash);
+        stash.drain(..std::mem::take(&mut self.stash_start).min(stash.len()));
+        stash
+    }
+
+    fn count(&mut self, len: usize) {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(len);
+        self.counter.inc_by(len);
+    }
+
+    /// Reads and writes until one of them is pending, at most [`MAX_READS`] times. An error leaves the pump
+    /// finished. `seen` is shown the bytes before they are written.
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<Progress, PumpError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let progress = self.poll_open(cx, reader, writer, scratch, &mut seen);
+        if progress.is_err() {
+            let was_open = self.state == PumpState::Open;
+            self.state = if was_open { PumpState::Failed } else { PumpState::Finished };
+            self.moved = true;
+        }
+        progress
+    }
+
+    fn poll_open<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+        seen: &mut impl FnMut(&[u8]),
+    ) -> Result<Progress, PumpError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..MAX_READS {
+            if matches!(self.state, PumpState::Finished | PumpState::Failed) {
+                return Ok(Progress::Done);
+            }
+            if self.poll_unstash(cx, writer).map_err(PumpError::Write)?.is_pending() {
+                return Ok(Progress::Blocked);
+            }
+            if self.state == PumpState::Finishing {
+                return self.poll_finish(cx, writer);
+            }
+            let mut buf = ReadBuf::new(scratch);
+            match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
+                Poll::Pending => return self.poll_flush(cx, writer),
+                Poll::Ready(read) => read.map_err(PumpError::Read)?,
+            }
+            self.moved = true;
+            if buf.filled().is_empty() {
+                self.state = PumpState::Finishing;
+                continue;
+            }
+            seen(buf.filled());
+            self.count(buf.filled().len());
+            self.poll_write(cx, writer, buf.filled()).map_err(PumpError::Write)?;
+        }
+        let _ = self.poll_flush(cx, writer)?;
+        cx.waker().wake_by_ref();
+        Ok(Progress::Busy)
+    }
+
+    /// Writes what the writer takes, and stashes the rest.
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
+        self.unflushed = true;
+        while !bytes.is_empty() {
+            match Pin::new(&mut *writer).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Poll::Pending => {
+                    self.stash = bytes.to_vec();
+                    self.stash_start = 0;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the stash; once it is empty its memory is given back.
+    fn poll_unstash<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> io::Result<Poll<()>> {
+        while let Some(bytes) = self.stash.get(self.stash_start..).filter(|bytes| !bytes.is_empty()) {
+            self.unflushed = true;
+            match Pin::new(&mut *writer).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => self.stash_start += written,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+            self.moved = true;
+        }
+        if self.stash_start > 0 {
+            self.stash = Vec::new();
+            self.stash_start = 0;
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// TLS keeps back what the socket did not take.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Result<Progress, PumpError> {
+        if self.unflushed {
+            match Pin::new(writer).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed.map_err(PumpError::Write)?,
+                Poll::Pending => return Ok(Progress::Blocked),
+            }
+            self.unflushed = false;
+        }
+        Ok(Progress::Quiet)
+    }
+
+    /// Says to the writer that nothing more comes, or at least that this was all for now.
+    fn poll_finish<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Result<Progress, PumpError> {
+        let writer = Pin::new(writer);
+        let finished = if self.closes_writer { writer.poll_shutdown(cx) } else { writer.poll_flush(cx) };
+        let Poll::Ready(finished) = finished else {
+            return Ok(Progress::Blocked);
+        };
+        self.state = PumpState::Finished;
+        self.moved = true;
+        finished.map(|()| Progress::Done).map_err(PumpError::Write)
+    }
+}
+
+thread_local! {
+    /// Borrowed for one poll at a time, never across an await.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
+}
+
+/// What one read takes at most, in bytes: enough for COPY to spend its time in the kernel.
+const SCRATCH_LEN: usize = 64 * 1024;
+/// Reads of one direction in one poll, after which other sessions have their turn.
+const MAX_READS: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Everything outside of a session that may end it: its lease, the process, a cancel on its way.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+use super::cancel::Cancellable;
+use super::ending::{Doing, Outlook, Verdict};
+use crate::credential::Standing;
+use crate::drain::Phase;
+
+/// What a session looks out for while it relays.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// The end of the lease does the session no harm.
+    pub(crate) outlives_lease: bool,
+    /// Uniform in 0–1.
+    pub(crate) seed: f64,
+    /// `None` where upstream gave no cancel key.
+    pub(crate) cancellable: Option<Arc<Cancellable>>,
+}
+
+impl Watch {
+    /// The verdict as of now. A session is not idle while a cancel is on its way to it: it might hit what comes
+    /// next.
+    pub(crate) fn judge(&mut self, doing: Doing) -> Verdict {
+        let outlook = Outlook {
+            standing: *self.standing.borrow_and_update(),
+            phase: *self.phase.borrow_and_update(),
+            outlives_lease: self.outlives_lease,
+            seed: self.seed,
+        };
+        let is_cancelled = self.cancellable.as_ref().is_some_and(|session| session.is_under_way());
+        let idle_since = doing.idle_since.filter(|_| !is_cancelled);
+        outlook.judge(Doing { idle_since, ..doing }, Instant::now())
+    }
+
+    /// Returns when there may be another verdict: something has changed, or it is `look_again`. Cancel safe.
+    pub(crate) async fn changed(&mut self, look_again: Option<Instant>) {
+        let Self { standing, phase, cancellable, .. } = self;
+        tokio::select! {
+            () = change(standing) => {}
+            () = change(phase) => {}
+            () = delivered(cancellable.as_deref()) => {}
+            () = until(look_again) => {}
+        }
+    }
+}
+
+/// The next change. What nobody can change any more stays as it is.
+async fn change<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+async fn delivered(session: Option<&Cancellable>) {
+    match session {
+        Some(session) => session.delivered().await,
+        None => pending().await,
+    }
+}
+
+/// Sets a timer only where there is a time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
