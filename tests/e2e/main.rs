@@ -1,14 +1,41 @@
 //! End to end: real servers, the real program, real client libraries.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "benches and the demo use other parts of it")]
 mod support;
 
 mod servers;
+mod start;
+mod wire;
+mod tls;
+mod rotation;
+mod drain;
 
+use std::path::Path;
 use std::time::Duration;
 
+use support::pglease::Pglease;
+use support::world::World;
 use tokio::time;
+
+/// pglease with one route, for every database and user, on the credentials of `db-app`; ready.
+async fn pglease_for(world: &World<'_>) -> Pglease {
+    pglease_with(&(world.settings() + &world.route("db-app"))).await
+}
+
+/// pglease with these settings, ready.
+async fn pglease_with(settings: &str) -> Pglease {
+    let pglease = start(settings).await;
+    pglease.wait_ready().await;
+    pglease
+}
+
+/// pglease with these settings, listening.
+async fn start(settings: &str) -> Pglease {
+    Pglease::start(Path::new(BINARY), settings).await
+}
 
 /// Waits for what no event tells.
 async fn until(mut done: impl AsyncFnMut() -> bool) {
@@ -20,6 +47,8 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
     let is_done = time::timeout(PATIENCE, polled).await.is_ok();
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
+
+const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
 
 /// For what takes its time on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(40);

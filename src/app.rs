@@ -1,0 +1,242 @@
+//! Composition root: builds the parts, binds, starts the two threads, and takes everything down again in order.
+//!
+//! The calling thread becomes the control thread: chains, HTTP, signals. A second one, the data thread, runs listener
+//! and sessions, so that nothing done for a lease delays a byte of the relay.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, DrainConfig, ListenConfig};
+use crate::credential::{self, CredentialSource, Publisher};
+use crate::drain::Drain;
+use crate::http::{self, Health};
+use crate::lease::{Chain, ChainSettings};
+use crate::listener::{self, Listeners};
+use crate::session::Shared;
+use crate::session::route::Route;
+use crate::telemetry::Metrics;
+use crate::tls::TlsError;
+use crate::upstream::{Probe, Upstream};
+use crate::vault::{Vault, VaultSetupError};
+
+/// Why pglease did not serve, or not to the end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error("upstream of the route on {vault_path}")]
+    Upstream { vault_path: String, source: TlsError },
+    #[error(transparent)]
+    Vault(VaultSetupError),
+    #[error(transparent)]
+    Listen(listener::BindError),
+    #[error(transparent)]
+    Http(http::BindError),
+    #[error("starting a runtime, a thread or a signal handler")]
+    Start(#[from] io::Error),
+    #[error("the data thread has ended, and the sessions with it")]
+    DataThread(#[source] io::Error),
+}
+
+impl AppError {
+    /// Whether a setting is at fault, rather than what was found at run time.
+    pub(crate) fn is_of_settings(&self) -> bool {
+        matches!(self, Self::Upstream { .. } | Self::Vault(_))
+    }
+}
+
+/// Serves until told to stop by SIGTERM or SIGINT, and returns when everything is given back.
+pub(crate) fn run(config: Config) -> Result<(), AppError> {
+    // Credentials are in memory only: not in a core, and not for others of the same user to read.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
+    current_thread()?.block_on(serve(config))
+}
+
+async fn serve(mut config: Config) -> Result<(), AppError> {
+    let signals = StopSignals::register()?;
+    fit_descriptors(&mut config.listen);
+    let drain = Drain::default();
+    let metrics = Arc::new(Metrics::new());
+    let parts = Parts::build(&config, &metrics)?;
+    let listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
+    let http_listener = http::bind(config.http).map_err(AppError::Http)?;
+    let (addresses, http_address) = (join(listeners.addresses()), http_listener.local_addr()?);
+
+    let (pinger, pings) = http::pings();
+    let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
+    let shared =
+        Shared::new(parts.routes, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
+    let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
+    let stop = CancellationToken::new();
+    let mut chains = JoinSet::new();
+    for chain in parts.chains {
+        chains.spawn(chain.run(stop.clone()));
+    }
+    let health = Health::new(metrics, parts.awaited, drain.subscribe(), pinger);
+    let mut endpoints = JoinSet::new();
+    endpoints.spawn(http::serve(http_listener, Arc::new(health)));
+    info!(event = "listen.ready", addresses, http = %http_address, version = VERSION);
+
+    let ended = tokio::select! {
+        ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+        never = signals.drive(&drain, config.drain) => match never {},
+    };
+    stop.cancel();
+    while let Some(chain) = chains.join_next().await {
+        // A chain that panicked has nothing left to revoke with.
+        let _ = chain.inspect_err(|fault| error!(event = "process.fault", error = %fault));
+    }
+    info!(event = "process.end");
+    ended.map_err(AppError::DataThread)
+}
+
+/// What is built before anything is bound.
+struct Parts {
+    routes: Vec<Route>,
+    /// Of the routes that are not optional.
+    awaited: Vec<CredentialSource>,
+    chains: Vec<Chain<Vault>>,
+}
+
+impl Parts {
+    /// One route for each in the configuration, one chain for each of their `vault_path`s.
+    fn build(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
+        let vault = Arc::new(Vault::load(&config.vault, Arc::clone(metrics)).map_err(AppError::Vault)?);
+        let mut chains = BTreeMap::<&str, (Publisher, CredentialSource, Vec<Probe>)>::new();
+        let (mut routes, mut awaited) = (Vec::new(), Vec::new());
+        for route in &config.routes {
+            let vault_path = route.vault_path.as_str();
+            let upstream = Upstream::load(&route.upstream)
+                .map_err(|source| AppError::Upstream { vault_path: vault_path.to_owned(), source })?;
+            let upstream = Arc::new(upstream);
+            let (_, source, provers) = chains.entry(vault_path).or_insert_with(|| {
+                let (publisher, source) = credential::channel();
+                (publisher, source, Vec::new())
+            });
+            let database = route.upstream.database.as_deref().or(route.database.as_deref());
+            provers.push(Probe::new(Arc::clone(&upstream), database.unwrap_or("postgres")));
+            if !route.optional {
+                awaited.push(source.clone());
+            }
+            routes.push(Route { config: route.clone(), upstream, source: source.clone() });
+        }
+        let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, _))| {
+            let settings = ChainSettings { vault_path: vault_path.to_owned(), provers };
+            Chain::new(settings, Arc::clone(&vault), publisher, Arc::clone(metrics))
+        };
+        let chains = chains.into_iter().map(chain).collect();
+        Ok(Self { routes, awaited, chains })
+    }
+}
+
+/// Runs the listener and its sessions on a thread of their own; what is returned resolves when they have ended.
+fn start_data_thread(
+    listeners: Listeners,
+    shared: Arc<Shared>,
+    pings: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    let (ended, has_ended) = oneshot::channel();
+    let runtime = current_thread()?;
+    thread::Builder::new().name("data".to_owned()).spawn(move || {
+        let served = runtime.block_on(async {
+            tokio::select! {
+                served = listener::serve(listeners, shared) => served,
+                // Over when the endpoints are, which is after the sessions.
+                () = pings => future::pending().await,
+            }
+        });
+        // Nobody waits for it only where the process ends anyway.
+        let _ = ended.send(served);
+    })?;
+    Ok(has_ended)
+}
+
+/// The signals that stop the process.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn register() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one, by name. Cancel safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The first begins the drain, the second cuts it short; more change nothing.
+    async fn drive(mut self, drain: &Drain, config: DrainConfig) -> Infallible {
+        let signal = self.next().await;
+        info!(event = "drain.start", signal, deadline_seconds = config.deadline.as_secs_f64());
+        drain.begin(config, Instant::now());
+        loop {
+            let signal = self.next().await;
+            warn!(event = "drain.cut", signal);
+            drain.cut();
+        }
+    }
+}
+
+/// Raises the limit of open files to what `max_sessions` needs, or lowers `max_sessions` to what can be had: running
+/// out of descriptors would cost the leases as well.
+fn fit_descriptors(config: &mut ListenConfig) {
+    let wanted = descriptors(config.max_sessions);
+    let limit = getrlimit(Resource::Nofile);
+    let granted = limit.maximum.unwrap_or(u64::MAX).min(wanted.max(limit.current.unwrap_or(u64::MAX)));
+    let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
+    let granted = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => granted,
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    };
+    if granted < wanted {
+        let sessions = (granted.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_SESSION).max(1);
+        let sessions = usize::try_from(sessions).unwrap_or(usize::MAX);
+        warn!(
+            event = "listen.max_sessions_lowered",
+            from = config.max_sessions,
+            to = sessions,
+            descriptors = granted,
+            "the limit of open files is too low for listen.max_sessions, and cannot be raised"
+        );
+        config.max_sessions = sessions;
+    }
+}
+
+fn descriptors(sessions: usize) -> u64 {
+    let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
+    sessions.saturating_mul(DESCRIPTORS_PER_SESSION).saturating_add(RESERVED_DESCRIPTORS)
+}
+
+fn current_thread() -> io::Result<Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn join(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Client and upstream.
+const DESCRIPTORS_PER_SESSION: u64 = 2;
+
+/// For listeners, Vault, probes, the kubelet, cancels, and connections that have not said yet what they are.
+const RESERVED_DESCRIPTORS: u64 = 160;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");

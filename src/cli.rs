@@ -1,0 +1,82 @@
+//! The subcommands, and all that pglease prints.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+use tracing::warn;
+
+use crate::app;
+use crate::config::{self, Loaded};
+use crate::telemetry::{self, Causes};
+
+/// Runs the command that `arguments` ask for, the program's own name being the first of them.
+///
+/// Exit codes: 0 done; 1 failure at run time; 2 usage or settings.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version come this way, too. A closed pipe is no reason to say more.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Some(("proxy", matches)) = matches.subcommand() {
+        return proxy(matches);
+    }
+    say(&mut io::stdout(), concat!("pglease ", env!("CARGO_PKG_VERSION")));
+    ExitCode::SUCCESS
+}
+
+fn command() -> Command {
+    let proxy = Command::new("proxy")
+        .about("Serve applications until SIGTERM")
+        .long_about(
+            "Listens for PostgreSQL clients on loopback, and logs in to PostgreSQL for them with credentials leased \
+             from Vault or OpenBao. On SIGTERM sessions end, then every lease is revoked; a second signal does not \
+             wait for sessions.\n\nEvery setting is a key of the file, a variable and a flag: docs/settings.md.",
+        )
+        .args(config::flags());
+    Command::new("pglease")
+        .about("Lets applications reach PostgreSQL without a password, on credentials leased from Vault or OpenBao")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(proxy)
+        .subcommand(Command::new("version").about("Print the version"))
+}
+
+fn proxy(matches: &ArgMatches) -> ExitCode {
+    let Loaded { config, warnings } = match config::load(matches, config::environment()) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            say(&mut io::stderr(), &errors.to_string());
+            return USAGE.into();
+        }
+    };
+    if let Err(error) = telemetry::start_log(&config.log) {
+        say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
+        return FAILURE.into();
+    }
+    for warning in warnings {
+        warn!(event = "config.warning", "{warning}");
+    }
+    match app::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
+            if error.is_of_settings() { USAGE.into() } else { FAILURE.into() }
+        }
+    }
+}
+
+/// A line for whoever is there to read it.
+fn say(out: &mut impl io::Write, text: &str) {
+    let _ = writeln!(out, "{text}");
+}
+
+const FAILURE: u8 = 1;
+
+const USAGE: u8 = 2;

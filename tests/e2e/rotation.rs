@@ -1,0 +1,166 @@
+//! What an application sees of the life of a lease: nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time;
+use tokio_postgres::error::SqlState;
+
+use crate::support::postgres::Database;
+use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
+use crate::{PATIENCE, pglease_for, pglease_with, until};
+
+/// A world whose leases live for seconds.
+async fn short_lived(revocation: Revocation) -> World<'static> {
+    let vault_roles =
+        vec![VaultRole { default_ttl: "5s", max_ttl: "10s", revocation, ..VaultRole::default() }];
+    World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await
+}
+
+async fn user_of(session: &Database) -> String {
+    session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn two_rotations_pass_reconnecting_clients_a_held_session_and_an_open_transaction() {
+    let world = short_lived(Revocation::NoLogin).await;
+    let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
+    let pglease = pglease_with(&(world.settings() + &route)).await;
+
+    let held = pglease.connect("app").await.unwrap();
+    let first_user = user_of(&held).await;
+    let in_transaction = pglease.connect("app").await.unwrap();
+    in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
+
+    let rotated = AtomicBool::new(false);
+    let reconnecting = async {
+        let mut users = BTreeSet::new();
+        while !rotated.load(Ordering::Relaxed) {
+            let session = pglease.connect("app").await.unwrap();
+            users.insert(user_of(&session).await);
+            assert_eq!(user_of(&held).await, first_user);
+        }
+        users
+    };
+    let rotations = async {
+        pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
+        rotated.store(true, Ordering::Relaxed);
+    };
+    let (users, ()) = tokio::join!(reconnecting, rotations);
+
+    assert!(users.len() >= 2, "{users:?}");
+    in_transaction.batch_execute("INSERT INTO t VALUES (1002); COMMIT").await.unwrap();
+    let committed = world.superuser.rows("SELECT count(*) FROM t WHERE id > 1000").await;
+    assert_eq!(committed, [[Some("2".to_owned())]]);
+    assert!(pglease.metric("pglease_rotations_total", "result=\"ok\"").await >= 2.0);
+
+    pglease.sigterm();
+    assert!(pglease.wait_exit(Duration::from_secs(30)).await.success());
+    until(async || world.living_roles().await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn unused_credential_is_revoked_once_it_is_superseded_and_a_held_one_is_renewed() {
+    let vault_roles = vec![VaultRole { default_ttl: "4s", max_ttl: "1h", ..VaultRole::default() }];
+    let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
+    let pglease = pglease_for(&world).await;
+    let held = pglease.connect("app").await.unwrap();
+    let first_user = user_of(&held).await;
+
+    // By hand, so that the lease lives while the credential does not log in any more.
+    world.superuser.batch_execute(&format!("ALTER ROLE \"{first_user}\" NOLOGIN")).await.unwrap();
+    let second = pglease.connect("app").await.unwrap();
+    assert_ne!(user_of(&second).await, first_user);
+    pglease.wait_for_event("rotation.done", Duration::from_secs(10)).await;
+
+    // Three renewals of a lease of 4 s are more than it would live without.
+    let renewals_of_first = || {
+        let renewed = pglease.events("lease.renewed");
+        renewed.iter().filter(|event| event["db_role"] == first_user.as_str()).count()
+    };
+    let before = renewals_of_first();
+    until(async || renewals_of_first() >= before + 3).await;
+    assert_eq!(user_of(&held).await, first_user);
+
+    drop(held);
+    let revoked = pglease.wait_for_event("lease.revoked", Duration::from_secs(10)).await;
+    assert_eq!(revoked["db_role"], first_user.as_str());
+    user_of(&second).await;
+}
+
+#[tokio::test]
+async fn refused_credential_brings_one_new_one_for_all_who_wait() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = Arc::new(pglease_for(&world).await);
+    let [(refused, _)] = &world.leased_roles().await[..] else { panic!("one role") };
+    let sql = format!("ALTER ROLE \"{refused}\" PASSWORD 'changed by hand'");
+    world.superuser.batch_execute(&sql).await.unwrap();
+
+    let mut clients = JoinSet::new();
+    for _ in 0..30 {
+        let pglease = Arc::clone(&pglease);
+        clients.spawn(async move { user_of(&pglease.connect("app").await.unwrap()).await });
+    }
+    let users: BTreeSet<_> = clients.join_all().await.into_iter().collect();
+
+    assert_eq!(users.len(), 1, "{users:?}");
+    assert!(!users.contains(refused));
+    assert_eq!(world.leased_roles().await.len(), 2);
+    let rotations = pglease.events("rotation.done");
+    assert!(matches!(&rotations[..], [done] if done["trigger"] == "rejected"), "{rotations:?}");
+}
+
+#[tokio::test]
+async fn session_is_told_before_its_role_is_dropped() {
+    let world = short_lived(Revocation::Drop).await;
+    let pglease = pglease_for(&world).await;
+    let idle = pglease.connect("app").await.unwrap();
+    let busy = pglease.connect("app").await.unwrap();
+
+    // One asks again and again, the other says nothing; neither meets a role that is gone.
+    let working = async {
+        loop {
+            if let Err(error) = busy.query("SELECT count(*) FROM t", &[]).await {
+                return error;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let error = time::timeout(PATIENCE, working).await.unwrap();
+    assert!(error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
+    for session in [busy, idle] {
+        let told = session.last_words().await.unwrap();
+        assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN, "{told:?}");
+        assert!(told.hint().is_some_and(|hint| hint.contains("at_lease_end")), "{told:?}");
+    }
+
+    pglease.wait_for_events("session.end", 2, PATIENCE).await;
+    let ends = pglease.events("session.end");
+    assert!(ends.iter().all(|end| end["reason"] == "lease_ends"), "{ends:?}");
+    pglease.connect("app").await.unwrap().query("SELECT count(*) FROM t", &[]).await.unwrap();
+    // The role of the lease that ended is dropped, the one that serves is there.
+    until(async || world.leased_roles().await.len() == 1).await;
+}
+
+#[tokio::test]
+async fn session_with_a_startup_role_outlives_the_drop_of_its_own() {
+    let world = short_lived(Revocation::Drop).await;
+    let owner = world.group("app_owner");
+    let route = world.route("db-app") + &format!("startup_role = {owner:?}\n");
+    let pglease = pglease_with(&(world.settings() + &route)).await;
+    let session = pglease.connect("app").await.unwrap();
+    let leased: String = session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0);
+    session.batch_execute("CREATE TABLE made_here (id int)").await.unwrap();
+
+    let is_gone = async || !world.leased_roles().await.iter().any(|(role, _)| *role == leased);
+    until(is_gone).await;
+    for sql in ["INSERT INTO made_here VALUES (1)", "DISCARD ALL", "SELECT * FROM made_here"] {
+        session.batch_execute(sql).await.unwrap();
+    }
+    let owner_of_table =
+        world.superuser.rows("SELECT tableowner FROM pg_tables WHERE tablename = 'made_here'").await;
+    assert_eq!(owner_of_table, [[Some(owner)]]);
+}
