@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, DrainConfig, ListenConfig};
+use crate::config::{Config, DrainConfig, ListenConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
@@ -114,7 +114,7 @@ impl Parts {
     /// One route for each in the configuration, one chain for each of their `vault_path`s.
     fn build(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
         let vault = Arc::new(Vault::load(&config.vault, Arc::clone(metrics)).map_err(AppError::Vault)?);
-        let mut chains = BTreeMap::<&str, (Publisher, CredentialSource, Vec<Probe>)>::new();
+        let mut chains = BTreeMap::<&str, (Publisher, CredentialSource, Vec<(&RouteConfig, Probe)>)>::new();
         let (mut routes, mut awaited) = (Vec::new(), Vec::new());
         for route in &config.routes {
             let vault_path = route.vault_path.as_str();
@@ -126,19 +126,28 @@ impl Parts {
                 (publisher, source, Vec::new())
             });
             let database = route.upstream.database.as_deref().or(route.database.as_deref());
-            provers.push(Probe::new(Arc::clone(&upstream), database.unwrap_or("postgres")));
+            provers.push((route, Probe::new(Arc::clone(&upstream), database.unwrap_or("postgres"))));
             if !route.optional {
                 awaited.push(source.clone());
             }
             routes.push(Route { config: route.clone(), upstream, source: source.clone() });
         }
         let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, _))| {
-            let settings = ChainSettings { vault_path: vault_path.to_owned(), provers };
+            let settings = ChainSettings { vault_path: vault_path.to_owned(), provers: that_count(provers) };
             Chain::new(settings, Arc::clone(&vault), publisher, Arc::clone(metrics))
         };
         let chains = chains.into_iter().map(chain).collect();
         Ok(Self { routes, awaited, chains })
     }
+}
+
+/// Where a credential is proven: at the upstreams of the routes that are not optional, which the others must not hold
+/// up; of all routes where all are optional.
+fn that_count(mut provers: Vec<(&RouteConfig, Probe)>) -> Vec<Probe> {
+    if provers.iter().any(|(route, _)| !route.optional) {
+        provers.retain(|(route, _)| !route.optional);
+    }
+    provers.into_iter().map(|(_, prover)| prover).collect()
 }
 
 /// Runs the listener and its sessions on a thread of their own; what is returned resolves when they have ended.

@@ -4,6 +4,7 @@
 //! ask a [`CredentialSource`] and get a [`Hold`]. No task runs here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
@@ -63,10 +64,16 @@ pub(crate) fn channel() -> (Publisher, CredentialSource) {
     let (current, current_rx) = watch::channel(None);
     let (rejections_tx, rejections) = mpsc::channel(REJECTIONS);
     let (waiting_tx, waiting) = watch::channel(0);
+    let proven = Arc::new(AtomicBool::new(false));
 
     (
-        Publisher { current, rejections, waiting },
-        CredentialSource { current: current_rx, rejections: rejections_tx, waiting: Arc::new(waiting_tx) },
+        Publisher { current, rejections, waiting, proven: Arc::clone(&proven) },
+        CredentialSource {
+            current: current_rx,
+            rejections: rejections_tx,
+            waiting: Arc::new(waiting_tx),
+            proven,
+        },
     )
 }
 
@@ -76,6 +83,7 @@ pub(crate) struct Publisher {
     current: watch::Sender<Option<Arc<Generation>>>,
     rejections: mpsc::Receiver<GenerationId>,
     waiting: watch::Receiver<usize>,
+    proven: Arc<AtomicBool>,
 }
 
 impl Publisher {
@@ -89,6 +97,11 @@ impl Publisher {
         });
         self.current.send_replace(Some(Arc::clone(&generation)));
         Issued { generation }
+    }
+
+    /// Notes that upstream has accepted what is offered.
+    pub(crate) fn note_proof(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 
     /// Offers nothing: new sessions wait.
@@ -135,6 +148,7 @@ pub(crate) struct CredentialSource {
     current: watch::Receiver<Option<Arc<Generation>>>,
     rejections: mpsc::Sender<GenerationId>,
     waiting: Arc<watch::Sender<usize>>,
+    proven: Arc<AtomicBool>,
 }
 
 impl CredentialSource {
@@ -159,9 +173,9 @@ impl CredentialSource {
         self.current.borrow().is_some()
     }
 
-    /// Whether there has ever been one: this receiver itself marks nothing as seen, its clones do.
-    pub(crate) fn was_ready(&self) -> bool {
-        self.is_ready() || self.current.has_changed().unwrap_or(false)
+    /// Whether there has ever been one that upstream had accepted.
+    pub(crate) fn was_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 
     /// How many sessions wait for a credential.
@@ -298,14 +312,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn withdrawn_credential_is_remembered_as_a_start_but_not_offered() {
+    async fn proof_is_remembered_when_the_credential_is_withdrawn() {
         let (publisher, source) = channel();
-        assert!(!source.was_ready());
         publisher.promote(credential(1));
-        drop(source.hold().await.unwrap());
+        assert!(source.is_ready() && !source.was_proven());
+        publisher.note_proof();
         publisher.withdraw();
 
-        assert!(!source.is_ready());
-        assert!(source.was_ready());
+        assert!(!source.is_ready() && source.was_proven());
     }
 }

@@ -114,12 +114,12 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, &'static str)
     }
 }
 
-/// 200 from the first moment at which every route that counts has had a credential.
+/// 200 from the first moment at which every route that counts has had a proven credential.
 async fn startup(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
-    if health.sources.iter().all(CredentialSource::was_ready) {
+    if health.sources.iter().all(CredentialSource::was_proven) {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no credential yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "no proven credential yet\n")
     }
 }
 

@@ -64,7 +64,7 @@ impl Prove for Probe {
 #[derive(Debug)]
 pub(crate) struct ChainSettings<P = Probe> {
     pub(crate) vault_path: String,
-    /// One for each route of the chain.
+    /// One for each route that a credential is proven for.
     pub(crate) provers: Vec<P>,
 }
 

@@ -84,11 +84,14 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.attempt_failed(failure);
     }
 
-    /// Takes notice of a proof that ended after its credential was promoted without it.
+    /// Takes notice of the proof of what is offered, which may end after its promotion.
     pub(super) fn judge_current(&mut self) {
         let Some(current) = self.current_mut() else { return };
         match current.proof().map(Proof::state) {
-            Some(ProofState::Proven) => current.end_proof(),
+            Some(ProofState::Proven) => {
+                current.end_proof();
+                self.publisher.note_proof();
+            }
             Some(ProofState::Rejected) => {
                 current.end_proof();
                 self.feed(ChainEvent::Rejected);
@@ -105,9 +108,6 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let Some(candidate) = self.generations.get_mut(&id) else { return };
         candidate.promote(&self.publisher);
         let proven = candidate.is_proven();
-        if proven {
-            candidate.end_proof();
-        }
         if let Some(trigger) = trigger {
             info!(
                 event = "rotation.done",

@@ -75,9 +75,11 @@ async fn upstream_away_at_start_leaves_the_verdict_to_the_clients_logins() {
         let began = Instant::now();
         assert_eq!(rig.user().await, "v-1");
         assert!(began.elapsed() > secs(5) && began.elapsed() < secs(6), "{mood:?}");
-        // It is proven later on.
+        // It is proven later on, and only then counts as a start.
+        assert!(!rig.source.was_proven(), "{mood:?}");
         rig.upstream.set(Mood::Accepts);
         time::sleep(secs(10)).await;
+        assert!(rig.source.was_proven(), "{mood:?}");
         let probes = rig.upstream.probes();
         time::sleep(secs(60)).await;
         assert_eq!(rig.upstream.probes(), probes);
