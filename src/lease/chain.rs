@@ -61,8 +61,6 @@ pub(super) enum Trigger {
     Planned,
     /// Renewals have failed until little time was left.
     Degraded,
-    /// Vault refused to renew the lease.
-    Refused,
     /// An upstream rejected the credential.
     Rejected,
     /// The credential ended.
@@ -79,10 +77,9 @@ pub(super) enum ChainEvent {
     RenewalAsked,
     /// Lease and token are renewed, and nothing is outstanding.
     Renewed,
-    /// A renewal brought no verdict, or only the token's was refused.
+    /// A renewal was not granted. That is no verdict on the credential, even where it was refused: Vault answers so
+    /// while the database is away, too.
     RenewalFailed,
-    /// The renewal of the lease was refused.
-    RenewalRefused,
     /// The current credential needs a successor.
     RotationDue(Trigger),
     /// An upstream rejected the current credential.
@@ -191,10 +188,9 @@ impl ChainState {
 
     /// Begins the attempt; after a renewal, where one could make it needless and did not fail just now.
     fn move_attempt_on(&mut self, event: ChainEvent, now: Duration) -> ChainAction {
-        let failed_just_now = matches!(event, ChainEvent::RenewalFailed | ChainEvent::RenewalRefused);
         let waits = self.phase.attempt() == Some(Attempt::Waiting);
         let may_be_needless = self.phase.trigger().is_some_and(Trigger::ends_with_a_renewal);
-        if waits && may_be_needless && !failed_just_now {
+        if waits && may_be_needless && event != ChainEvent::RenewalFailed {
             self.set_attempt(Attempt::Renewing);
             self.renewing_until = now + MAX_RENEWAL_BEFORE_ATTEMPT;
             ChainAction::Renew
@@ -237,9 +233,6 @@ impl ChainState {
             (Phase::Serving, E::RenewalAsked) => Phase::Renewing,
             (_, E::Renewed) => Phase::Serving,
             (_, E::RenewalFailed) => Phase::Degraded,
-            // The place of a check by lookup and probe: until there is one, a refusal is taken at its word, and what
-            // is there goes on serving.
-            (_, E::RenewalRefused) => rotating(Trigger::Refused),
             (_, E::RotationDue(trigger)) => rotating(trigger),
             (_, E::Rejected) => rotating(Trigger::Rejected),
             (_, E::Expired) => {
@@ -273,10 +266,6 @@ impl ChainState {
                 return vec![ChainAction::Abandon];
             }
             (_, E::RenewalFailed) => self.renewing_until = view.now,
-            (_, E::RenewalRefused) => {
-                self.renewing_until = view.now;
-                self.raise(Trigger::Refused);
-            }
             (_, E::Rejected) => {
                 self.renewing_until = view.now;
                 self.raise(Trigger::Rejected);
@@ -366,7 +355,6 @@ impl Trigger {
         match self {
             Self::Planned => "planned",
             Self::Degraded => "degraded",
-            Self::Refused => "refused",
             Self::Rejected => "rejected",
             Self::Expired => "expired",
         }
@@ -374,10 +362,7 @@ impl Trigger {
 
     /// Whether a renewal that succeeds makes the rotation needless.
     fn ends_with_a_renewal(self) -> bool {
-        match self {
-            Self::Degraded | Self::Refused => true,
-            Self::Planned | Self::Rejected | Self::Expired => false,
-        }
+        self == Self::Degraded
     }
 }
 

@@ -24,16 +24,6 @@ pub(super) enum Renewal {
     Refused,
 }
 
-/// How the renewals of both go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
-    Good,
-    /// Without a verdict on the lease: tried again.
-    Failing,
-    /// The lease was refused.
-    Refused,
-}
-
 /// One generation's lease and token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keeper {
@@ -115,15 +105,9 @@ impl Keeper {
         }
     }
 
-    /// How the last renewals went.
-    pub(super) fn health(&self) -> Health {
-        if self.lease.is_refused() {
-            Health::Refused
-        } else if self.terms().any(Term::is_unwell) {
-            Health::Failing
-        } else {
-            Health::Good
-        }
+    /// Whether the last renewal of either was no success.
+    pub(super) fn is_unwell(&self) -> bool {
+        self.terms().any(Term::is_unwell)
     }
 
     /// Whether a renewal is outstanding.
@@ -265,11 +249,11 @@ mod tests {
             Renewal::Granted { capped: false }
         );
         assert_eq!((keeper.left(at(31)), keeper.token_left(at(31))), (secs(79), Some(secs(299))));
-        assert_eq!(keeper.health(), Health::Good);
+        assert!(!keeper.is_unwell());
     }
 
-    /// Every kind of answer to either renewal: what it is taken for, the health after it, and whether a successor is
-    /// wanted at once (with all of the time left, and once the JWT is over).
+    /// Every kind of answer to either renewal: what it is taken for, and whether a successor of the token is wanted
+    /// at once. One of the lease never is.
     #[test]
     fn each_answer_is_taken_as_the_policy_says() {
         let later = Answer::TryLater { retry_after: None };
@@ -292,8 +276,8 @@ mod tests {
                 of_lease,
                 "{answer:?}"
             );
-            let health = if of_lease == refused { Health::Refused } else { Health::Failing };
-            assert_eq!(keeper.health(), health, "{answer:?}");
+            assert!(keeper.is_unwell(), "{answer:?}");
+            assert_eq!(keeper.wants_rotation(at(50)), None, "{answer:?}");
             assert_eq!(keeper.left(at(50)), secs(50), "{answer:?}");
 
             let mut keeper = family();
@@ -303,7 +287,7 @@ mod tests {
                 of_token,
                 "{answer:?}"
             );
-            assert_eq!(keeper.health(), Health::Failing, "{answer:?}");
+            assert!(keeper.is_unwell(), "{answer:?}");
             assert_eq!(keeper.wants_rotation(at(150)).is_some(), planned, "{answer:?}");
         }
     }
@@ -318,7 +302,7 @@ mod tests {
         }
         assert_eq!(keeper.wants_rotation(at(201)), Some(Trigger::Degraded));
         keeper.answered(Kind::Token, at(201), at(201), Ok(grant(300)), 0.0);
-        assert_eq!((keeper.wants_rotation(at(201)), keeper.health()), (None, Health::Good));
+        assert_eq!((keeper.wants_rotation(at(201)), keeper.is_unwell()), (None, false));
     }
 
     #[test]

@@ -165,13 +165,9 @@ impl Term {
         !self.renewable || self.standing != Standing::Open
     }
 
-    pub(super) fn is_refused(&self) -> bool {
-        self.standing == Standing::Refused
-    }
-
     /// Whether the last renewal was no success.
     pub(super) fn is_unwell(&self) -> bool {
-        self.failing || self.is_refused()
+        self.failing || self.standing == Standing::Refused
     }
 
     /// Whether a successor is due as planned.
@@ -309,7 +305,7 @@ mod tests {
     fn refusal_is_final_until_a_grant() {
         let mut term = term();
         term.refused(at(50), Answer::BadRequest, 0.0);
-        assert!(term.is_final() && term.is_refused() && term.is_due(at(51)));
+        assert!(term.is_final() && term.is_unwell() && term.is_due(at(51)));
         term.failed(at(51), Answer::Unavailable, 0.0);
         assert!(term.is_final());
         term.granted(at(52), at(52), secs(100), true, 0.0);

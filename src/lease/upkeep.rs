@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::chain::ChainEvent;
 use super::clock::Now;
 use super::generation::Generation;
-use super::keeper::{Health, Kind, Renewal};
+use super::keeper::{Kind, Renewal};
 use super::requests::{Report, Revoked};
 use super::state::{LeaseEvent, LeaseState};
 use super::token::LiveToken;
@@ -69,16 +69,14 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let renewal = generation.keeper.answered(kind, asked_at, now, answer, fastrand::f64());
         log_renewal(&self.vault_path, generation, kind, renewal, now, result.as_ref().err());
 
+        if !generation.is_current() {
+            return;
+        }
         let keeper = &generation.keeper;
-        let settled = !keeper.is_asked() && keeper.wants_rotation(now).is_none();
-        let event = match keeper.health() {
-            Health::Good if settled => ChainEvent::Renewed,
-            Health::Good => return,
-            Health::Failing => ChainEvent::RenewalFailed,
-            Health::Refused => ChainEvent::RenewalRefused,
-        };
-        if generation.is_current() {
-            self.feed(event);
+        if keeper.is_unwell() {
+            self.feed(ChainEvent::RenewalFailed);
+        } else if !keeper.is_asked() && keeper.wants_rotation(now).is_none() {
+            self.feed(ChainEvent::Renewed);
         }
     }
 

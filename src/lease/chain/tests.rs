@@ -30,13 +30,12 @@ fn chain(phase: Phase) -> ChainState {
 
 const UNAVAILABLE: Failure = Failure::Vault(Answer::Unavailable);
 
-const EVENTS: [ChainEvent; 15] = [
+const EVENTS: [ChainEvent; 14] = [
     E::Started,
     E::Tick,
     E::RenewalAsked,
     E::Renewed,
     E::RenewalFailed,
-    E::RenewalRefused,
     E::RotationDue(Trigger::Planned),
     E::RotationDue(Trigger::Degraded),
     E::Rejected,
@@ -89,7 +88,6 @@ fn serving_renewing_and_degraded_rotate_for_the_same_reasons() {
                 (E::RenewalAsked, asked, &[]),
                 (E::Renewed, Phase::Serving, &[]),
                 (E::RenewalFailed, Phase::Degraded, &[]),
-                (E::RenewalRefused, begun(Trigger::Refused), &[A::Begin]),
                 (E::RotationDue(Trigger::Planned), begun(Trigger::Planned), &[A::Begin]),
                 (
                     E::RotationDue(Trigger::Degraded),
@@ -106,11 +104,10 @@ fn serving_renewing_and_degraded_rotate_for_the_same_reasons() {
 #[test]
 fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
     use Attempt::{Renewing, Running, Waiting};
-    for trigger in [Trigger::Planned, Trigger::Degraded, Trigger::Refused, Trigger::Rejected] {
+    for trigger in [Trigger::Planned, Trigger::Degraded, Trigger::Rejected] {
         for attempt in [Running, Waiting] {
             let raised = |to: Trigger| rotating(trigger.max(to), attempt);
             let mut row: Vec<(ChainEvent, Phase, &[ChainAction])> = vec![
-                (E::RenewalRefused, raised(Trigger::Refused), &[]),
                 (E::RotationDue(Trigger::Planned), raised(Trigger::Planned), &[]),
                 (E::RotationDue(Trigger::Degraded), raised(Trigger::Degraded), &[]),
                 (E::Rejected, raised(Trigger::Rejected), &[]),
@@ -126,19 +123,15 @@ fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
             assert_row(rotating(trigger, attempt), &row);
         }
     }
-    for trigger in [Trigger::Degraded, Trigger::Refused] {
-        let begun = |to: Trigger| rotating(trigger.max(to), Running);
-        assert_row(
-            rotating(trigger, Renewing),
-            &[
-                (E::Renewed, Phase::Serving, &[A::Abandon]),
-                (E::RenewalFailed, begun(trigger), &[A::Begin]),
-                (E::RenewalRefused, begun(Trigger::Refused), &[A::Begin]),
-                (E::Rejected, begun(Trigger::Rejected), &[A::Begin]),
-                (E::Expired, fetch(Some(Trigger::Expired), Running), &[A::Withdraw, A::Begin]),
-            ],
-        );
-    }
+    assert_row(
+        rotating(Trigger::Degraded, Renewing),
+        &[
+            (E::Renewed, Phase::Serving, &[A::Abandon]),
+            (E::RenewalFailed, rotating(Trigger::Degraded, Running), &[A::Begin]),
+            (E::Rejected, rotating(Trigger::Rejected, Running), &[A::Begin]),
+            (E::Expired, fetch(Some(Trigger::Expired), Running), &[A::Withdraw, A::Begin]),
+        ],
+    );
 }
 
 #[test]
