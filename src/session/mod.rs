@@ -162,7 +162,12 @@ where
         connect_wait: shared.connect_wait,
         deadline,
     };
-    let Login { mut logged_in, hold } = attempt.run(client, &mut early).await?;
+    let login = tokio::select! {
+        biased;
+        login = attempt.run(client, &mut early) => login?,
+        () = watch::too_late(shared.phase()) => return Err(SessionError::Draining),
+    };
+    let Login { mut logged_in, hold } = login;
 
     let target = logged_in.cancel.take();
     let registration =

@@ -444,20 +444,14 @@ async fn clients_are_refused_as_the_server_would() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_that_come_while_draining_are_told_so() {
+async fn sessions_that_have_not_begun_are_told_of_the_drain() {
     let proxy = proxy(1, 1);
-    let after = Duration::from_secs(3);
-    proxy.drain.begin(
-        crate::config::DrainConfig { accept_for: after, grace: after, deadline: after },
-        Instant::now(),
-    );
-    let (session, mut client) = proxy.connect();
-    // Still let in: it waits for a credential until it goes away.
-    tokio::join!(session, async {
-        client.write_all(&startup()).await.unwrap();
-        time::sleep(after).await;
-        assert_eq!(proxy.source.waiting(), 1);
-        drop(client);
-    });
+    let [accept_for, grace, deadline] = [1, 2, 3].map(Duration::from_secs);
+    let begun = Instant::now();
+    proxy.drain.begin(crate::config::DrainConfig { accept_for, grace, deadline }, begun);
+    // Still let in: it waits for a credential, as an idle session would wait for a statement.
     assert_eq!(code(&proxy.told(&startup()).await), "57P03");
+    assert_eq!(begun.elapsed(), grace);
+    assert_eq!(code(&proxy.told(&startup()).await), "57P03");
+    assert_eq!(begun.elapsed(), grace);
 }

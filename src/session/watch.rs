@@ -51,6 +51,23 @@ impl Watch {
     }
 }
 
+/// Returns when the process stops and a session that has not begun will not any more. Cancel safe.
+pub(crate) async fn too_late(mut phase: watch::Receiver<Phase>) {
+    loop {
+        let at = match *phase.borrow_and_update() {
+            Phase::Serving => None,
+            Phase::Draining { accept_until, idle_from, cut_at } => {
+                Some(accept_until.max(idle_from).min(cut_at))
+            }
+            Phase::Cut => return,
+        };
+        tokio::select! {
+            () = until(at) => return,
+            () = change(&mut phase) => {}
+        }
+    }
+}
+
 /// The next change. What nobody can change any more stays as it is.
 async fn change<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
