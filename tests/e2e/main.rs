@@ -11,12 +11,14 @@ mod start;
 mod wire;
 mod tls;
 mod rotation;
+mod trouble;
 mod drain;
 
 use std::path::Path;
 use std::time::Duration;
 
 use support::pglease::Pglease;
+use support::postgres::Database;
 use support::world::World;
 use tokio::time;
 
@@ -35,6 +37,11 @@ async fn pglease_with(settings: &str) -> Pglease {
 /// pglease with these settings, listening.
 async fn start(settings: &str) -> Pglease {
     Pglease::start(Path::new(BINARY), settings).await
+}
+
+/// Who the session has logged in as.
+async fn user_of(session: &Database) -> String {
+    session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0)
 }
 
 /// Waits for what no event tells.

@@ -9,19 +9,14 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tokio_postgres::error::SqlState;
 
-use crate::support::postgres::Database;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, until};
+use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
 
 /// A world whose leases live for seconds.
 async fn short_lived(revocation: Revocation) -> World<'static> {
     let vault_roles =
         vec![VaultRole { default_ttl: "5s", max_ttl: "10s", revocation, ..VaultRole::default() }];
     World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await
-}
-
-async fn user_of(session: &Database) -> String {
-    session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
@@ -155,7 +150,7 @@ async fn session_with_a_startup_role_outlives_the_drop_of_its_own() {
     let route = world.route("db-app") + &format!("startup_role = {owner:?}\n");
     let pglease = pglease_with(&(world.settings() + &route)).await;
     let session = pglease.connect("app").await.unwrap();
-    let leased: String = session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0);
+    let leased = user_of(&session).await;
     session.batch_execute("CREATE TABLE made_here (id int)").await.unwrap();
 
     let is_gone = async || !world.leased_roles().await.iter().any(|(role, _)| *role == leased);

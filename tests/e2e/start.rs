@@ -52,6 +52,45 @@ async fn login_is_tried_again_with_the_jwt_that_is_there_by_then() {
 }
 
 #[tokio::test]
+async fn startup_waits_for_the_proof_and_clients_hear_of_the_upstream_meanwhile() {
+    let world = World::shared(WorldOptions::default()).await;
+    let gate = Gate::to(world.servers.postgres.port()).await;
+    gate.close().await;
+    let pglease = start(&(world.settings() + &through(&gate, &world))).await;
+
+    pglease.wait_for_event("lease.serving", Duration::from_secs(30)).await;
+    let refused = pglease.connect("app").await.err().unwrap();
+    assert_eq!(refused.code(), Some(&SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION));
+    assert_eq!(pglease.get("/startup").await.0, 503);
+
+    gate.open().await;
+    pglease.wait_ready().await;
+    pglease.connect("app").await.unwrap();
+    assert_eq!(world.leased_roles().await.len(), 1);
+}
+
+#[tokio::test]
+async fn upstream_of_an_optional_route_holds_nothing_up() {
+    let world = World::shared(WorldOptions::default()).await;
+    let gate = Gate::to(world.servers.postgres.port()).await;
+    gate.close().await;
+    let away = through(&gate, &world) + "database = \"reports\"\noptional = true\n";
+    let pglease = start(&(world.settings() + &away + &world.route("db-app"))).await;
+
+    pglease.wait_ready().await;
+    pglease.connect("app").await.unwrap();
+    let serving = pglease.wait_for_event("lease.serving", Duration::from_secs(10)).await;
+    assert_eq!(serving["proven"], true);
+    assert!(pglease.connect("reports").await.is_err());
+}
+
+/// The route of `db-app` by way of `gate`.
+fn through(gate: &Gate, world: &World<'_>) -> String {
+    let direct = format!("localhost:{}", world.servers.postgres.port());
+    world.route("db-app").replace(&direct, &gate.address().to_string())
+}
+
+#[tokio::test]
 async fn both_loopback_addresses_serve_one_port() {
     let world = World::shared(WorldOptions::default()).await;
     let pglease = pglease_for(&world).await;
