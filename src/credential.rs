@@ -54,7 +54,7 @@ pub(crate) struct SourceClosed;
 
 #[derive(Debug)]
 struct Generation {
-    credential: Credential,
+    credential: Arc<Credential>,
     holds: watch::Sender<usize>,
     standing: watch::Sender<Standing>,
 }
@@ -89,9 +89,9 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Offers `credential` to new sessions in place of the one before it. When this returns, nobody takes a new
     /// hold on that one.
-    pub(crate) fn promote(&self, credential: Credential) -> Issued {
+    pub(crate) fn promote(&self, credential: impl Into<Arc<Credential>>) -> Issued {
         let generation = Arc::new(Generation {
-            credential,
+            credential: credential.into(),
             holds: watch::Sender::new(0),
             standing: watch::Sender::new(Standing::Kept),
         });

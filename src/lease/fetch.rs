@@ -242,7 +242,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let credential =
             Credential { user: lease.user, password: lease.password, lease: lease.id, generation: id };
         let proof = Proof::new(self.provers.len(), now.boot);
-        self.generations.insert(id, Generation::new(credential, draft.token, &keeper, proof));
+        self.generations.insert(id, Generation::new(credential, draft.token, keeper, proof));
         self.fetch.step = Step::Proving(id);
     }
 

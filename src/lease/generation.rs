@@ -32,14 +32,13 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    pub(super) fn new(credential: Credential, token: Arc<LiveToken>, keeper: &Keeper, proof: Proof) -> Self {
-        let (state, credential) = (LeaseState::Candidate, Arc::new(credential));
+    pub(super) fn new(credential: Credential, token: Arc<LiveToken>, keeper: Keeper, proof: Proof) -> Self {
         Self {
-            credential,
+            credential: Arc::new(credential),
             token,
-            keeper: *keeper,
+            keeper,
             proof: Some(proof),
-            state,
+            state: LeaseState::Candidate,
             issued: None,
             announced: None,
             is_being_revoked: false,
@@ -94,14 +93,7 @@ impl Generation {
 
     /// Offers it to new sessions.
     pub(super) fn promote(&mut self, publisher: &Publisher) {
-        let Credential { user, password, lease, generation } = &*self.credential;
-        let credential = Credential {
-            user: user.clone(),
-            password: password.clone(),
-            lease: lease.clone(),
-            generation: *generation,
-        };
-        self.issued = Some(publisher.promote(credential));
+        self.issued = Some(publisher.promote(Arc::clone(&self.credential)));
         self.apply(LeaseEvent::Promoted);
     }
 

@@ -25,7 +25,7 @@ pub(super) enum Renewal {
 }
 
 /// One generation's lease and token.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Keeper {
     lease: Term,
     /// `None` where it does not end.
