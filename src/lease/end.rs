@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tokio::time::{self, Instant};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::chain::ChainEvent;
 use super::generation::Generation;
 use super::requests::Report;
 use super::state::{LeaseEvent, LeaseState};
 use super::{Chain, Prove, token};
-use crate::vault::VaultApi;
+use crate::vault::{Operation, VaultApi, VaultError};
 
 /// What became of what was alive at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             }
         }
         end.failed += self.revoking;
-        self.report_orphans();
+        self.give_up_revocations();
         info!(event = "lease.chain_ended", vault_path = %self.vault_path, revoked = end.revoked, failed = end.failed);
         end
     }
@@ -61,18 +61,13 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
-    /// Those whose revocation took too long.
-    fn report_orphans(&self) {
-        let is_left = |state| state == LeaseState::Revoking;
-        for generation in self.generations.values().filter(|generation| is_left(generation.state())) {
-            self.metrics.orphans.inc();
-            warn!(
-                event = "lease.orphaned",
-                vault_path = %self.vault_path,
-                generation = %generation.id(),
-                db_role = generation.user(),
-                lease = %generation.lease(),
-                "its revocation took too long: it ends by itself",
+    /// What was not answered in time counts as failed.
+    fn give_up_revocations(&mut self) {
+        let is_left = |generation: &&Generation| generation.state() == LeaseState::Revoking;
+        for id in self.generations.values().filter(is_left).map(Generation::id).collect::<Vec<_>>() {
+            self.on_lease_revoked(
+                id,
+                Err(VaultError::NoAnswer { operation: Operation::RevokeSelf, source: None }),
             );
         }
     }

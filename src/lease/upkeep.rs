@@ -210,7 +210,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
-    fn on_lease_revoked(&mut self, id: GenerationId, result: Result<(), VaultError>) {
+    pub(super) fn on_lease_revoked(&mut self, id: GenerationId, result: Result<(), VaultError>) {
         count(&self.metrics.lease_revocations, result.is_ok());
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match result {
