@@ -19,7 +19,7 @@ pub(super) struct Term {
     granted: Duration,
     end: Deadline,
     renewable: bool,
-    standing: Standing,
+    last_word: LastWord,
     /// Whether the attempts since the last grant failed without a verdict.
     failing: bool,
     /// A renewal is outstanding.
@@ -32,9 +32,9 @@ pub(super) struct Term {
     backoff: Backoff,
 }
 
-/// What Vault's last verdict says of the end.
+/// What Vault said last about the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum LastWord {
     /// It moves on.
     Open,
     /// It came nearer to a maximum than was asked for.
@@ -51,7 +51,7 @@ impl Term {
             granted: ttl,
             end: Deadline::after(asked_at, ttl),
             renewable,
-            standing: Standing::Open,
+            last_word: LastWord::Open,
             failing: false,
             asked: false,
             renew_at: asked_at.boot + schedule::first_renewal(ttl, u),
@@ -89,7 +89,7 @@ impl Term {
         self.renewable = renewable;
         self.renew_at = now.boot + schedule::next_renewal(ttl, u);
         self.answered_at = now.boot;
-        self.standing = if capped { Standing::Capped } else { Standing::Open };
+        self.last_word = if capped { LastWord::Capped } else { LastWord::Open };
         self.nominal = self.nominal.max(ttl);
         if capped || !renewable {
             self.plan_rotation(now, u);
@@ -111,7 +111,7 @@ impl Term {
     pub(super) fn refused(&mut self, now: Now, answer: Answer, u: f64) {
         self.failed(now, answer, u);
         self.failing = false;
-        self.standing = Standing::Refused;
+        self.last_word = LastWord::Refused;
     }
 
     /// Looks for a successor well before the end, but not at once where there is time.
@@ -162,12 +162,12 @@ impl Term {
 
     /// Whether Vault's last verdict is that it will not last longer.
     pub(super) fn is_final(&self) -> bool {
-        !self.renewable || self.standing != Standing::Open
+        !self.renewable || self.last_word != LastWord::Open
     }
 
     /// Whether the last renewal was no success.
     pub(super) fn is_unwell(&self) -> bool {
-        self.failing || self.standing == Standing::Refused
+        self.failing || self.last_word == LastWord::Refused
     }
 
     /// Whether a successor is due as planned.
@@ -200,14 +200,14 @@ impl Term {
     /// A term that is past on the boot clock is not begged back: Vault may revoke it any moment. One that was capped
     /// to its last seconds would only be refused.
     fn may_be_renewed(&self, now: Now) -> bool {
-        let spent = self.standing == Standing::Capped && self.granted < LEAST_CAPPED;
+        let spent = self.last_word == LastWord::Capped && self.granted < LEAST_CAPPED;
         self.renewable && !spent && !self.end.is_past_on_boot_clock(now)
     }
 
     /// Grants are in whole seconds: of two capped ones that name the same end, the later is nearer to it.
     fn later_of_same_end(&self, end: Deadline, capped: bool) -> Deadline {
         let same = self.end.boot.saturating_sub(end.boot) <= Duration::from_secs(1);
-        if capped && same && self.end.boot > end.boot && self.standing == Standing::Capped {
+        if capped && same && self.end.boot > end.boot && self.last_word == LastWord::Capped {
             self.end
         } else {
             end
