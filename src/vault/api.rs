@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Grant, Lease, Login, Token, TokenInfo};
+use super::{Grant, Lease, Login, Token};
 use crate::ids::LeaseId;
 
 /// POST `auth/<mount>/login` of the kubernetes method.
@@ -135,10 +135,10 @@ pub(super) fn parse_renewed_token(body: &[u8]) -> Result<Grant, Unusable> {
 }
 
 /// What lookup-self tells.
-pub(super) fn parse_lookup(body: &[u8]) -> Result<TokenInfo, Unusable> {
+pub(super) fn parse_lookup(body: &[u8]) -> Result<Grant, Unusable> {
     let LookupAnswer { data } = parse(body)?;
     refuse_limited(data.num_uses)?;
-    Ok(TokenInfo { ttl: endless_or(data.ttl)?, renewable: data.renewable })
+    Ok(Grant { ttl: endless_or(data.ttl)?, renewable: data.renewable })
 }
 
 /// The lease of a creds read.

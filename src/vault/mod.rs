@@ -49,13 +49,6 @@ pub(crate) struct Login {
     pub(crate) jwt_expiry: Option<Duration>,
 }
 
-/// What Vault says of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TokenInfo {
-    pub(crate) ttl: Option<Duration>,
-    pub(crate) renewable: bool,
-}
-
 /// A credential as it was read.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -71,8 +64,8 @@ pub(crate) trait VaultApi: Send + Sync + 'static {
     /// Logs in by the configured method.
     fn log_in(&self) -> impl Future<Output = Result<Login, VaultError>> + Send;
 
-    /// `auth/token/lookup-self`.
-    fn look_up_self(&self, token: &Token) -> impl Future<Output = Result<TokenInfo, VaultError>> + Send;
+    /// `auth/token/lookup-self`: what is left of the token.
+    fn look_up_self(&self, token: &Token) -> impl Future<Output = Result<Grant, VaultError>> + Send;
 
     /// GET of `vault_path`: makes a credential.
     fn read_creds(
@@ -221,7 +214,7 @@ impl VaultApi for Vault {
         Ok(Login { jwt_expiry: jwt.expiry, ..login })
     }
 
-    async fn look_up_self(&self, token: &Token) -> Result<TokenInfo, VaultError> {
+    async fn look_up_self(&self, token: &Token) -> Result<Grant, VaultError> {
         let call = Call::new(Operation::LookUpSelf, Method::GET, "auth/token/lookup-self", LOOKUP_TIMEOUT)
             .token(token);
         let answer = self.call(call).await?;

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::ids::LeaseId;
-use crate::vault::{Grant, Lease, Login, Token, TokenInfo, VaultError};
+use crate::vault::{Grant, Lease, Login, Token, VaultError};
 use crate::wire::error::{ErrorResponse, SqlState};
 
 /// What a request gets instead of its answer.
@@ -185,10 +185,10 @@ impl VaultApi for FakeVault {
         })
     }
 
-    async fn look_up_self(&self, token: &Token) -> Result<TokenInfo, VaultError> {
+    async fn look_up_self(&self, token: &Token) -> Result<Grant, VaultError> {
         self.arrive(Operation::LookUpSelf, secs(5)).await?;
         self.check(Operation::LookUpSelf, token)?;
-        Ok(TokenInfo { ttl: None, renewable: true })
+        Ok(Grant { ttl: None, renewable: true })
     }
 
     async fn read_creds(&self, token: &Token, _: &str, timeout: Duration) -> Result<Lease, VaultError> {
