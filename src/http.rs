@@ -1,7 +1,9 @@
 //! `/livez`, `/readyz`, `/startup` and `/metrics` for the kubelet and Prometheus, on any address.
 //!
-//! Runs on the control thread until its future is dropped. Nothing here asks a database or Vault.
+//! Runs on the control thread until its future is dropped. Nothing here asks a database or Vault. One connection
+//! carries one request: neither their number nor what they say, or do not say, costs the sessions anything.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,12 +15,18 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
-use tracing::warn;
+use tracing::{debug, warn};
 
+use crate::backoff::Backoff;
 use crate::config::HttpConfig;
 use crate::credential::CredentialSource;
 use crate::drain::Phase;
@@ -80,18 +88,58 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until it fails, which it does only if the listener does.
-pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<Infallible> {
-    let router = Router::new()
+/// Serves until the future is dropped.
+///
+/// Above [`MAX_CONNECTIONS`] the oldest goes: a probe takes a millisecond, so who is quick always gets through.
+pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> Infallible {
+    let router = router(health);
+    let mut connections = JoinSet::new();
+    let mut by_age = VecDeque::<AbortHandle>::new();
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    backoff.reset();
+                    by_age.retain(|connection| !connection.is_finished());
+                    if by_age.len() >= MAX_CONNECTIONS && let Some(oldest) = by_age.pop_front() {
+                        oldest.abort();
+                    }
+                    by_age.push_back(connections.spawn(exchange(stream, router.clone())));
+                }
+                Err(error) => {
+                    debug!(event = "http.accept_failed", %error);
+                    time::sleep(backoff.next(MAX_ACCEPT_DELAY, fastrand::f64())).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// GET and HEAD of what is here; another path is 404, another method 405.
+fn router(health: Arc<Health>) -> Router {
+    Router::new()
         .route("/livez", get(livez))
         .route("/liveness", get(livez))
         .route("/readyz", get(readyz))
         .route("/readiness", get(readyz))
         .route("/startup", get(startup))
         .route("/metrics", get(metrics))
-        .with_state(health);
-    axum::serve(listener, router).await?;
-    Err(io::ErrorKind::BrokenPipe.into())
+        .with_state(health)
+}
+
+/// One request and its answer, within [`EXCHANGE_TIMEOUT`].
+async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(MAX_BUF_LEN)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match time::timeout(EXCHANGE_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(event = "http.connection_failed", %error),
+        Err(_) => debug!(event = "http.connection_timed_out"),
+    }
 }
 
 /// 200 while the data thread answers.
@@ -158,7 +206,168 @@ const PING_TIMEOUT: Duration = Duration::from_millis(900);
 /// Pings that may wait; a thread that has not answered so many does not answer.
 const PINGS: usize = 16;
 
+/// Accept to the last byte of the answer.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Open at the same time: part of the descriptors that `app` keeps free of sessions.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Of a request's head; the endpoints need a hundred bytes.
+const MAX_BUF_LEN: usize = 16 * 1024;
+
+/// Between attempts to accept when the process is out of descriptors or memory.
+const MAX_ACCEPT_DELAY: Duration = Duration::from_secs(1);
+
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 128;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+    use std::thread;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::credential::{self, Credential, Issued, Publisher};
+    use crate::drain::Drain;
+    use crate::ids::GenerationId;
+
+    /// What the endpoints look at, and the means to change it.
+    struct World {
+        health: Arc<Health>,
+        drain: Drain,
+        publisher: Publisher,
+    }
+
+    /// With a data thread that is `pinger`'s.
+    fn world(data_thread: Pinger) -> World {
+        let (publisher, source) = credential::channel();
+        let drain = Drain::default();
+        let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Health::new(metrics, vec![source], drain.subscribe(), data_thread));
+        World { health, drain, publisher }
+    }
+
+    fn promote(publisher: &Publisher) -> Issued {
+        publisher.promote(Credential {
+            user: "v-app".to_owned(),
+            password: "secret".into(),
+            lease: "database/creds/db-app/1".into(),
+            generation: GenerationId(1),
+        })
+    }
+
+    /// The answer to `request`, head and body.
+    async fn ask(health: &Arc<Health>, request: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let answer = async {
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        tokio::join!(exchange(server, router(Arc::clone(health))), answer).1
+    }
+
+    async fn status(health: &Arc<Health>, path: &str) -> String {
+        let answer = ask(health, &format!("GET {path} HTTP/1.1\r\nhost: pod\r\n\r\n")).await;
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn get_and_head_are_answered_and_nothing_else() {
+        let World { health, .. } = world(pings().0);
+        for (request, first, last) in [
+            ("GET /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "no credential\n"),
+            ("HEAD /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "\r\n\r\n"),
+            ("GET /readyz HTTP/1.0\r\n\r\n", "HTTP/1.0 503 ", "no credential\n"),
+            ("GET /metrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 200 ", "# EOF\n"),
+            ("POST /readyz HTTP/1.1\r\nhost: pod\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 405 ", "\r\n\r\n"),
+            ("GET /status HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("GET /readyz/ HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("\x16\x03\x01\0\r\n\r\n", "HTTP/1.1 400 ", "\r\n\r\n"),
+        ] {
+            let answer = ask(&health, request).await;
+            assert!(answer.starts_with(first) && answer.ends_with(last), "{request:?}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn readyz_follows_credential_and_drain() {
+        let World { health, drain, publisher } = world(pings().0);
+        assert_eq!(status(&health, "/readyz").await, "503");
+        let _issued = promote(&publisher);
+        assert_eq!(status(&health, "/readyz").await, "200");
+        publisher.withdraw();
+        assert_eq!(status(&health, "/readyz").await, "503");
+        let _issued = promote(&publisher);
+        assert_eq!(status(&health, "/readyz").await, "200");
+        drain.cut();
+        assert_eq!(status(&health, "/readyz").await, "503");
+    }
+
+    #[tokio::test]
+    async fn livez_is_503_while_the_data_thread_hangs() {
+        let (pinger, pings) = pings();
+        let (release, released) = std_mpsc::channel();
+        let data_thread = thread::spawn(move || {
+            released.recv().unwrap();
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pings);
+        });
+        let World { health, .. } = world(pinger);
+
+        assert_eq!(status(&health, "/livez").await, "503");
+        release.send(()).unwrap();
+        assert_eq!(status(&health, "/livez").await, "200");
+        drop(health);
+        data_thread.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_that_is_never_finished_ends() {
+        let World { health, .. } = world(pings().0);
+        let began = Instant::now();
+        assert_eq!(ask(&health, "GET /readyz HTT").await, "");
+        assert_eq!(began.elapsed(), EXCHANGE_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn head_of_a_request_is_bounded() {
+        let World { health, .. } = world(pings().0);
+        let answer = ask(&health, &format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_BUF_LEN))).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn silent_connections_make_room_for_those_that_speak() {
+        let World { health, .. } = world(pings().0);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let talk = async {
+            let mut silent = Vec::new();
+            for _ in 0..2 * MAX_CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET /readyz HTT").await.unwrap();
+                silent.push(stream);
+            }
+            let mut speaking = TcpStream::connect(address).await.unwrap();
+            speaking.write_all(b"GET /readyz HTTP/1.1\r\nhost: pod\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            speaking.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 503 "), "{answer:?}");
+            for oldest in silent.iter_mut().take(MAX_CONNECTIONS + 1) {
+                // End of file, or a reset where something was still unread.
+                assert!(matches!(oldest.read(&mut [0]).await, Ok(0) | Err(_)));
+            }
+        };
+        tokio::select! {
+            never = serve(listener, health) => match never {},
+            () = talk => {}
+        }
+    }
+}
