@@ -128,34 +128,42 @@ impl Metrics {
 
     fn register_sessions(&mut self) {
         let registry = &mut self.registry;
-        registry.register("sessions", "Open sessions by the age of their credential", self.sessions.clone());
+        registry.register("sessions", "Open sessions, as of the last second, by whether their credential is the current one or a superseded one", self.sessions.clone());
         registry.register_with_unit(
             "session",
-            "Time from accept to close",
+            "Time from accept to close, by the reason of the end as in the log event session.end",
             Unit::Seconds,
             self.session_seconds.clone(),
         );
-        registry.register("bytes", "Bytes relayed", self.bytes.clone());
-        registry.register("cancel_requests", "CancelRequests by outcome", self.cancel_requests.clone());
+        registry.register(
+            "bytes",
+            "Bytes relayed: frontend is client to upstream, backend upstream to client",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "cancel_requests",
+            "CancelRequests: delivered, failed, or miss where the key is no session's",
+            self.cancel_requests.clone(),
+        );
         registry.register(
             "clients_waiting",
-            "Sessions waiting for a credential",
+            "Sessions that wait for a credential",
             self.clients_waiting.clone(),
         );
         registry.register_with_unit(
             "upstream_connect",
-            "Time from connect to ReadyForQuery",
+            "Time of a login at an upstream that succeeded, from connect to ReadyForQuery",
             Unit::Seconds,
             self.upstream_connect_seconds.clone(),
         );
         registry.register(
             "upstream_connect_failures",
-            "Upstream logins that failed, by reason and SQLSTATE",
+            "Logins at an upstream that failed; sqlstate is empty where upstream said none",
             self.upstream_connect_failures.clone(),
         );
         registry.register(
             "upstream_auth_rejects",
-            "Upstream logins refused for reason of the leased credential",
+            "Logins that an upstream refused with 28P01 or 28000: the leased credential is not accepted",
             self.upstream_auth_rejects.clone(),
         );
     }
@@ -174,19 +182,31 @@ impl Metrics {
             Unit::Seconds,
             self.token_expiry.clone(),
         );
-        registry.register("lease_issued", "Credentials read from Vault", self.lease_issued.clone());
-        registry.register("lease_renewals", "Renewals of leases", self.lease_renewals.clone());
-        registry.register("lease_revocations", "Revocations of leases", self.lease_revocations.clone());
-        registry.register("rotations", "Promotions of a successor, by trigger", self.rotations.clone());
-        registry.register("orphans", "Leases left to end by themselves", self.orphans.clone());
+        registry.register("lease_issued", "Reads of a credential: ok or failed", self.lease_issued.clone());
+        registry.register("lease_renewals", "Renewals of a lease: ok or failed", self.lease_renewals.clone());
+        registry.register(
+            "lease_revocations",
+            "Revocations of a lease: ok or failed",
+            self.lease_revocations.clone(),
+        );
+        registry.register(
+            "rotations",
+            "Rotations by what set them off: ok, unproven where no upstream gave a verdict, or failed",
+            self.rotations.clone(),
+        );
+        registry.register(
+            "orphans",
+            "Leases that pglease could not revoke: they end by themselves",
+            self.orphans.clone(),
+        );
         registry.register(
             "vault_requests",
-            "Requests to Vault by operation and code",
+            "Requests to Vault; code is the HTTP status, or none where no answer came",
             self.vault_requests.clone(),
         );
         registry.register_with_unit(
             "vault_request",
-            "Time of requests to Vault",
+            "Time of a request to Vault",
             Unit::Seconds,
             self.vault_request_seconds.clone(),
         );
@@ -263,23 +283,77 @@ fn session_seconds() -> Histogram {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
+
+    /// Metrics with one sample of each that has labels.
+    fn touched() -> Metrics {
+        let metrics = Metrics::new();
+        let word = "word";
+        let result = || ResultLabels { result: word };
+        let chain = || ChainLabels { vault_path: "database/creds/db-app".to_owned() };
+        let generation = GenerationLabels { vault_path: chain().vault_path, generation: word };
+        let failure = ConnectFailureLabels { reason: word, sqlstate: String::new() };
+
+        let _ = metrics.sessions.get_or_create(&generation);
+        let _ = metrics.session_seconds.get_or_create(&SessionEndLabels { reason: word });
+        let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
+        let _ = metrics.cancel_requests.get_or_create(&result());
+        let _ = metrics.upstream_connect_failures.get_or_create(&failure);
+        metrics.lease_expiry.get_or_create(&chain()).set(1_700_000_000);
+        let _ = metrics.token_expiry.get_or_create(&chain());
+        let _ = metrics.lease_issued.get_or_create(&result());
+        metrics.lease_renewals.get_or_create(&result()).inc();
+        let _ = metrics.lease_revocations.get_or_create(&result());
+        let _ = metrics.rotations.get_or_create(&RotationLabels { trigger: word, result: word });
+        let _ = metrics.vault_requests.get_or_create(&VaultLabels { op: word, code: word.to_owned() });
+        let _ = metrics.vault_request_seconds.get_or_create(&OperationLabels { op: word });
+        metrics
+    }
+
+    /// Names in the braces of a sample, but for a histogram's own.
+    fn labels(sample: &str) -> Vec<&str> {
+        let inside = sample
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .map_or("", |(inside, _)| inside);
+        let names = inside.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name);
+        names.filter(|name| *name != "le").collect()
+    }
 
     #[test]
     fn scrape_carries_names_units_and_labels() {
-        let metrics = Metrics::new();
-        metrics.lease_renewals.get_or_create(&ResultLabels { result: "ok" }).inc();
-        let chain = ChainLabels { vault_path: "database/creds/db-app".to_owned() };
-        metrics.lease_expiry.get_or_create(&chain).set(1_700_000_000);
-
-        let text = metrics.encode().unwrap();
+        let text = touched().encode().unwrap();
         for line in [
             "pglease_build_info{version=\"",
-            "pglease_lease_renewals_total{result=\"ok\"} 1\n",
+            "pglease_lease_renewals_total{result=\"word\"} 1\n",
             "pglease_lease_expiry_timestamp_seconds{vault_path=\"database/creds/db-app\"} 1700000000\n",
             "pglease_clients_waiting 0\n",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn docs_list_every_metric() {
+        let text = touched().encode().unwrap();
+        let mut table = "| metric | type | labels | what it counts |\n| --- | --- | --- | --- |\n".to_owned();
+        for block in text.split("# HELP ").skip(1) {
+            let (name, rest) = block.split_once(' ').unwrap();
+            let (help, rest) = rest.split_once(".\n# TYPE ").unwrap();
+            let (kind, rest) = rest.split_once('\n').unwrap();
+            let kind = kind.rsplit(' ').next().unwrap();
+            let sample = rest.lines().find(|line| line.starts_with(name)).unwrap();
+            let labels: Vec<_> = labels(sample).into_iter().map(|label| format!("`{label}`")).collect();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let _ = writeln!(table, "| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", "));
+        }
+        let docs = include_str!("../docs/metrics.md");
+        assert!(docs.contains(&table), "docs/metrics.md should have:\n\n{table}");
     }
 }
