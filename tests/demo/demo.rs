@@ -107,7 +107,9 @@ async fn up(stop: &CancellationToken) -> ExitCode {
         let url = pglease.database_url(&world.database());
         say(&format!(
             "DATABASE_URL={url}\npsql '{url}'\n\n\
+             Without a psql of your own: {}/psql\n\
              Tables t and visits are there to use; {} has the figures. Ctrl-C ends it all.\n",
+            world.servers.postgres.bin().display(),
             pglease.http_url("/metrics")
         ));
         let mut progress = Progress::new(world, pglease);
@@ -141,9 +143,10 @@ async fn on_stage<T>(act: impl AsyncFnOnce(&World<'_>, &Pglease) -> T) -> T {
     ));
 
     let settings = format!(
-        "{}{}at_lease_end = \"leave\"\n",
+        "{}{}database = {:?}\nat_lease_end = \"leave\"\n",
         world.settings_with("info", &world.servers.openbao.address(), ""),
-        world.route("db-app")
+        world.route("db-app"),
+        world.database()
     );
     let pglease = Pglease::start(&binary(), &settings).await;
     pglease.wait_ready().await;
