@@ -13,6 +13,7 @@ mod tls;
 mod rotation;
 mod trouble;
 mod drain;
+mod setup;
 
 use std::path::Path;
 use std::time::Duration;

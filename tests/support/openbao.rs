@@ -1,6 +1,6 @@
 //! An OpenBao in development mode: in memory, unsealed, with the root token `root`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -44,6 +44,11 @@ impl OpenBao {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The program, which is the command line as well.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The running server, to be sent signals and asked for its log.
