@@ -7,6 +7,7 @@ use crate::config::keys::Key;
 use crate::config::keywords::{KEYWORDS, Use};
 
 const SETTINGS: &str = include_str!("../../../docs/settings.md");
+const README: &str = include_str!("../../../README.md");
 
 /// What stands between the two comments of that name.
 fn section(name: &str) -> &'static str {
@@ -123,6 +124,46 @@ fn example_file_is_valid_and_names_every_key() {
         loaded.config.vault.ca_file.as_ref().and_then(|path| path.file_name()),
         Some("token".as_ref())
     );
+}
+
+/// The first block of code in this language behind `heading`.
+fn block(docs: &'static str, heading: &str, language: &str) -> &'static str {
+    let (_, rest) = docs.split_once(&format!("\n{heading}\n")).expect("the heading");
+    let (_, rest) = rest.split_once(&format!("```{language}\n")).expect("a block");
+    rest.split_once("```").expect("its end").0
+}
+
+/// What a shell makes of a command without its first two words, `pglease proxy`. No word has a space in it.
+fn arguments(command: &'static str) -> Vec<&'static str> {
+    let words = command.split_whitespace().filter(|word| *word != "\\").map(|word| word.trim_matches('\''));
+    let mut words = words.collect::<Vec<_>>();
+    assert_eq!(words.drain(..2).collect::<Vec<_>>(), ["pglease", "proxy"]);
+    words
+}
+
+#[test]
+fn smallest_sets_of_settings_are_valid_and_the_same_with_and_without_a_file() {
+    let token = || Given::nothing().variable("PGLEASE_VAULT_LOGIN_JWT_FILE", "DIR/token");
+    let file = block(README, "## Run it", "toml").replace("/etc/pg/ca.pem", "DIR/token");
+    let mut by_file = token().file(&file).config();
+    assert!(by_file.routes[0].upstream.ssl_root_cert.take().is_some());
+
+    let (_, by_flags) = README.split_once("The same without a file").unwrap();
+    let by_flags = by_flags.split_once("```sh\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+    let mut by_flags = token().arguments(&arguments(by_flags)).config();
+    by_flags.vault.login.jwt_file.clone_from(&by_file.vault.login.jwt_file);
+    assert_eq!(by_flags, by_file);
+
+    let smallest = arguments(block(SETTINGS, "## The smallest set", "sh"));
+    assert_eq!(token().arguments(&smallest).config().routes.len(), 1);
+}
+
+#[test]
+fn example_of_errors_is_what_is_said() {
+    let errors = Given::minimal_file("\n[log]\n[listen]\nmax_sesions = 3\n")
+        .variable("PGLEASE_DRAIN_GRACE", "30s")
+        .errors();
+    assert_eq!(format!("{errors}\n"), block(SETTINGS, "## When something is wrong", "text"));
 }
 
 #[test]
