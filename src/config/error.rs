@@ -102,7 +102,7 @@ pub(crate) enum Problem {
         "the file has {routes} routes, and this may be meant for any of them; write it into its [[route]]"
     )]
     SeveralRoutes { routes: usize },
-    #[error("empty; write something, or leave it out")]
+    #[error("empty; write something")]
     Empty,
     #[error("holds a control character; remove it")]
     ControlCharacter,
@@ -150,6 +150,8 @@ pub(crate) enum Problem {
     NotAFile,
     #[error("the file is empty; fill it, or name another")]
     EmptyFile,
+    #[error("the file holds no certificate; name a PEM file of CAs")]
+    NoCertificate,
     #[error("the file is not UTF-8; write it in UTF-8")]
     FileNotUtf8,
     #[error("the file is larger than {max_len} bytes; name the right one")]

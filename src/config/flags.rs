@@ -47,8 +47,9 @@ fn heading(key: &Key) -> &'static str {
     }
 }
 
-fn value_name(kind: &Kind) -> &'static str {
-    match kind {
+fn value_name(kind: &Kind) -> String {
+    let name = match kind {
+        Kind::Word { built, .. } => return built.join("|"),
         Kind::Text => "TEXT",
         Kind::Path => "PATH",
         Kind::Url => "URL",
@@ -57,9 +58,9 @@ fn value_name(kind: &Kind) -> &'static str {
         Kind::Duration => "DURATION",
         Kind::Integer { .. } | Kind::IntegerOr(_) => "NUMBER",
         Kind::Boolean => "true|false",
-        Kind::Word { .. } => "WORD",
         Kind::List => "LIST",
-    }
+    };
+    name.to_owned()
 }
 
 /// What was given.

@@ -110,6 +110,15 @@ pub(crate) fn readable_file(path: &str) -> Result<PathBuf, Problem> {
     if beginning.iter().all(u8::is_ascii_whitespace) { Err(Problem::EmptyFile) } else { Ok(path) }
 }
 
+/// As [`readable_file`], with a certificate in it, or what looks like one.
+pub(crate) fn ca_file(path: &str) -> Result<PathBuf, Problem> {
+    let path = readable_file(path)?;
+    let mut text = Vec::new();
+    open_file(&path)?.take(MAX_CA_FILE_LEN).read_to_end(&mut text).map_err(unreadable)?;
+    let is_there = text.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE);
+    if is_there { Ok(path) } else { Err(Problem::NoCertificate) }
+}
+
 /// The file, if it is one: opening a pipe would wait for whoever writes into it.
 pub(crate) fn open_file(path: &Path) -> Result<File, Problem> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
@@ -131,6 +140,10 @@ const MAX_DURATION: Duration = Duration::from_hours(10 * 365 * 24);
 const MAX_DURATION_LEN: usize = 64;
 /// Of one number: enough for ten years of seconds.
 const MAX_DURATION_DIGITS: usize = 9;
+/// A certificate begins so (RFC 7468 §5.1).
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+/// Far more than all CAs of a system.
+const MAX_CA_FILE_LEN: u64 = 4 * 1024 * 1024;
 /// How much of a file is looked at for something other than blanks.
 const BEGINNING_LEN: usize = 512;
 

@@ -11,7 +11,7 @@ use super::{LoginConfig, VaultConfig, value};
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
     let address = reader.value("vault.address", address);
     let namespace = reader.optional("vault.namespace", namespace);
-    let ca_file = reader.optional("vault.ca_file", value::readable_file);
+    let ca_file = reader.optional("vault.ca_file", value::ca_file);
     let login = login(reader);
     Some(VaultConfig { address: address?, namespace: namespace.flatten(), ca_file, login: login? })
 }

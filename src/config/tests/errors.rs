@@ -1,5 +1,8 @@
 //! The exact words for what is wrong.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use super::*;
 
 /// Each line of `more` begins at line 9 of the file.
@@ -187,7 +190,7 @@ fn values_that_cannot_be_are_refused() {
         "http.address = \"localhost:9632\" (--http-address): not an IP address with a port; write it like \
          \"[::]:9632\"",
     );
-    flag_says("--database=", "route.database = \"\" (--database): empty; write something, or leave it out");
+    flag_says("--database=", "route.database = \"\" (--database): empty; write something");
     flag_says(
         "--vault-address=vault:8200",
         "vault.address = \"vault:8200\" (--vault-address): not an address of Vault; write it like \
@@ -212,6 +215,96 @@ fn values_that_cannot_be_are_refused() {
         "route.upstream = \"postgresql://db?sslrootcert=empty\" (--upstream): sslrootcert \"empty\": the file is \
          empty; fill it, or name another",
     );
+}
+
+#[test]
+fn files_that_are_something_else_are_refused() {
+    flag_says(
+        "--vault-ca-file=DIR/token",
+        "vault.ca_file = \"token\" (--vault-ca-file): the file holds no certificate; name a PEM file of CAs",
+    );
+    flag_says(
+        "--upstream=postgresql://db?sslrootcert=DIR/token",
+        "route.upstream = \"postgresql://db?sslrootcert=token\" (--upstream): sslrootcert \"token\": the file holds \
+         no certificate; name a PEM file of CAs",
+    );
+    let given = Given::nothing().arguments(&["--config-file", "DIR/other"]);
+    let says = |bytes: &[u8], problem: &str| {
+        std::fs::write(given.dir.path().join("other"), bytes).unwrap();
+        assert_eq!(given.errors(), format!("config_file = \"other\" (--config-file): {problem}"));
+    };
+    says(b"[log]\nlevel = \"\xff\"\n", "the file is not UTF-8; write it in UTF-8");
+    says(&vec![b'#'; 1024 * 1024 + 1], "the file is larger than 1048576 bytes; name the right one");
+}
+
+#[test]
+fn variable_that_is_not_utf8_is_named() {
+    let mut errors = Vec::new();
+    env::read([("PGLEASE_DATABASE".into(), OsString::from_vec(vec![0xff]))], &mut errors);
+    let errors = ConfigErrors::new(errors).to_string();
+    assert_eq!(errors, "PGLEASE_DATABASE: not UTF-8; write it in UTF-8");
+}
+
+/// What is said behind key, value and place.
+#[track_caller]
+fn problem_of(argument: &str, problem: &str) {
+    let errors = Given::minimum().arguments(&[argument]).errors();
+    assert_eq!(errors.split_once("): ").map(|(_, said)| said), Some(problem), "{errors}");
+}
+
+#[test]
+fn each_problem_has_its_cure() {
+    for (argument, problem) in [
+        ("--database=a\u{7}", "holds a control character; remove it"),
+        ("--drain-grace=soon", "not a duration; write one like \"30s\", \"5m\" or \"1h 30m\""),
+        (
+            "--listen-addresses=db",
+            "\"db\" is neither localhost nor an IP address, with a port; write it like \"localhost:5432\"",
+        ),
+        (
+            "--vault-address=https://a:b@vault",
+            "holds a user or password; remove it, as Vault knows pglease by its login",
+        ),
+        ("--vault-address=https://vault?x=1", "has a query or fragment; end it before the ? or #"),
+        ("--vault-address=https://vault/a//b", "has an empty name in its path; write single slashes"),
+        (
+            "--vault-path=v1/database/creds/a",
+            "begins with the API's \"v1/\"; leave that out: \"<mount>/creds/<role>\"",
+        ),
+        (
+            "--vault-path=database/creds/a.",
+            "the role \"a.\" cannot be one of Vault's; use letters, digits, \"_\", and between them \"-\" and \".\"",
+        ),
+        (
+            "--vault-path=data base/creds/a",
+            "not a path of Vault's; write names with single slashes between them, without spaces, %, ? or #",
+        ),
+        ("--vault-login-mount=auth/kubernetes", "begins with \"auth/\"; leave that out"),
+        ("--upstream=postgresql://db/a%07", "has a dbname with a control character; remove it"),
+        (
+            "--upstream=host=db connect_timeout=soon",
+            "connect_timeout is not a number of seconds up to ten years; write it like connect_timeout=10",
+        ),
+        ("--upstream=host='db", "has an opening ' without a closing one; write \\' for a ' within a value"),
+        (
+            "--upstream=postgresql://db/100%",
+            "has a % that is not followed by two hexadecimal digits; write %25 for a %",
+        ),
+        ("--upstream=postgresql://db/%00", "has a percent-encoding of a zero byte; remove it"),
+        ("--upstream=postgresql://db/%ff", "has a percent-encoding that is not UTF-8; encode UTF-8"),
+        (
+            "--upstream=postgresql://[::1",
+            "has no IPv6 address between its brackets; write it like [2001:db8::1]:5432",
+        ),
+        ("--upstream=postgresql://a:1/2@db/app", "has an @ behind its host; write %40 for an @ in a name"),
+        (
+            "--upstream=postgresql://db?sslmode",
+            "has a query parameter that is not keyword=value; write ?keyword=value&keyword=value, %3D for a = in a \
+             value",
+        ),
+    ] {
+        problem_of(argument, problem);
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::error::ConfigErrors;
 use super::keys::{Built, KEYS, Kind, Preset};
 use super::*;
 
-/// What a test writes in the three ways. `DIR` stands for a directory with a file `token` and an empty one, `empty`.
+/// What a test writes in the three ways. `DIR` stands for a directory with the files `token`, `ca.pem` and
+/// `empty`.
 struct Given {
     dir: TempDir,
     file: Option<String>,
@@ -23,6 +24,7 @@ impl Given {
     fn nothing() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "eyJhbGciOi").unwrap();
+        std::fs::write(dir.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
         std::fs::write(dir.path().join("empty"), "").unwrap();
         Self { dir, file: None, variables: Vec::new(), arguments: Vec::new() }
     }
@@ -188,7 +190,7 @@ fn every_value_arrives_where_it_belongs() {
         [vault]
         address = "http://127.0.0.1:8200/prefix/v1/"
         namespace = "/team/"
-        ca_file = "DIR/token"
+        ca_file = "DIR/ca.pem"
         [vault.login]
         method = "kubernetes"
         mount = "k8s/prod-1/"
@@ -209,7 +211,7 @@ fn every_value_arrives_where_it_belongs() {
         optional = true
         [[route]]
         user = "reporting"
-        upstream = "postgres://db.example.com?sslrootcert=DIR/token"
+        upstream = "postgres://db.example.com?sslrootcert=DIR/ca.pem"
         vault_path = "database/creds/read"
         at_lease_end = "close"
         [drain]
@@ -223,12 +225,12 @@ fn every_value_arrives_where_it_belongs() {
         level = "trace"
         "#,
     );
-    let token = given.dir.path().join("token");
+    let ca_file = given.dir.path().join("ca.pem");
     let config = given.config();
 
     assert_eq!(config.vault.address, "http://127.0.0.1:8200/prefix");
     assert_eq!(config.vault.namespace.as_deref(), Some("team"));
-    assert_eq!(config.vault.ca_file, Some(token.clone()));
+    assert_eq!(config.vault.ca_file, Some(ca_file.clone()));
     assert_eq!(config.vault.login.mount, "k8s/prod-1");
     let second: SocketAddr = "127.0.0.2:0".parse().unwrap();
     let addresses = vec![ListenAddress::Localhost { port: 15432 }, ListenAddress::Socket(second)];
@@ -247,7 +249,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!(wizard.startup_role.as_deref(), Some("app_owner"));
     assert_eq!((wizard.at_lease_end, wizard.optional), (AtLeaseEnd::Leave, true));
     assert_eq!((reporting.database.as_deref(), reporting.user.as_deref()), (None, Some("reporting")));
-    assert_eq!(reporting.upstream.ssl_root_cert, Some(token));
+    assert_eq!(reporting.upstream.ssl_root_cert, Some(ca_file));
     assert_eq!((reporting.upstream.database.clone(), reporting.at_lease_end), (None, AtLeaseEnd::Close));
     assert_eq!(config.drain.grace, Duration::from_secs(2));
     assert!(config.http.explicit);
