@@ -86,8 +86,8 @@ impl ConfigError {
 /// What is wrong with a value, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("not built yet; {}", leave_out(*off))]
-    NotBuilt { off: Option<&'static str> },
+    #[error("not built yet; {}", leave_out(off))]
+    NotBuilt { off: &'static str },
     #[error("not built yet; use {}", any_of(built))]
     WordNotBuilt { built: &'static [&'static str] },
     #[error("no such choice; use {}", any_of(built))]
@@ -259,7 +259,8 @@ fn without_userinfo(text: &str) -> String {
     text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, host)| format!("{MASK}@{host}"))
 }
 
-fn did_you_mean(nearest: Option<&str>) -> String {
+/// The cure for a name that is not known.
+pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(|| "remove it".to_owned(), |nearest| format!("did you mean {nearest}?"))
 }
 
@@ -267,11 +268,8 @@ fn in_parentheses(place: Option<&Place>) -> String {
     place.map(|place| format!(" ({place})")).unwrap_or_default()
 }
 
-fn leave_out(off: Option<&str>) -> String {
-    match off {
-        None | Some("") => "leave it out".to_owned(),
-        Some(off) => format!("leave it out, or at {off}"),
-    }
+fn leave_out(off: &str) -> String {
+    if off.is_empty() { "leave it out".to_owned() } else { format!("leave it out, or at {off}") }
 }
 
 fn any_of(words: &[&str]) -> String {

@@ -242,7 +242,7 @@ fn not_built(setting: &Setting) -> Option<Problem> {
     let Built::NotYet { off } = setting.key.built else { return None };
     let is_off = match setting.items.as_slice() {
         [] => true,
-        [item] => Some(item.trim()) == off,
+        [item] => item.trim() == off,
         [..] => false,
     };
     // What would be wrong with it even if it were built is said first.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::conninfo::{self, Pairs, SyntaxError};
-use super::error::MASK;
+use super::error::{MASK, did_you_mean, quoted};
 use super::keys;
 use super::keywords::{KEYWORDS, Keyword, Use};
 use super::{ChannelBinding, SslMode, UpstreamConfig};
@@ -19,7 +19,7 @@ pub(crate) enum UpstreamError {
     Syntax(#[from] SyntaxError),
     #[error("holds a {keyword}; remove it, as pglease logs in with what it leases")]
     Secret { keyword: &'static str },
-    #[error("{}: unknown keyword; {}", shown(keyword), did_you_mean(*nearest))]
+    #[error("{}: unknown keyword; {}", quoted(keyword), did_you_mean(*nearest))]
     Unknown { keyword: String, nearest: Option<&'static str> },
     #[error("{keyword}: not built yet; leave it out")]
     NotBuilt { keyword: &'static str },
@@ -274,14 +274,6 @@ fn connect_timeout(meaning: &Meaning<'_>) -> Result<Option<Duration>, UpstreamEr
         Ok(seconds) if seconds > MAX_SECONDS => Err(UpstreamError::ConnectTimeout),
         Ok(seconds) => Ok(Some(Duration::from_secs(seconds.max(MIN_CONNECT_SECONDS)))),
     }
-}
-
-fn shown(keyword: &str) -> String {
-    super::error::quoted(keyword)
-}
-
-fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map_or_else(|| "remove it".to_owned(), |nearest| format!("did you mean {nearest}?"))
 }
 
 const DEFAULT_PORT: u16 = 5432;

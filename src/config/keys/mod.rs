@@ -64,7 +64,7 @@ pub(crate) enum Built {
     Yes,
     /// Known, and an error unless it is written as `off`, which asks for nothing.
     NotYet {
-        off: Option<&'static str>,
+        off: &'static str,
     },
 }
 

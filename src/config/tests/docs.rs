@@ -65,7 +65,7 @@ fn table_of_what_is_not_built_is_the_table_of_keys() {
         match key.built {
             Built::NotYet { off } => {
                 let off = match key.kind {
-                    Kind::Integer { .. } | Kind::IntegerOr(_) | Kind::Boolean => off.unwrap_or("").to_owned(),
+                    Kind::Integer { .. } | Kind::IntegerOr(_) | Kind::Boolean => off.to_owned(),
                     Kind::List => "[]".to_owned(),
                     Kind::Text
                     | Kind::Path
@@ -73,7 +73,7 @@ fn table_of_what_is_not_built_is_the_table_of_keys() {
                     | Kind::Address
                     | Kind::Upstream
                     | Kind::Duration
-                    | Kind::Word { .. } => format!("{:?}", off.unwrap_or("")),
+                    | Kind::Word { .. } => format!("{off:?}"),
                 };
                 let _ = write!(table, "\n| `{}` | `{off}` | {} |", key.name, key.about);
             }
