@@ -84,20 +84,26 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     for chain in parts.chains {
         chains.spawn(chain.run(stop.clone()));
     }
-    let health = Health::new(metrics, parts.awaited, drain.subscribe(), pinger);
-    let mut endpoints = JoinSet::new();
-    endpoints.spawn(http::serve(http_listener, Arc::new(health)));
+    let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
     info!(event = "listen.ready", addresses, http = %http_address, version = VERSION);
 
-    let ended = tokio::select! {
-        ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
-        never = signals.drive(&drain, config.drain) => match never {},
+    let to_the_end = async {
+        let ended = tokio::select! {
+            ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+            never = signals.drive(&drain, config.drain) => match never {},
+        };
+        stop.cancel();
+        while let Some(chain) = chains.join_next().await {
+            // A chain that panicked has nothing left to revoke with.
+            let _ = chain.inspect_err(|fault| error!(event = "process.fault", error = %fault));
+        }
+        ended
     };
-    stop.cancel();
-    while let Some(chain) = chains.join_next().await {
-        // A chain that panicked has nothing left to revoke with.
-        let _ = chain.inspect_err(|fault| error!(event = "process.fault", error = %fault));
-    }
+    // The endpoints answer until all is given back.
+    let ended = tokio::select! {
+        ended = to_the_end => ended,
+        never = http::serve(http_listener, health) => match never {},
+    };
     info!(event = "process.end");
     ended.map_err(AppError::DataThread)
 }
