@@ -149,10 +149,7 @@ impl Vault {
         call: &Call<'_, impl Serialize>,
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), VaultError> {
         let operation = call.operation;
-        let unsent = |source: reqwest::Error| VaultError::NoConnection {
-            operation,
-            source: Some(source.without_url()),
-        };
+        let unsent = |source: reqwest::Error| VaultError::NoConnection { operation, source: Some(source) };
         let mut request = self
             .http
             .request(call.method.clone(), format!("{}/v1/{}", self.config.address, call.path))
@@ -330,7 +327,7 @@ impl BodyError {
 }
 
 fn lost(operation: Operation, source: reqwest::Error) -> VaultError {
-    VaultError::NoAnswer { operation, source: Some(source.without_url()) }
+    VaultError::NoAnswer { operation, source: Some(source) }
 }
 
 fn unusable(operation: Operation) -> impl Fn(Unusable) -> VaultError {

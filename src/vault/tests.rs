@@ -190,3 +190,13 @@ async fn lost_answers_are_told_from_connections_never_made() {
     assert_eq!(refused.answer(), Answer::NotSent);
     assert!(!format!("{refused:?}").contains("s.canary"));
 }
+
+#[tokio::test]
+async fn address_that_does_not_answer_is_named() {
+    let vault = FakeVault::answering(&[""]).await;
+    let address = vault.vault.config.address.clone();
+    for _ in ["closed at once", "closed for good"] {
+        let error = vault.vault.log_in().await.unwrap_err();
+        assert!(crate::telemetry::Causes(&error).to_string().contains(&address), "{error:?}");
+    }
+}
