@@ -9,6 +9,7 @@ mod support;
 mod servers;
 mod start;
 mod wire;
+mod pressure;
 mod tls;
 mod rotation;
 mod trouble;

@@ -84,6 +84,13 @@ impl Pglease {
         &self.process
     }
 
+    /// A size in its `/proc/PID/status`, in KiB: `VmRSS` is the memory it has, `VmHWM` the most it had.
+    pub(crate) fn memory_kib(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        size.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Its log.
     pub(crate) fn lines(&self) -> &Lines {
         self.process.lines()
