@@ -192,7 +192,8 @@ impl Vault {
             };
         }
         // A refusal stands, whatever becomes of its text.
-        let secrets: Vec<_> = call.token.map(|token| &token.0).into_iter().chain(call.secret).collect();
+        let token = call.token.map(|token| token.0.expose_secret());
+        let secrets: Vec<_> = token.into_iter().chain(call.secret).collect();
         let texts = body.map_or_else(|_| String::new(), |body| api::parse_errors(&body, &secrets));
         Err(VaultError::Refused { operation, status: status.as_u16(), texts, retry_after })
     }
@@ -205,7 +206,7 @@ impl VaultApi for Vault {
         let path = format!("auth/{}/login", config.mount);
         let body = api::LoginBody { role: &config.role, jwt: jwt.text.expose_secret() };
         let call =
-            Call::new(Operation::Login, Method::POST, &path, LOGIN_TIMEOUT).body(body).secret(&jwt.text);
+            Call::new(Operation::Login, Method::POST, &path, LOGIN_TIMEOUT).secret(body.jwt).body(body);
         let answer = self.call(call).await?;
         let login = api::parse_login(&answer).map_err(unusable(Operation::Login))?;
         Ok(Login { jwt_expiry: jwt.expiry, ..login })
@@ -237,7 +238,7 @@ impl VaultApi for Vault {
     ) -> Result<Grant, VaultError> {
         let body = api::RenewBody { lease_id: lease.as_str(), increment: 0 };
         let call = Call::new(Operation::RenewLease, Method::PUT, "sys/leases/renew", timeout);
-        let answer = self.call(call.token(token).body(body)).await?;
+        let answer = self.call(call.token(token).secret(body.lease_id).body(body)).await?;
         api::parse_renewed_lease(&answer).map_err(unusable(Operation::RenewLease))
     }
 
@@ -286,7 +287,7 @@ struct Call<'a, B> {
     token: Option<&'a Token>,
     body: Option<B>,
     /// In the body, and never to be seen in an error's text.
-    secret: Option<&'a SecretString>,
+    secret: Option<&'a str>,
 }
 
 impl<'a> Call<'a, api::EmptyBody> {
@@ -301,7 +302,7 @@ impl<'a, B> Call<'a, B> {
         Self { token: Some(token), ..self }
     }
 
-    fn secret(self, secret: &'a SecretString) -> Self {
+    fn secret(self, secret: &'a str) -> Self {
         Self { secret: Some(secret), ..self }
     }
 

@@ -139,7 +139,8 @@ async fn refusals_carry_status_and_words_but_no_secret() {
     let echo = http("403 Forbidden", r#"{"errors":["permission denied for s.canary and jwt-canary"]}"#);
     let busy = "HTTP/1.1 429 Too Many\r\nretry-after: 9\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let moved = "HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let fake = FakeVault::answering(&[&echo, &echo, busy, moved]).await;
+    let gone = http("400 Bad Request", r#"{"errors":["lease not found: database/creds/x/canary"]}"#);
+    let fake = FakeVault::answering(&[&echo, &echo, &gone, busy, moved]).await;
 
     let error = fake.vault.read_creds(&token(), "x", SECOND).await.unwrap_err();
     assert_eq!(error.answer(), Answer::Denied);
@@ -149,12 +150,15 @@ async fn refusals_carry_status_and_words_but_no_secret() {
     );
     let error = fake.vault.log_in().await.unwrap_err();
     assert!(!format!("{error} {error:?}").contains("jwt-canary"), "{error:?}");
+    let lease = LeaseId::from("database/creds/x/canary");
+    let error = fake.vault.renew_lease(&token(), &lease, SECOND).await.unwrap_err();
+    assert_eq!(error.to_string(), "Vault answered renew with 400: lease not found: [redacted]");
     let error = fake.vault.renew_self(&token(), SECOND).await.unwrap_err();
     assert_eq!(error.answer(), Answer::TryLater { retry_after: Some(9 * SECOND) });
     let error = fake.vault.renew_self(&token(), SECOND).await.unwrap_err();
     assert_eq!(error.answer(), Answer::Redirect);
 
-    assert_eq!(fake.requests().await.len(), 4);
+    assert_eq!(fake.requests().await.len(), 5);
 }
 
 #[tokio::test]
