@@ -15,6 +15,8 @@ mod rotation;
 mod trouble;
 mod drain;
 mod setup;
+mod pgbench;
+mod secrets;
 
 use std::path::Path;
 use std::time::Duration;

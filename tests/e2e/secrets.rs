@@ -1,0 +1,489 @@
+//! Canaries: what is secret is seen on the wires where it belongs, and nowhere else.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::{StatusCode, Uri};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use ring::{digest, hmac, pbkdf2};
+use rustix::process::{Pid, Signal, geteuid};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+use crate::support::pglease::Pglease;
+use crate::support::process::{Folder, Process, Spawn};
+use crate::support::world::{VaultRole, World, WorldOptions};
+use crate::{BINARY, PATIENCE, pglease_with, start, until};
+
+#[tokio::test]
+async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_secret() {
+    let vault_roles = vec![VaultRole { default_ttl: "4s", max_ttl: "1h", ..VaultRole::default() }];
+    let options = WorldOptions { vault_roles, token_ttl: "4s", ..WorldOptions::default() };
+    let world = World::shared(options).await;
+    let vault = Tap::to(world.servers.openbao.port()).await;
+    let upstream = Tap::to(world.servers.postgres.port()).await;
+    // In clear, so that the tap understands it.
+    let route = format!(
+        "[[route]]\nupstream = \"postgresql://127.0.0.1:{}/{}?sslmode=disable\"\nvault_path = {:?}\n",
+        upstream.port,
+        world.database(),
+        world.vault_path("db-app")
+    );
+    let settings = world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "");
+    let pglease = pglease_with(&(settings + &route)).await;
+    let client = Tap::to(pglease.port()).await;
+    let mut shown = Shown::default();
+
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(client.port).dbname("app").user("app");
+    let (session, connection) = config.connect(NoTls).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    shown.error(&session.batch_execute("SELECT * FROM no_such_table").await.unwrap_err());
+    let cancel = session.cancel_token();
+    let sleep = session.batch_execute("SELECT pg_sleep(600)");
+    let cancelling = async {
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+        until(async || !world.superuser.rows(sql).await.is_empty()).await;
+        cancel.cancel_query(NoTls).await.unwrap();
+    };
+    let (slept, ()) = tokio::join!(sleep, cancelling);
+    shown.error(&slept.unwrap_err());
+    pglease.wait_for_event("lease.renewed", PATIENCE).await;
+    pglease.wait_for_event("token.renewed", PATIENCE).await;
+
+    let scram_of_first = world.scram_keys().await;
+    let [(refused, _)] = &world.leased_roles().await[..] else { unreachable!("one role") };
+    world
+        .superuser
+        .batch_execute(&format!("ALTER ROLE \"{refused}\" PASSWORD 'changed by hand'"))
+        .await
+        .unwrap();
+    drop(config.connect(NoTls).await.unwrap());
+    pglease.wait_for_event("upstream.credential_rejected", PATIENCE).await;
+    pglease.wait_for_event("rotation.done", PATIENCE).await;
+    let scram_of_both = world.scram_keys().await;
+
+    shown.process(&pglease).await;
+    pglease.sigterm();
+    shown.error(&driver.join_next().await.unwrap().unwrap().unwrap_err());
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    shown.log(&pglease).await;
+
+    let answers = vault.text();
+    let tokens = values_of(&answers, "client_token");
+    let passwords = values_of(&answers, "password");
+    let leases = values_of(&answers, "lease_id");
+    assert!(tokens.len() >= 2 && passwords.len() == 2 && leases.len() >= 2, "{tokens:?} {leases:?}");
+    let keys = [upstream.cancel_secrets(), client.cancel_secrets()];
+    assert!(keys.iter().all(|keys| keys.len() >= 2), "{keys:?}");
+    let verifiers: Vec<_> = scram_of_first.into_iter().chain(scram_of_both).collect();
+    let scram: Vec<_> = passwords.iter().flat_map(|password| scram_secrets(password, &verifiers)).collect();
+    // Two passwords, four keys of each.
+    assert_eq!(scram.len(), 8);
+
+    // In front of the last part of a lease id is the path that it was read from.
+    let leases: Vec<_> = leases.iter().map(|lease| lease.rsplit('/').next().unwrap().to_owned()).collect();
+    let accessors = values_of(&answers, "accessor");
+    shown.assert_without("the JWT", fs::read(world.jwt_file()).unwrap());
+    for (name, secrets) in
+        [("token", tokens), ("accessor", accessors), ("password", passwords), ("lease id", leases)]
+    {
+        for secret in secrets {
+            shown.assert_without(name, secret);
+        }
+    }
+    for (name, secrets) in [("cancel key", keys.concat()), ("SCRAM key", scram)] {
+        for secret in secrets {
+            shown.assert_without(name, secret);
+        }
+    }
+}
+
+/// One operation of Vault goes wrong, with the secrets that it knows of in the answer.
+struct Fault {
+    path: &'static str,
+    status: u16,
+    body: String,
+    /// What the log says of it.
+    event: &'static str,
+}
+
+#[tokio::test]
+async fn vault_that_fails_with_secrets_in_its_answers_makes_nobody_else_tell_them() {
+    let world = World::shared(WorldOptions::default()).await;
+    // The credential that the scripted Vault hands out.
+    let sql = format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}' IN ROLE {}", world.group("app_rw"));
+    world.superuser.batch_execute(&sql).await.unwrap();
+    let world = Arc::new(world);
+    let jwt = fs::read_to_string(world.jwt_file()).unwrap();
+
+    let refusal = |secrets: &[&str]| json!({ "errors": secrets }).to_string();
+    let fault = |path, status, body: String, event| Fault { path, status, body, event };
+    let mut cases = JoinSet::new();
+    for fault in [
+        fault("login", 403, refusal(&["1 error occurred:\n", &jwt]), "login.failed"),
+        fault("login", 500, refusal(&[&jwt]), "login.failed"),
+        fault("login", 200, format!(r#"{{"auth":{{"client_token":["{TOKEN}"]}}}}"#), "login.failed"),
+        fault(
+            "login",
+            200,
+            format!(r#"{{"auth":{{"client_token":"{TOKEN}","lease_duration":"{TOKEN}"}}}}"#),
+            "login.failed",
+        ),
+        fault("login", 200, format!("{TOKEN} {jwt}"), "login.failed"),
+        fault("creds", 403, refusal(&[TOKEN]), "creds.failed"),
+        fault("creds", 500, refusal(&["x", TOKEN, "y"]), "creds.failed"),
+        fault(
+            "creds",
+            200,
+            format!(r#"{{"lease_id":"{LEASE}","lease_duration":"{PASSWORD}"}}"#),
+            "creds.failed",
+        ),
+        fault(
+            "creds",
+            200,
+            format!(r#"{{"lease_id":"{LEASE}","lease_duration":60,"data":"{PASSWORD}"}}"#),
+            "creds.failed",
+        ),
+        fault("lookup-self", 403, refusal(&[TOKEN]), "lease.issued"),
+        fault("leases/renew", 400, refusal(&["lease not found:", LEASE, TOKEN]), "lease.renew_failed"),
+        fault("leases/renew", 500, refusal(&[LEASE]), "lease.renew_failed"),
+        fault("leases/renew", 200, format!(r#"{{"lease_duration":"{LEASE}"}}"#), "lease.renew_failed"),
+        fault("renew-self", 403, refusal(&[TOKEN]), "token.renew_failed"),
+        fault("renew-self", 200, format!(r#"{{"auth":"{TOKEN}"}}"#), "token.renew_failed"),
+        fault("revoke-self", 500, refusal(&[TOKEN]), "lease.orphaned"),
+        // Nothing goes wrong in Vault, but upstream knows another password.
+        fault("creds", 200, creds(LEASE, "postgres"), "lease.issued"),
+    ] {
+        cases.spawn(run_fault(Arc::clone(&world), fault));
+    }
+    cases.join_all().await;
+}
+
+async fn run_fault(world: Arc<World<'static>>, fault: Fault) {
+    let name = format!("{} {} {}", fault.path, fault.status, fault.event);
+    let comes_to_serve = !["login.failed", "creds.failed"].contains(&fault.event) && fault.path != "creds";
+    let path = fault.path;
+    let (port, _vault) = scripted_vault(fault.path, fault.status, fault.body).await;
+    let settings = world.settings_with("trace", &format!("http://127.0.0.1:{port}"), "connect_wait = \"2s\"");
+    let pglease = start(&(settings + &world.route("db-app"))).await;
+    let mut shown = Shown::default();
+
+    if comes_to_serve {
+        pglease.wait_ready().await;
+        // On such a Vault's credential it may be ended at any time.
+        let asked = async { pglease.connect("app").await?.batch_execute("SELECT count(*) FROM t").await };
+        asked.await.unwrap_or_else(|error| shown.error(&error));
+    } else {
+        let refused = pglease.connect("app").await.err().unwrap();
+        assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{name}: {refused:?}");
+        shown.error(&refused);
+    }
+    if fault.event != "lease.orphaned" {
+        pglease.wait_for_event(fault.event, PATIENCE).await;
+    }
+    shown.process(&pglease).await;
+    pglease.sigterm();
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    shown.log(&pglease).await;
+
+    assert!(!pglease.events(fault.event).is_empty(), "{name}");
+    assert!(path == "creds" || comes_to_serve || pglease.events("lease.issued").is_empty(), "{name}");
+    shown.assert_without(&format!("{name}: the JWT"), fs::read(world.jwt_file()).unwrap());
+    shown.assert_without(&format!("{name}: the token"), TOKEN);
+    shown.assert_without(&format!("{name}: the password"), PASSWORD);
+    shown.assert_without(&format!("{name}: the lease id"), LEASE.rsplit('/').next().unwrap());
+}
+
+/// An ordinary user cannot look into a process that is not dumpable, even if it is his own.
+#[tokio::test]
+async fn memory_and_environment_of_the_process_are_closed_to_its_own_user() {
+    let world = World::shared(WorldOptions::default()).await;
+    let uid = geteuid().is_root().then_some(NOBODY);
+    let folder = Folder::create(uid);
+    let [binary, file, jwt_file] = ["pglease", "pglease.toml", "token"].map(|name| folder.path().join(name));
+    fs::copy(BINARY, &binary).unwrap();
+    fs::copy(world.jwt_file(), &jwt_file).unwrap();
+    let jwt_file_of_world = world.jwt_file().display().to_string();
+    let settings = world.settings().replace(&jwt_file_of_world, &jwt_file.display().to_string());
+    fs::write(&file, settings + &world.route("db-app")).unwrap();
+    for (path, mode) in [(&binary, 0o755), (&file, 0o644), (&jwt_file, 0o644)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let pglease = Process::spawn(&Spawn {
+        program: &binary,
+        arguments: &["proxy".to_owned(), "--config-file".to_owned(), file.display().to_string()],
+        environment: &[("CANARY", "in the environment")],
+        folder: Path::new("/"),
+        uid,
+        stop: Signal::KILL,
+    });
+    let listens = |lines: &[String]| lines.iter().any(|line| line.contains("listen.ready")).then_some(());
+    let is_listening = pglease.lines().wait_for(PATIENCE, listens).await.is_some();
+    assert!(is_listening, "{}", pglease.lines().tail());
+
+    let read = |pid: Pid, file: &str, bytes: &str| -> Output {
+        let mut head = Command::new("head");
+        head.args(["-c", bytes]).arg(format!("/proc/{pid}/{file}")).env("LC_ALL", "C");
+        if let Some(uid) = uid {
+            head.uid(uid).gid(uid);
+        }
+        head.output().unwrap()
+    };
+    for file in ["environ", "maps", "mem", "auxv"] {
+        let denied = read(pglease.pid(), file, "1");
+        let stderr = String::from_utf8(denied.stderr).unwrap();
+        assert!(stderr.contains("Permission denied"), "{file}: {stderr}");
+        assert!(denied.stdout.is_empty(), "{file}");
+    }
+    // Not for want of rights: another process of the same user is open, and so are the harmless files of this one.
+    let postgres = world.servers.postgres.process().pid();
+    assert!(read(postgres, "environ", "1000").stdout.starts_with(b"LC_ALL"));
+    assert!(read(pglease.pid(), "status", "1000").stdout.starts_with(b"Name:\tpglease"));
+}
+
+/// What there is to be seen of a process.
+#[derive(Default)]
+struct Shown(String);
+
+impl Shown {
+    fn error(&mut self, error: &tokio_postgres::Error) {
+        self.0 += &[error.to_string(), format!("{error:?}"), "\n".to_owned()].concat();
+    }
+
+    /// What it tells to those who ask, and what the system tells of it.
+    async fn process(&mut self, pglease: &Pglease) {
+        for endpoint in ["/metrics", "/startup", "/readyz", "/livez", "/status", "/"] {
+            self.0 += &pglease.get(endpoint).await.1;
+        }
+        assert!(self.0.contains("pglease_vault_requests_total"), "{}", self.0);
+        let pid = pglease.process().pid();
+        for file in ["cmdline", "comm", "status"] {
+            self.0 += &fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        }
+        match fs::read(format!("/proc/{pid}/environ")) {
+            Ok(environment) => self.0 += &String::from_utf8(environment).unwrap(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
+        }
+    }
+
+    /// All that it has logged, once it has ended.
+    async fn log(&mut self, pglease: &Pglease) {
+        pglease.lines().wait_for(PATIENCE, |_| None::<()>).await;
+        self.0 += &pglease.lines().all().join("\n");
+    }
+
+    /// `name` says which of the secrets this is.
+    fn assert_without(&self, name: &str, secret: impl AsRef<[u8]>) {
+        for spelling in spellings(secret.as_ref()) {
+            assert!(!self.0.contains(&spelling), "{name} is shown, as {spelling}, in\n{}", self.0);
+        }
+    }
+}
+
+/// How bytes may be found in a text: as they are, whole or in parts, or encoded.
+fn spellings(secret: &[u8]) -> Vec<String> {
+    let hex: String = secret
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|half| char::from_digit(half.into(), 16))
+        .collect();
+    let list = format!("{secret:?}");
+    let mut spellings = vec![
+        STANDARD_NO_PAD.encode(secret),
+        URL_SAFE_NO_PAD.encode(secret),
+        hex.to_uppercase(),
+        hex,
+        list.trim_matches(['[', ']']).to_owned(),
+        secret.escape_ascii().to_string(),
+    ];
+    if let Ok(text) = std::str::from_utf8(secret) {
+        let parts = text.as_bytes().chunks_exact(PART).map(|part| String::from_utf8_lossy(part).into_owned());
+        spellings.extend(parts);
+    }
+    if let Ok(number) = <[u8; 4]>::try_from(secret) {
+        spellings.push(u32::from_be_bytes(number).to_string());
+        spellings.push(i32::from_be_bytes(number).to_string());
+    }
+    // Four bytes are found everywhere by chance.
+    spellings.retain(|spelling| spelling.len() > 6);
+    spellings
+}
+
+/// Every value that is not empty of the fields of this name, each once.
+fn values_of(json: &str, name: &str) -> Vec<String> {
+    let field = format!("\"{name}\":\"");
+    let values = json.split(&field).skip(1).filter_map(|rest| rest.split('"').next());
+    let mut values: Vec<_> = values.filter(|value| !value.is_empty()).map(str::to_owned).collect();
+    values.sort();
+    values.dedup();
+    values
+}
+
+/// The four keys of SCRAM (RFC 5802, section 3) by that of the `verifiers` which is this password's.
+fn scram_secrets(password: &str, verifiers: &[String]) -> Vec<Vec<u8>> {
+    for verifier in verifiers {
+        // SCRAM-SHA-256$4096:SALT$STORED:SERVER
+        let mut parts = verifier.split(['$', ':']).skip(1);
+        let iterations = parts.next().unwrap().parse().unwrap();
+        let salt = STANDARD.decode(parts.next().unwrap()).unwrap();
+        let stored = STANDARD.decode(parts.next().unwrap()).unwrap();
+
+        let mut salted = vec![0; digest::SHA256_OUTPUT_LEN];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, password.as_bytes(), &mut salted);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &salted);
+        let client = hmac::sign(&key, b"Client Key").as_ref().to_vec();
+        if digest::digest(&digest::SHA256, &client).as_ref() == stored {
+            let server = hmac::sign(&key, b"Server Key").as_ref().to_vec();
+            return vec![salted, client, stored, server];
+        }
+    }
+    Vec::new()
+}
+
+impl World<'_> {
+    /// What PostgreSQL keeps of the passwords of the leased roles.
+    async fn scram_keys(&self) -> Vec<String> {
+        let sql =
+            format!("SELECT rolpassword FROM pg_authid WHERE starts_with(rolname, '{}')", self.role_prefix());
+        self.superuser.rows(&sql).await.into_iter().flatten().flatten().collect()
+    }
+}
+
+/// A way to a server that keeps what the server says.
+struct Tap {
+    port: u16,
+    /// Of each connection.
+    heard: Arc<Mutex<Vec<Vec<u8>>>>,
+    _connections: JoinSet<()>,
+}
+
+impl Tap {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tap_port = listener.local_addr().unwrap().port();
+        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let kept = Arc::clone(&heard);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                let number = {
+                    let mut kept = kept.lock().unwrap();
+                    kept.push(Vec::new());
+                    kept.len() - 1
+                };
+                let kept = Arc::clone(&kept);
+                connections.spawn(forward(from_client, to_server, |_| {}));
+                connections.spawn(forward(from_server, to_client, move |bytes| {
+                    kept.lock().unwrap().get_mut(number).unwrap().extend_from_slice(bytes);
+                }));
+            }
+        });
+        Self { port: tap_port, heard, _connections: tasks }
+    }
+
+    /// All of it, as text.
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.heard.lock().unwrap().concat()).into_owned()
+    }
+
+    /// The secret of each BackendKeyData.
+    fn cancel_secrets(&self) -> Vec<Vec<u8>> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter_map(|bytes| cancel_secret(bytes)).collect()
+    }
+}
+
+fn cancel_secret(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    // Byte1 tag, Int32 length including itself; Int32 pid in front of the secret.
+    while let Some((&[tag, l3, l2, l1, l0], rest)) = bytes.split_first_chunk() {
+        let len = usize::try_from(u32::from_be_bytes([l3, l2, l1, l0])).unwrap();
+        let (body, rest) = rest.split_at_checked(len - 4)?;
+        if tag == b'K' {
+            return Some(body.get(4..)?.to_vec());
+        }
+        bytes = rest;
+    }
+    None
+}
+
+async fn forward(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut seen: impl FnMut(&[u8]),
+) {
+    let mut bytes = Vec::new();
+    while from.read_buf(&mut bytes).await.is_ok_and(|len| len > 0) {
+        seen(&bytes);
+        if to.write_all(&bytes).await.is_err() {
+            break;
+        }
+        bytes.clear();
+    }
+    let _ = to.shutdown().await;
+}
+
+/// A Vault on a free port that has one credential for everybody, and answers requests that end in `path` with
+/// `status` and `body`.
+async fn scripted_vault(path: &'static str, status: u16, body: String) -> (u16, JoinSet<()>) {
+    let auth = format!(
+        r#"{{"auth":{{"client_token":"{TOKEN}","lease_duration":4,"renewable":true,"num_uses":0}}}}"#
+    );
+    let answer = move |uri: Uri| {
+        let is = |end: &str| uri.path().contains(end);
+        let (status, body) = if is(path) {
+            (status, body.clone())
+        } else if is("login") || is("renew-self") {
+            (200, auth.clone())
+        } else if is("lookup-self") {
+            (200, r#"{"data":{"ttl":4,"renewable":true,"num_uses":0}}"#.to_owned())
+        } else if is("creds") {
+            (200, creds(LEASE, ROLE))
+        } else if is("leases/renew") {
+            (200, format!(r#"{{"lease_id":"{LEASE}","lease_duration":4,"renewable":true}}"#))
+        } else {
+            (204, String::new())
+        };
+        async move { (StatusCode::from_u16(status).unwrap(), body) }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
+    });
+    (port, tasks)
+}
+
+fn creds(lease: &str, user: &str) -> String {
+    json!({
+        "lease_id": lease, "lease_duration": 4, "renewable": true,
+        "data": { "username": user, "password": PASSWORD },
+    })
+    .to_string()
+}
+
+const ROLE: &str = "leased_by_script";
+const TOKEN: &str = "s.canaryTOKENcanaryTOKEN01";
+const PASSWORD: &str = "canaryPASSWORD-canaryPASSWORD-01";
+const LEASE: &str = "database/creds/db-app/canaryLEASEcanaryLEASE01";
+
+/// So much of a secret is too much.
+const PART: usize = 12;
+const NOBODY: u32 = 65534;
