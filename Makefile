@@ -5,6 +5,19 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO := cargo
 # Returns when everything that the command started has ended.
 RUN := python3 tests/support/run.py
+# Of PostgreSQL. All tests run on the first of them, the end-to-end ones on each.
+MAJORS := 18 14
+demo up: MAJORS := 18
+test-all: MAJORS := 18 17 16 15 14
+
+define run-tests
+@$(CARGO) test --locked --no-run
+@PGLEASE_TEST_PG=$(firstword $(MAJORS)) $(RUN) $(CARGO) test --quiet --locked
+@for major in $(wordlist 2,$(words $(MAJORS)),$(MAJORS)); do \
+	echo "PostgreSQL $$major"; \
+	PGLEASE_TEST_PG=$$major $(RUN) $(CARGO) test --quiet --locked --test e2e || exit 1; \
+done
+endef
 
 .PHONY: help demo up test test-all check fmt servers
 
@@ -19,16 +32,11 @@ up: servers ## the same servers and proxy to connect to with psql, until Ctrl-C
 	@$(CARGO) build --locked --bin pglease --example demo
 	@$(RUN) $(CARGO) run --quiet --locked --example demo -- up
 
-test: servers ## every test, on PostgreSQL 18
-	@$(CARGO) test --locked --no-run
-	@$(RUN) $(CARGO) test --quiet --locked
+test: servers ## every test, on PostgreSQL 18, and the end-to-end ones on 14 as well
+	$(run-tests)
 
-test-all: test ## the end-to-end tests on PostgreSQL 14 to 17 as well
-	@python3 tests/support/fetch.py 14 15 16 17 >/dev/null
-	@for major in 14 15 16 17; do \
-		echo "PostgreSQL $$major"; \
-		PGLEASE_TEST_PG=$$major $(RUN) $(CARGO) test --quiet --locked --test e2e || exit 1; \
-	done
+test-all: servers ## every test, and the end-to-end ones on every PostgreSQL
+	$(run-tests)
 
 check: ## what CI looks at before the tests: format, lints, docs
 	@$(CARGO) fmt --check
@@ -42,4 +50,4 @@ fmt: ## formats the code
 servers:
 	@command -v python3 >/dev/null || { echo "python3 is missing: apt-get install -y python3 python3-pip"; exit 1; }
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: see https://rustup.rs"; exit 1; }
-	@python3 tests/support/fetch.py >/dev/null
+	@python3 tests/support/fetch.py $(MAJORS) >/dev/null
