@@ -1,14 +1,21 @@
 //! From nothing to the first session, and what stands in its way.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
+use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
 use crate::support::gate::Gate;
+use crate::support::postgres::Database;
+use crate::support::process::{Process, Spawn};
 use crate::support::world::{World, WorldOptions};
-use crate::{BINARY, pglease_for, start, until};
+use crate::{BINARY, PATIENCE, pglease_for, start, until};
 
 #[tokio::test]
 async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_it_is_back() {
@@ -157,5 +164,38 @@ async fn port_that_is_taken_is_named() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("listen.addresses") && stderr.contains(&address.to_string()), "{stderr}");
     // Nothing was leased for a process that does not serve.
+    until(async || world.living_roles().await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn log_that_nobody_reads_any_more_costs_nobody_a_session() {
+    let world = World::shared(WorldOptions::default()).await;
+    let [file, fifo] = ["pglease.toml", "log"].map(|name| world.folder().join(name));
+    fs::write(&file, world.settings() + &world.route("db-app")).unwrap();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = "exec \"$0\" proxy --config-file pglease.toml 2>log";
+    let pglease = Process::spawn(&Spawn {
+        program: Path::new("/bin/sh"),
+        arguments: &["-c", script, BINARY].map(str::to_owned),
+        environment: &[],
+        folder: world.folder(),
+        uid: None,
+        stop: Signal::KILL,
+    });
+    // Reads no further.
+    let ready = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(fs::File::open(fifo).unwrap()).lines().map_while(Result::ok);
+        lines.find(|line| line.contains("listen.ready")).unwrap()
+    });
+    let ready: Value = serde_json::from_str(&ready.await.unwrap()).unwrap();
+    let address: SocketAddr =
+        ready["addresses"].as_str().unwrap().split(',').next().unwrap().parse().unwrap();
+
+    let mut config = tokio_postgres::Config::new();
+    config.host(address.ip().to_string()).port(address.port()).user("app").dbname("app");
+    let session = Database::open(&config).await.unwrap();
+    assert_eq!(session.rows("SELECT count(*) FROM t").await, [[Some("100".to_owned())]]);
+    pglease.signal(Signal::TERM);
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     until(async || world.living_roles().await.is_empty()).await;
 }
