@@ -196,9 +196,9 @@ impl<'a> World<'a> {
     }
 
     /// Settings of pglease for this world without routes, which [`route`](Self::route) gives. Listens on free
-    /// ports, and logs what a test that failed is understood by.
+    /// ports, logs what a test that failed is understood by, and has patience with a machine that does much else.
     pub(crate) fn settings(&self) -> String {
-        self.settings_with("debug", &self.servers.openbao.address(), "")
+        self.settings_with("debug", &self.servers.openbao.address(), "connect_wait = \"1m\"")
     }
 
     /// The same with another log level, another way to Vault (`http://…`), and further keys of `[listen]`.
