@@ -89,7 +89,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics, all registered and at zero.
+    /// The metrics, all registered. Those with labels appear with their first count.
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("pglease");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
