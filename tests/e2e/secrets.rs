@@ -40,7 +40,8 @@ async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_sec
         world.database(),
         world.vault_path("db-app")
     );
-    let settings = world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "");
+    let settings =
+        world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "connect_wait = \"1m\"");
     let pglease = pglease_with(&(settings + &route)).await;
     let client = Tap::to(pglease.port()).await;
     let mut shown = Shown::default();
