@@ -28,8 +28,8 @@ use crate::{BINARY, PATIENCE, pglease_with, start, until};
 
 #[tokio::test]
 async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_secret() {
-    let vault_roles = vec![VaultRole { default_ttl: "4s", max_ttl: "1h", ..VaultRole::default() }];
-    let options = WorldOptions { vault_roles, token_ttl: "4s", ..WorldOptions::default() };
+    let vault_roles = vec![VaultRole { default_ttl: "10s", max_ttl: "1h", ..VaultRole::default() }];
+    let options = WorldOptions { vault_roles, token_ttl: "10s", ..WorldOptions::default() };
     let world = World::shared(options).await;
     let vault = Tap::to(world.servers.openbao.port()).await;
     let upstream = Tap::to(world.servers.postgres.port()).await;
@@ -444,7 +444,7 @@ async fn forward(
 /// `status` and `body`.
 async fn scripted_vault(path: &'static str, status: u16, body: String) -> (u16, JoinSet<()>) {
     let auth = format!(
-        r#"{{"auth":{{"client_token":"{TOKEN}","lease_duration":4,"renewable":true,"num_uses":0}}}}"#
+        r#"{{"auth":{{"client_token":"{TOKEN}","lease_duration":10,"renewable":true,"num_uses":0}}}}"#
     );
     let answer = move |uri: Uri| {
         let is = |end: &str| uri.path().contains(end);
@@ -453,11 +453,11 @@ async fn scripted_vault(path: &'static str, status: u16, body: String) -> (u16, 
         } else if is("login") || is("renew-self") {
             (200, auth.clone())
         } else if is("lookup-self") {
-            (200, r#"{"data":{"ttl":4,"renewable":true,"num_uses":0}}"#.to_owned())
+            (200, r#"{"data":{"ttl":10,"renewable":true,"num_uses":0}}"#.to_owned())
         } else if is("creds") {
             (200, creds(LEASE, ROLE))
         } else if is("leases/renew") {
-            (200, format!(r#"{{"lease_id":"{LEASE}","lease_duration":4,"renewable":true}}"#))
+            (200, format!(r#"{{"lease_id":"{LEASE}","lease_duration":10,"renewable":true}}"#))
         } else {
             (204, String::new())
         };
@@ -474,7 +474,7 @@ async fn scripted_vault(path: &'static str, status: u16, body: String) -> (u16, 
 
 fn creds(lease: &str, user: &str) -> String {
     json!({
-        "lease_id": lease, "lease_duration": 4, "renewable": true,
+        "lease_id": lease, "lease_duration": 10, "renewable": true,
         "data": { "username": user, "password": PASSWORD },
     })
     .to_string()
