@@ -248,10 +248,10 @@ fn join(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Client and upstream.
-const DESCRIPTORS_PER_SESSION: u64 = 2;
+/// Client, upstream, and a connection that has no seat.
+const DESCRIPTORS_PER_SESSION: u64 = 3;
 
-/// For listeners, Vault, probes, the kubelet, cancels, and connections that have not said yet what they are.
+/// For listeners, Vault, probes, the kubelet, cancels, and further connections without a seat.
 const RESERVED_DESCRIPTORS: u64 = 160;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,6 +4,8 @@
 //! sessions. It spawns one task per connection and returns when the process has drained and the last of them has
 //! ended.
 
+mod spare;
+
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -23,11 +26,14 @@ use crate::drain::Phase;
 use crate::net;
 use crate::session::{self, Shared};
 
+use spare::Spare;
+
 /// Open sockets; clients that connect wait in the kernel until [`serve`] takes them.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     sockets: Vec<StdListener>,
     addresses: Vec<SocketAddr>,
+    spare: Spare,
 }
 
 /// Why pglease cannot listen.
@@ -47,7 +53,7 @@ impl Listeners {
         &self.addresses
     }
 
-    fn push(&mut self, (socket, address): (StdListener, SocketAddr)) {
+    fn push(&mut self, (socket, address): Bound) {
         self.sockets.push(socket);
         self.addresses.push(address);
     }
@@ -55,24 +61,30 @@ impl Listeners {
 
 /// Opens all addresses of `config`, or none.
 pub(crate) fn bind(config: &ListenConfig) -> Result<Listeners, BindError> {
-    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new() };
+    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new(), spare: Spare::keep() };
     for &address in &config.addresses {
         match address {
             ListenAddress::Socket(address) => listeners.push(bind_socket(address)?),
             ListenAddress::Localhost { port } => {
-                bind_localhost(port)?.into_iter().for_each(|socket| listeners.push(socket));
+                bind_localhost(port, bind_socket)?.into_iter().for_each(|socket| listeners.push(socket));
             }
         }
     }
     Ok(listeners)
 }
 
-/// 127.0.0.1 and `::1` on the same port; one of them, where the machine has no other.
-fn bind_localhost(port: u16) -> Result<Vec<(StdListener, SocketAddr)>, BindError> {
+type Bound = (StdListener, SocketAddr);
+
+/// 127.0.0.1 and `::1` on the same port; one of them, where the machine has no other. `bind` is [`bind_socket`], or
+/// that of another machine.
+fn bind_localhost(
+    port: u16,
+    bind: impl Fn(SocketAddr) -> Result<Bound, BindError>,
+) -> Result<Vec<Bound>, BindError> {
     for _ in 0..COMMON_PORT_TRIES {
-        let first = bind_loopback(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        let first = if_present(bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))?;
         let common = first.as_ref().map_or(port, |(_, address)| address.port());
-        let second = match bind_loopback(SocketAddr::from((Ipv6Addr::LOCALHOST, common))) {
+        let second = match if_present(bind(SocketAddr::from((Ipv6Addr::LOCALHOST, common)))) {
             // Chosen for the one, in use on the other: choose again.
             Err(BindError::Bind { source, .. }) if port == 0 && source.kind() == io::ErrorKind::AddrInUse => {
                 continue;
@@ -88,10 +100,10 @@ fn bind_localhost(port: u16) -> Result<Vec<(StdListener, SocketAddr)>, BindError
 }
 
 /// The inner error: the machine has no such address.
-fn bind_loopback(address: SocketAddr) -> Result<io::Result<(StdListener, SocketAddr)>, BindError> {
-    match bind_socket(address) {
-        Ok(socket) => Ok(Ok(socket)),
-        Err(BindError::Bind { source, .. }) if is_absent(&source) => {
+fn if_present(bound: Result<Bound, BindError>) -> Result<io::Result<Bound>, BindError> {
+    match bound {
+        Ok(bound) => Ok(Ok(bound)),
+        Err(BindError::Bind { address, source }) if is_absent(&source) => {
             warn!(event = "listen.absent", %address, error = %source, "this machine has no such address");
             Ok(Err(source))
         }
@@ -105,7 +117,7 @@ fn is_absent(error: &io::Error) -> bool {
     [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|absent| Some(absent.raw_os_error())).contains(&errno)
 }
 
-fn bind_socket(address: SocketAddr) -> Result<(StdListener, SocketAddr), BindError> {
+fn bind_socket(address: SocketAddr) -> Result<Bound, BindError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         // A restart need not wait for the connections of the process before.
@@ -132,7 +144,7 @@ pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Resu
 
     let connections = TaskTracker::new();
     {
-        let accepting = accept_all(&sockets, &shared, &connections);
+        let accepting = accept_all(&sockets, listeners.spare, &shared, &connections);
         tokio::select! {
             biased;
             () = drained(&shared) => {}
@@ -170,8 +182,14 @@ async fn drained(shared: &Shared) {
     shared.seats().all_free().await;
 }
 
-/// Never ends by itself.
-async fn accept_all(sockets: &[TcpListener], shared: &Arc<Shared>, connections: &TaskTracker) {
+/// Never ends by itself. Where the process is out of descriptors or memory it pauses until there is more than one
+/// connection takes.
+async fn accept_all(
+    sockets: &[TcpListener],
+    mut spare: Spare,
+    shared: &Arc<Shared>,
+    connections: &TaskTracker,
+) {
     let mut backoff = Backoff::default();
     let mut is_exhausted = false;
     loop {
@@ -185,6 +203,9 @@ async fn accept_all(sockets: &[TcpListener], shared: &Arc<Shared>, connections: 
                     Ok(()) => {
                         let place = shared.places().take();
                         connections.spawn(session::run(stream, place, Arc::clone(shared)));
+                        // Its turn comes before the next connection: a burst does not take the places of those
+                        // that have spoken already, and who has lost a place is gone.
+                        yield_now().await;
                     }
                     // It is gone already.
                     Err(error) => debug!(event = "accept.failed", %peer, %error),
@@ -195,7 +216,13 @@ async fn accept_all(sockets: &[TcpListener], shared: &Arc<Shared>, connections: 
                 if !std::mem::replace(&mut is_exhausted, true) {
                     error!(event = "accept.exhausted", %error, "no new connection until there is room again");
                 }
-                time::sleep(backoff.next(MAX_ACCEPT_DELAY, fastrand::f64())).await;
+                spare.release();
+                loop {
+                    time::sleep(backoff.next(MAX_ACCEPT_DELAY, fastrand::f64())).await;
+                    if spare.restore() {
+                        break;
+                    }
+                }
             }
         }
     }

@@ -81,6 +81,50 @@ fn localhost_is_both_loopback_addresses_on_one_port() {
 }
 
 #[test]
+fn localhost_is_one_address_where_the_machine_has_no_other() {
+    use rustix::io::Errno;
+    let without = |absent: fn(SocketAddr) -> bool, errno: Errno| {
+        bind_localhost(0, move |address| {
+            if absent(address) {
+                Err(BindError::Bind { address, source: errno.into() })
+            } else {
+                Ok((StdListener::bind("127.0.0.1:0").unwrap(), address))
+            }
+        })
+    };
+    let ips = |bound: Result<Vec<Bound>, BindError>| -> Vec<_> {
+        bound.unwrap().iter().map(|(_, address)| address.ip()).collect()
+    };
+    for errno in [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT] {
+        assert_eq!(ips(without(|address| address.is_ipv6(), errno)), [Ipv4Addr::LOCALHOST]);
+        assert_eq!(ips(without(|address| address.is_ipv4(), errno)), [Ipv6Addr::LOCALHOST]);
+        assert!(matches!(without(|_| true, errno), Err(BindError::NoLoopback { .. })));
+    }
+    // Something is wrong with an address that is there.
+    let refused = without(|address| address.is_ipv6(), Errno::ACCESS);
+    assert!(matches!(refused, Err(BindError::Bind { address, .. }) if address.is_ipv6()));
+}
+
+#[test]
+fn port_that_is_taken_on_the_other_address_is_chosen_anew_only_where_it_was_chosen() {
+    use std::cell::Cell;
+    let tries = Cell::new(0);
+    let taken_twice = |address: SocketAddr| {
+        if address.is_ipv6() {
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 {
+                let source = rustix::io::Errno::ADDRINUSE.into();
+                return Err(BindError::Bind { address, source });
+            }
+        }
+        Ok((StdListener::bind("127.0.0.1:0").unwrap(), address))
+    };
+    assert_eq!(bind_localhost(0, taken_twice).unwrap().len(), 2);
+    tries.set(0);
+    assert!(matches!(bind_localhost(5432, taken_twice), Err(BindError::Bind { .. })));
+}
+
+#[test]
 fn address_in_use_is_named_with_the_key_and_the_reason() {
     let taken = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
