@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time;
 use tracing::debug;
 use zeroize::Zeroizing;
@@ -17,9 +17,17 @@ use crate::upstream::{CancelTarget, Upstream, UpstreamError};
 use crate::wire::startup::CancelKey;
 
 /// Every session that can be cancelled, by the pid that its client knows. Several upstreams may have the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CancelRegistry {
     by_pid: DashMap<i32, Vec<Arc<Cancellable>>>,
+    /// For deliveries of clients' requests: each costs upstream a process, and us a connection.
+    turns: Semaphore,
+}
+
+impl Default for CancelRegistry {
+    fn default() -> Self {
+        Self { by_pid: DashMap::default(), turns: Semaphore::new(MAX_DELIVERIES) }
+    }
 }
 
 /// Why a cancel was not delivered.
@@ -54,11 +62,12 @@ impl CancelRegistry {
         Ok(Registration { registry: Arc::clone(self), session })
     }
 
-    /// Delivers a client's CancelRequest to the session that it means, if there is one.
+    /// Delivers a client's CancelRequest to the session that it means, if there is one; at most
+    /// [`MAX_DELIVERIES`] at a time, in the order in which they came. Cancel safe as [`Cancellable::cancel`] is.
     pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics) {
         let result = match self.find(key) {
             None => "miss",
-            Some(session) => match session.cancel().await {
+            Some(session) => match self.cancel_in_turn(&session).await {
                 Ok(()) => "delivered",
                 Err(error) => {
                     debug!(event = "cancel.failed", pid = key.pid, %error);
@@ -67,6 +76,12 @@ impl CancelRegistry {
             },
         };
         metrics.cancel_requests.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    async fn cancel_in_turn(&self, session: &Cancellable) -> Result<(), CancelError> {
+        // Never closed, so there is always a turn.
+        let _turn = self.turns.acquire().await;
+        session.cancel().await
     }
 
     /// Compares with every session of that pid, whichever matches, each in constant time.
@@ -159,6 +174,8 @@ impl Drop for Registration {
 
 /// Connect, write, wait for the close.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Deliveries of clients' requests at a time.
+const MAX_DELIVERIES: usize = 16;
 /// Of a cancel secret in protocol 3.0, in bytes.
 const SECRET_LEN: usize = 4;
 
