@@ -1,4 +1,4 @@
-//! The two limits on connections: on those that have not said what they want, and on sessions.
+//! The two limits on connections: on those that are no session yet, and on sessions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,10 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Places of connections in startup. Where there are none left, the oldest connection that has said nothing
-/// loses its own, or the oldest of all: who is quick always gets through.
+/// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session.
 #[derive(Debug)]
-pub(crate) struct StartupPlaces {
+#[expect(dead_code, reason = "held, not looked at")]
+pub(crate) enum Admission {
+    Place(Place),
+    Seat(Seat),
+}
+
+/// Places of connections without a seat: those that have not said what they want, bring a cancel, or are told no.
+/// Where there is none left the oldest connection loses its own.
+///
+/// Age alone decides. Were those spared that have said something, one byte from each of many connections would
+/// keep all places, and every newcomer would have to speak before the next one comes.
+#[derive(Debug)]
+pub(crate) struct Places {
     max: usize,
     taken: Mutex<Taken>,
 }
@@ -18,36 +29,32 @@ pub(crate) struct StartupPlaces {
 #[derive(Debug, Default)]
 struct Taken {
     next_id: u64,
-    silent: BTreeMap<u64, CancellationToken>,
-    speaking: BTreeMap<u64, CancellationToken>,
+    by_age: BTreeMap<u64, CancellationToken>,
 }
 
-impl StartupPlaces {
+impl Places {
     pub(crate) fn new(max: usize) -> Self {
         Self { max, taken: Mutex::default() }
     }
 
     /// A place for a new connection.
-    pub(crate) fn take(self: &Arc<Self>) -> StartupPlace {
+    pub(crate) fn take(self: &Arc<Self>) -> Place {
         let mut taken = self.lock();
-        if taken.silent.len() + taken.speaking.len() >= self.max
-            && let Some((_, oldest)) = taken.silent.pop_first().or_else(|| taken.speaking.pop_first())
+        if taken.by_age.len() >= self.max
+            && let Some((_, oldest)) = taken.by_age.pop_first()
         {
             oldest.cancel();
         }
         let id = taken.next_id;
         taken.next_id += 1;
         let evicted = CancellationToken::new();
-        taken.silent.insert(id, evicted.clone());
-        StartupPlace { id, evicted, places: Arc::clone(self) }
+        taken.by_age.insert(id, evicted.clone());
+        Place { id, evicted, places: Arc::clone(self) }
     }
 
     /// Takes all places back.
     pub(crate) fn clear(&self) {
-        let Taken { silent, speaking, .. } = &mut *self.lock();
-        silent.values().chain(speaking.values()).for_each(CancellationToken::cancel);
-        silent.clear();
-        speaking.clear();
+        std::mem::take(&mut self.lock().by_age).values().for_each(CancellationToken::cancel);
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -57,32 +64,22 @@ impl StartupPlaces {
 
 /// A place of one connection, given back on drop.
 #[derive(Debug)]
-pub(crate) struct StartupPlace {
+pub(crate) struct Place {
     id: u64,
     evicted: CancellationToken,
-    places: Arc<StartupPlaces>,
+    places: Arc<Places>,
 }
 
-impl StartupPlace {
-    /// Its connection has said something.
-    pub(crate) fn spoke(&self) {
-        let mut taken = self.places.lock();
-        if let Some(evicted) = taken.silent.remove(&self.id) {
-            taken.speaking.insert(self.id, evicted);
-        }
-    }
-
-    /// Returns when the place is lost to a newer connection. Cancel safe.
-    pub(crate) async fn evicted(&self) {
-        self.evicted.cancelled().await;
+impl Place {
+    /// Cancelled when the place is lost to a newer connection, and never once it has been given back.
+    pub(crate) fn evicted(&self) -> CancellationToken {
+        self.evicted.clone()
     }
 }
 
-impl Drop for StartupPlace {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        taken.silent.remove(&self.id);
-        taken.speaking.remove(&self.id);
+        self.places.lock().by_age.remove(&self.id);
     }
 }
 
@@ -128,30 +125,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oldest_silent_connection_gives_its_place() {
-        let places = Arc::new(StartupPlaces::new(3));
-        let held = [places.take(), places.take(), places.take()];
-        held[0].spoke();
-
-        let fourth = places.take();
-        let evicted = |place: &StartupPlace| place.evicted.is_cancelled();
-        assert_eq!([evicted(&held[0]), evicted(&held[1]), evicted(&held[2])], [false, true, false]);
-
-        held[2].spoke();
-        fourth.spoke();
-        let _fifth = places.take();
-        assert!(evicted(&held[0]), "with nobody silent the oldest goes");
-        assert!(!evicted(&fourth));
+    fn oldest_connection_gives_its_place_and_no_other() {
+        let places = Arc::new(Places::new(2));
+        let held = [places.take(), places.take()];
+        let third = places.take();
+        let evicted = |place: &Place| place.evicted().is_cancelled();
+        assert_eq!([evicted(&held[0]), evicted(&held[1]), evicted(&third)], [true, false, false]);
     }
 
     #[test]
     fn place_that_was_given_back_is_free() {
-        let places = Arc::new(StartupPlaces::new(1));
-        drop(places.take());
+        let places = Arc::new(Places::new(1));
+        let first = places.take();
+        let lost = first.evicted();
+        drop(first);
         let second = places.take();
-        assert!(!second.evicted.is_cancelled());
+        assert!(!lost.is_cancelled() && !second.evicted().is_cancelled());
         places.clear();
-        assert!(second.evicted.is_cancelled());
+        assert!(!lost.is_cancelled() && second.evicted().is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::auth::AuthError;
 use super::cancel::CancelError;
+use super::fault::Panicked;
 use super::login::LoginError;
 use super::route::NoRoute;
 use super::startup::StartupError;
@@ -33,6 +34,8 @@ pub(crate) enum SessionError {
     ClientLost(#[source] io::Error),
     #[error("client does not read")]
     ClientStalled,
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
 }
 
 /// Who would have to do something about it.
@@ -62,7 +65,7 @@ impl SessionError {
             Self::Startup(_) | Self::Auth(_) | Self::Route(_) | Self::ClientLost(_) | Self::ClientStalled => {
                 Blame::Client
             }
-            Self::Draining | Self::NoSeat { .. } | Self::CancelKey(_) => Blame::Proxy,
+            Self::Draining | Self::NoSeat { .. } | Self::CancelKey(_) | Self::Panicked(_) => Blame::Proxy,
             Self::Login(error) => match error {
                 LoginError::ClientGone => Blame::Client,
                 LoginError::NoCredential { .. } | LoginError::NoSource(_) => Blame::Vault,
@@ -81,6 +84,7 @@ impl SessionError {
             Self::Auth(_) => "auth",
             Self::Route(_) => "no_route",
             Self::CancelKey(_) => "internal",
+            Self::Panicked(_) => "panic",
             Self::ClientLost(_) | Self::ClientStalled => "client_failed",
             Self::Login(error) => match error {
                 LoginError::ClientGone => "client_gone",
@@ -104,8 +108,7 @@ impl SessionError {
             }
             Self::Auth(error) => error.client_error(),
             Self::Route(error) => error.client_error(),
-            Self::CancelKey(_) => ClientError::fatal(SqlState::INTERNAL_ERROR, "internal error")
-                .with_detail(format!("The log of pglease has more under session {session}.")),
+            Self::CancelKey(_) | Self::Panicked(_) => internal(session),
         };
         Some(error)
     }
@@ -120,4 +123,10 @@ impl SessionError {
             error.encode(out);
         }
     }
+}
+
+/// What a client is told of a bug of ours.
+pub(crate) fn internal(session: SessionId) -> ClientError {
+    ClientError::fatal(SqlState::INTERNAL_ERROR, "internal error")
+        .with_detail(format!("The log of pglease has more under session {session}."))
 }

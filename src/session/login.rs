@@ -15,7 +15,7 @@ use crate::credential::{Hold, SourceClosed};
 use crate::telemetry::{ConnectFailureLabels, Metrics};
 use crate::upstream::{LoggedIn, UpstreamError};
 use crate::wire::error::{ClientError, SqlState};
-use crate::wire::startup::{CancelKey, StartupMessage, StartupParameters};
+use crate::wire::startup::{CancelKey, StartupParameters};
 
 /// An upstream session and the claim on its credential.
 #[derive(Debug)]
@@ -178,12 +178,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What the client hears when its session begins, in one write: the version it gets, AuthenticationOk, upstream's
-/// own words, its pid with a secret of ours.
-pub(crate) fn greeting(message: &StartupMessage, logged_in: &LoggedIn, key: Option<&CancelKey>) -> BytesMut {
+/// What the client hears when its session begins, in one write: AuthenticationOk, upstream's own words, its pid
+/// with a secret of ours.
+pub(crate) fn greeting(logged_in: &LoggedIn, key: Option<&CancelKey>) -> BytesMut {
     let len = logged_in.before_key.len() + logged_in.after_key.len() + 64;
     let mut out = BytesMut::with_capacity(len);
-    message.encode_negotiation(&mut out);
     out.extend_from_slice(AUTHENTICATION_OK);
     out.extend_from_slice(&logged_in.before_key);
     if let Some(key) = key {

@@ -16,8 +16,10 @@ mod ending;
 mod close;
 pub(crate) mod cancel;
 mod error;
+mod fault;
 mod record;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,6 +29,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch as channel;
 use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::credential::Hold;
 use crate::drain::Phase;
@@ -36,14 +39,15 @@ use crate::telemetry::{DirectionLabels, Metrics};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::status::Tracker;
 
-use admission::{Seat, Seats, StartupPlace, StartupPlaces};
+use admission::{Admission, Place, Places, Seat, Seats};
 use cancel::{CancelRegistry, Registration};
 use error::SessionError;
+use fault::caught;
 use login::{Attempt, Login};
 use record::Record;
 use relay::{Relay, RelayEnd};
 use route::{Outbound, Route};
-use startup::Startup;
+use startup::{Startup, StartupError};
 use watch::Watch;
 
 /// What all sessions of a process have in common.
@@ -55,7 +59,7 @@ pub(crate) struct Shared {
     phase: channel::Receiver<Phase>,
     connect_wait: Duration,
     seats: Seats,
-    places: Arc<StartupPlaces>,
+    places: Arc<Places>,
     last_id: AtomicU64,
     /// Client to upstream, upstream to client.
     bytes: [Counter; 2],
@@ -79,7 +83,7 @@ impl Shared {
             phase,
             connect_wait,
             seats: Seats::new(max_sessions),
-            places: Arc::new(StartupPlaces::new(max_sessions.max(MIN_STARTUP_PLACES))),
+            places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
             last_id: AtomicU64::new(0),
             bytes,
         }
@@ -89,7 +93,7 @@ impl Shared {
         self.phase.clone()
     }
 
-    pub(crate) fn places(&self) -> &Arc<StartupPlaces> {
+    pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places
     }
 
@@ -109,15 +113,26 @@ impl Shared {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn run<C>(mut client: C, place: StartupPlace, shared: Arc<Shared>)
+pub(crate) async fn run<C>(mut client: C, place: Place, shared: Arc<Shared>)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
     let mut record = Record::new(id, Arc::clone(&shared.metrics));
+    let evicted = place.evicted();
+    let mut admission = Admission::Place(place);
 
     // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
-    match Box::pin(open(&mut client, place, &shared, &mut record)).await {
+    let mut opening = Box::pin(async {
+        tokio::select! {
+            biased;
+            () = evicted.cancelled() => Err(StartupError::Evicted.into()),
+            opened = open(&mut client, &mut admission, &shared, &mut record) => opened,
+        }
+    });
+    let opened = caught(opening.as_mut()).await;
+    drop(opening);
+    match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
         Ok(Some(opened)) => opened.serve(client, &shared, record).await,
         Ok(None) => record.cancelled(),
         Err(error) => {
@@ -125,15 +140,31 @@ where
             error.encode(id, &mut last_words);
             record.refused(&error);
             drop(error);
-            Box::pin(close::close_client(&mut client, &last_words)).await;
+            Box::pin(turn_away(&mut client, &last_words, &evicted)).await;
         }
+    }
+}
+
+/// Tells a client why it gets no session, unless newer connections need its place.
+async fn turn_away<C>(client: &mut C, last_words: &[u8], evicted: &CancellationToken)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    // Silence has no last words that a reset could take away.
+    if last_words.is_empty() {
+        return;
+    }
+    tokio::select! {
+        biased;
+        () = close::close_client(client, last_words) => {}
+        () = evicted.cancelled() => {}
     }
 }
 
 /// From the first byte to ReadyForQuery; `None` for a connection that only brought a cancel.
 async fn open<C>(
     client: &mut C,
-    place: StartupPlace,
+    admission: &mut Admission,
     shared: &Shared,
     record: &mut Record,
 ) -> Result<Option<Opened>, SessionError>
@@ -141,16 +172,15 @@ where
     C: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut early = BytesMut::new();
-    let message = match startup::read(client, &mut early, &place).await? {
+    let message = match startup::read(client, &mut early).await? {
         Startup::Session(message) => message,
         Startup::Cancel(key) => {
             shared.cancels.deliver(&key, &shared.metrics).await;
             return Ok(None);
         }
     };
-    drop(place);
     let deadline = Instant::now() + shared.connect_wait;
-    let seat = shared.admit()?;
+    *admission = Admission::Seat(shared.admit()?);
 
     let asking = auth::trust(message)?;
     let route = route::find(&shared.routes, &asking)?;
@@ -173,7 +203,7 @@ where
     let registration =
         target.map(|target| shared.cancels.register(Arc::clone(&route.upstream), target)).transpose()?;
     let key = registration.as_ref().map(Registration::key);
-    let greeting = login::greeting(&asking.message, &logged_in, key);
+    let greeting = login::greeting(&logged_in, key);
     let mut opened = Opened {
         upstream: logged_in.stream,
         after_key: logged_in.after_key,
@@ -181,7 +211,6 @@ where
         hold,
         registration,
         outlives_lease,
-        _seat: seat,
     };
     record.opened(&asking, route, opened.hold.credential(), opened.registration.as_ref());
     if let Err(error) = greet(client, &greeting).await {
@@ -214,7 +243,6 @@ struct Opened {
     hold: Hold,
     registration: Option<Registration>,
     outlives_lease: bool,
-    _seat: Seat,
 }
 
 impl Opened {
@@ -223,7 +251,7 @@ impl Opened {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { upstream, after_key, early, hold, registration, outlives_lease, _seat } = self;
+        let Self { upstream, after_key, early, hold, registration, outlives_lease } = self;
         let mut tracker = Tracker::new();
         tracker.backend(&after_key);
         drop(after_key);
@@ -237,11 +265,11 @@ impl Opened {
             cancellable: registration.as_ref().map(|registration| Arc::clone(registration.session())),
         };
 
-        let end = relay.run(&mut watch).await;
+        let end = caught(pin!(relay.run(&mut watch))).await.unwrap_or_else(RelayEnd::Panicked);
         // From here on a cancel of the client's would hit nobody, or a stranger.
         drop(registration);
 
-        let error = client_error(&end, &relay);
+        let error = client_error(&end, &relay, record.id());
         let cancel =
             watch.cancellable.filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
         record.closed(&end, &relay);
@@ -253,13 +281,14 @@ impl Opened {
 
 /// What the client is told at the end of `relay`; `None` where it has asked for the end, has been told by upstream,
 /// or is not there.
-fn client_error<C, U>(end: &RelayEnd, relay: &Relay<C, U>) -> Option<ClientError>
+fn client_error<C, U>(end: &RelayEnd, relay: &Relay<C, U>, session: SessionId) -> Option<ClientError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     match end {
         RelayEnd::Ordered(order) => Some(order.client_error(relay.tracker.is_running())),
+        RelayEnd::Panicked(_) => Some(error::internal(session)),
         RelayEnd::ClientFailed(_) => None,
         RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_)
             if relay.client_hung_up() || relay.tracker.ends_with_error() =>
@@ -276,7 +305,7 @@ where
 /// as it would in front of the server itself.
 fn ends_what_runs(end: &RelayEnd, phase: &channel::Receiver<Phase>) -> bool {
     match end {
-        RelayEnd::Ordered(_) => true,
+        RelayEnd::Ordered(_) | RelayEnd::Panicked(_) => true,
         RelayEnd::ClientFailed(_) => *phase.borrow() != Phase::Serving,
         RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) => false,
     }
@@ -284,8 +313,8 @@ fn ends_what_runs(end: &RelayEnd, phase: &channel::Receiver<Phase>) -> bool {
 
 /// For the client to take its greeting, which fits into a socket's buffer.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections in startup, where `max_sessions` is less.
-const MIN_STARTUP_PLACES: usize = 100;
+/// Places beyond one for each seat.
+pub(crate) const SPARE_PLACES: usize = 64;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::thread;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -17,7 +16,7 @@ use crate::credential::Credential;
 use crate::ids::{GenerationId, SessionId};
 use crate::telemetry::{Causes, Metrics, SessionEndLabels};
 
-/// One connection, from accept on. Dropped in a panic it says so: nobody else would.
+/// One connection, from accept on.
 #[derive(Debug)]
 pub(crate) struct Record {
     id: SessionId,
@@ -29,6 +28,10 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn new(id: SessionId, metrics: Arc<Metrics>) -> Self {
         Self { id, began: Instant::now(), metrics, generation: None }
+    }
+
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
     }
 
     /// Upstream has let us in.
@@ -65,6 +68,9 @@ impl Record {
         let (session, reason, blame) = (self.id, error.reason(), error.blame());
         let told = error.client_error(session).is_some();
         let cause = Causes(error);
+        if matches!(error, SessionError::Panicked(_)) {
+            self.panicked();
+        }
         match blame {
             Blame::Client if told => {
                 info!(event = "session.refused", %session, reason, blame = blame.as_str(), error = %cause);
@@ -90,6 +96,9 @@ impl Record {
         // A client that upstream has told of the end closes, too.
         let client_left = relay.client_hung_up() && !relay.tracker.ends_with_error();
         let (reason, blame, cause) = outcome(end, client_left);
+        if matches!(end, RelayEnd::Panicked(_)) {
+            self.panicked();
+        }
         info!(
             event = "session.end",
             session = %self.id,
@@ -104,18 +113,13 @@ impl Record {
         self.count(reason);
     }
 
+    fn panicked(&self) {
+        error!(event = "session.panic", session = %self.id, "a bug of pglease ended this session");
+    }
+
     fn count(&self, reason: &'static str) {
         let seconds = self.began.elapsed().as_secs_f64();
         self.metrics.session_seconds.get_or_create(&SessionEndLabels { reason }).observe(seconds);
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.count("panic");
-            error!(event = "session.panic", session = %self.id, "a bug of pglease ended this session");
-        }
     }
 }
 
@@ -130,6 +134,7 @@ fn outcome(end: &RelayEnd, client_left: bool) -> (&'static str, Blame, Option<Ca
         RelayEnd::UpstreamFailed(error) => ("upstream_failed", Blame::Upstream, Some(Causes(error))),
         RelayEnd::ClientFailed(error) => ("client_failed", Blame::Client, Some(Causes(error))),
         RelayEnd::Ordered(order) => (order.reason(), order.blame(), None),
+        RelayEnd::Panicked(panicked) => ("panic", Blame::Proxy, Some(Causes(panicked))),
     }
 }
 

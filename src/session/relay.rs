@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
+use super::fault::Panicked;
 use super::watch::Watch;
 use crate::wire::status::Tracker;
 
@@ -29,6 +30,7 @@ pub(crate) enum RelayEnd {
     UpstreamFailed(io::Error),
     /// Told from outside. Nothing that was read from the client has gone unanswered, unless a statement runs.
     Ordered(Order),
+    Panicked(Panicked),
 }
 
 /// Two connections and all that is known of what goes over them.
@@ -114,12 +116,14 @@ where
     /// Whether a message of our own to the client would be whole: all before it has been passed on up to the end
     /// of a frame, or can be.
     pub(crate) fn can_speak_to_client(&self) -> bool {
-        self.tracker.is_backend_at_boundary()
+        self.tracker.is_backend_at_boundary() && !self.backend.is_torn
     }
 
     /// The same towards upstream, which must not have been told that nothing more comes.
     pub(crate) fn can_speak_to_upstream(&self) -> bool {
-        self.tracker.is_frontend_at_boundary() && self.frontend.state == PumpState::Open
+        self.tracker.is_frontend_at_boundary()
+            && !self.frontend.is_torn
+            && self.frontend.state == PumpState::Open
     }
 
     /// Whether upstream has said all that it will say.
@@ -204,6 +208,8 @@ pub(crate) struct Pump {
     /// Half-close: the end of the reader is passed on. Else there are words of our own to be said first.
     closes_writer: bool,
     unflushed: bool,
+    /// Within a poll. A panic there leaves it so: bytes that the tracker has seen may not have been written.
+    is_torn: bool,
     /// Since it was last looked at.
     moved: bool,
     /// Bytes read.
@@ -247,6 +253,7 @@ impl Pump {
             state: PumpState::Open,
             closes_writer: false,
             unflushed: false,
+            is_torn: false,
             moved: false,
             bytes: 0,
             counter,
@@ -280,7 +287,9 @@ impl Pump {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
+        self.is_torn = true;
         let progress = self.poll_open(cx, reader, writer, scratch, &mut seen);
+        self.is_torn = false;
         if progress.is_err() {
             let was_open = self.state == PumpState::Open;
             self.state = if was_open { PumpState::Failed } else { PumpState::Finished };

@@ -7,7 +7,6 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time;
 
-use super::admission::StartupPlace;
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::startup::{
     CancelKey, FirstPacket, FirstPacketError, GSSENC_REQUEST, ProtocolVersion, SSL_REQUEST, StartupMessage,
@@ -32,8 +31,8 @@ pub(crate) enum StartupError {
     Evicted,
     /// Bytes that were sent before the answer to SSLRequest or GSSENCRequest was known belong to nobody that
     /// can be trusted (CVE-2021-23214).
-    #[error("client sent unencrypted data behind a request for encryption")]
-    Stuffed,
+    #[error("client sent unencrypted data behind its {request}")]
+    Stuffed { request: &'static str },
     #[error("client sent a malformed first packet")]
     Malformed(#[from] FirstPacketError),
     #[error("connection to the client")]
@@ -51,11 +50,20 @@ impl StartupError {
                 SqlState::PROTOCOL_VIOLATION,
                 "invalid startup packet layout: expected terminator as last byte",
             )),
+            Self::Stuffed { request } => Some(
+                ClientError::fatal(
+                    SqlState::PROTOCOL_VIOLATION,
+                    format!("received unencrypted data after {request}"),
+                )
+                .with_detail(
+                    "This could be either a client-software bug or evidence of an attempted man-in-the-middle \
+                     attack.",
+                ),
+            ),
             Self::Malformed(FirstPacketError::Length { .. } | FirstPacketError::CancelKey { .. })
             | Self::Closed
             | Self::TimedOut
             | Self::Evicted
-            | Self::Stuffed
             | Self::Io(_) => None,
         }
     }
@@ -76,57 +84,49 @@ fn unsupported(version: ProtocolVersion) -> String {
 /// Reads up to the end of the CancelRequest or StartupMessage. What has come behind that stays in `early`.
 ///
 /// Not cancel safe: what was read is lost.
-pub(crate) async fn read<C>(
-    client: &mut C,
-    early: &mut BytesMut,
-    place: &StartupPlace,
-) -> Result<Startup, StartupError>
+pub(crate) async fn read<C>(client: &mut C, early: &mut BytesMut) -> Result<Startup, StartupError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    tokio::select! {
-        biased;
-        () = place.evicted() => Err(StartupError::Evicted),
-        startup = time::timeout(STARTUP_TIMEOUT, converse(client, early, place)) => {
-            startup.unwrap_or(Err(StartupError::TimedOut))
-        }
-    }
+    time::timeout(STARTUP_TIMEOUT, converse(client, early)).await.unwrap_or(Err(StartupError::TimedOut))
 }
 
-/// Declines encryption, each kind once, until the client says what it wants.
-async fn converse<C>(
-    client: &mut C,
-    early: &mut BytesMut,
-    place: &StartupPlace,
-) -> Result<Startup, StartupError>
+/// Declines encryption, each kind once, until the client says what it wants; tells it at once of what it wants in
+/// vain.
+async fn converse<C>(client: &mut C, early: &mut BytesMut) -> Result<Startup, StartupError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut ssl_declined, mut gssenc_declined) = (false, false);
     loop {
-        let declined = match read_packet(client, early, place).await? {
-            FirstPacket::Startup(message) => return Ok(Startup::Session(message)),
+        let (declined, code, request) = match read_packet(client, early).await? {
+            FirstPacket::Startup(message) => {
+                let mut negotiation = BytesMut::new();
+                message.encode_negotiation(&mut negotiation);
+                say(client, &negotiation).await?;
+                return Ok(Startup::Session(message));
+            }
             FirstPacket::Cancel(key) => return Ok(Startup::Cancel(key)),
-            FirstPacket::SslRequest => (&mut ssl_declined, SSL_REQUEST),
-            FirstPacket::GssencRequest => (&mut gssenc_declined, GSSENC_REQUEST),
+            FirstPacket::SslRequest => (&mut ssl_declined, SSL_REQUEST, "SSL request"),
+            FirstPacket::GssencRequest => (&mut gssenc_declined, GSSENC_REQUEST, "GSSAPI encryption request"),
         };
-        if std::mem::replace(declined.0, true) {
+        if std::mem::replace(declined, true) {
             // A second time the code is a version like any other, as in the server.
-            return Err(FirstPacketError::Version { version: ProtocolVersion(declined.1) }.into());
+            return Err(FirstPacketError::Version { version: ProtocolVersion(code) }.into());
         }
+        say(client, b"N").await?;
         if !early.is_empty() {
-            return Err(StartupError::Stuffed);
+            return Err(StartupError::Stuffed { request });
         }
-        client.write_all(b"N").await?;
-        client.flush().await?;
     }
 }
 
-async fn read_packet<C>(
-    client: &mut C,
-    buf: &mut BytesMut,
-    place: &StartupPlace,
-) -> Result<FirstPacket, StartupError>
+async fn say<C: AsyncWrite + Unpin>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
+    client.write_all(bytes).await?;
+    client.flush().await
+}
+
+async fn read_packet<C>(client: &mut C, buf: &mut BytesMut) -> Result<FirstPacket, StartupError>
 where
     C: AsyncRead + Unpin,
 {
@@ -140,7 +140,6 @@ where
         if client.read_buf(buf).await? == 0 {
             return Err(StartupError::Closed);
         }
-        place.spoke();
     }
 }
 
@@ -151,12 +150,9 @@ const READ_LEN: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::duplex;
 
     use super::*;
-    use crate::session::admission::StartupPlaces;
     use crate::wire::startup::PROTOCOL_3_0;
 
     fn packet(code: u32, body: &[u8]) -> Vec<u8> {
@@ -173,8 +169,7 @@ mod tests {
         theirs.write_all(sent).await.unwrap();
         theirs.shutdown().await.unwrap();
         let mut early = BytesMut::new();
-        let place = Arc::new(StartupPlaces::new(1)).take();
-        let outcome = read(&mut ours, &mut early, &place).await;
+        let outcome = read(&mut ours, &mut early).await;
         drop(ours);
         let mut answered = Vec::new();
         theirs.read_to_end(&mut answered).await.unwrap();
@@ -184,7 +179,6 @@ mod tests {
     /// As [`after`], each packet once the one before it has been answered.
     async fn in_turn(packets: &[Vec<u8>]) -> (Result<Startup, StartupError>, usize) {
         let (mut ours, mut theirs) = duplex(64 * 1024);
-        let place = Arc::new(StartupPlaces::new(1)).take();
         let mut early = BytesMut::new();
         let talk = async {
             let mut answers = 0;
@@ -197,7 +191,7 @@ mod tests {
             answers
         };
         let outcome = async {
-            let outcome = read(&mut ours, &mut early, &place).await;
+            let outcome = read(&mut ours, &mut early).await;
             drop(ours);
             outcome
         };
@@ -236,11 +230,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_behind_a_request_for_encryption_end_the_connection() {
-        for code in [SSL_REQUEST, GSSENC_REQUEST] {
-            let (outcome, answered, _) = after(&[packet(code, b""), startup()].concat()).await;
-            assert!(matches!(outcome, Err(StartupError::Stuffed)));
-            assert!(answered.is_empty());
+    async fn bytes_behind_a_request_for_encryption_are_not_read() {
+        for (code, request) in [(SSL_REQUEST, "SSL request"), (GSSENC_REQUEST, "GSSAPI encryption request")] {
+            let (outcome, answered, early) = after(&[packet(code, b""), startup()].concat()).await;
+            assert_eq!(answered, b"N");
+            assert_eq!(early, startup());
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, StartupError::Stuffed { .. }));
+            let Some(ClientError::Own { message, .. }) = error.client_error() else { panic!("{error}") };
+            assert_eq!(message, format!("received unencrypted data after {request}"));
         }
     }
 
@@ -263,7 +261,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn client_that_says_a_byte_a_second_is_given_ten_seconds() {
         let (mut ours, mut theirs) = duplex(64);
-        let place = Arc::new(StartupPlaces::new(1)).take();
         let mut early = BytesMut::new();
         let began = time::Instant::now();
         let drip = async {
@@ -273,20 +270,11 @@ mod tests {
             }
         };
         tokio::select! {
-            outcome = read(&mut ours, &mut early, &place) => {
+            outcome = read(&mut ours, &mut early) => {
                 assert!(matches!(outcome, Err(StartupError::TimedOut)));
             }
             () = drip => panic!("outlived the limit"),
         }
         assert_eq!(began.elapsed(), STARTUP_TIMEOUT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn connection_without_a_place_ends() {
-        let places = Arc::new(StartupPlaces::new(1));
-        let (mut ours, _theirs) = duplex(64);
-        let (old, mut early) = (places.take(), BytesMut::new());
-        let (outcome, _new) = tokio::join!(read(&mut ours, &mut early, &old), async { places.take() });
-        assert!(matches!(outcome, Err(StartupError::Evicted)));
     }
 }

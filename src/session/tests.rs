@@ -1,9 +1,12 @@
 //! Whole sessions: clients over pipes in memory, upstream on loopback where there is one.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, DuplexStream, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -454,4 +457,111 @@ async fn sessions_that_have_not_begun_are_told_of_the_drain() {
     assert_eq!(begun.elapsed(), grace);
     assert_eq!(code(&proxy.told(&startup()).await), "57P03");
     assert_eq!(begun.elapsed(), grace);
+}
+
+/// A client at which pglease stumbles: reading the word "bug" makes it panic.
+struct Stumbling(DuplexStream);
+
+impl AsyncRead for Stumbling {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(cx, buf);
+        assert!(!buf.filled()[before..].windows(3).any(|word| word == b"bug"), "as the test wants it");
+        read
+    }
+}
+
+impl AsyncWrite for Stumbling {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn panic_ends_one_session_and_its_client_is_told() {
+    let proxy = proxy(1, 1);
+    let (client, mut far_client) = duplex(1024);
+    let session = run(Stumbling(client), proxy.shared.places().take(), Arc::clone(&proxy.shared));
+    let talk = async {
+        far_client.write_all(&packet(0x0003_0000, b"user\0bug\0\0")).await.unwrap();
+        let mut told = Vec::new();
+        far_client.read_to_end(&mut told).await.unwrap();
+        drop(far_client);
+        told
+    };
+    let ((), told) = tokio::join!(session, talk);
+    assert_eq!(code(&told), "XX000");
+    assert!(told.escape_ascii().to_string().contains("under session "));
+    assert!(proxy.ended("panic"));
+}
+
+#[tokio::test]
+async fn panic_in_the_relay_ends_both_sides_in_frame() {
+    let server = Server::bind().await;
+    let proxy = proxy(server.port(), 1);
+    let issued = proxy.promote(1);
+    let (client, mut far_client) = duplex(1024);
+    let session = run(Stumbling(client), proxy.shared.places().take(), Arc::clone(&proxy.shared));
+    let client_side = async {
+        far_client.write_all(&startup()).await.unwrap();
+        read_greeting(&mut far_client).await;
+        far_client.write_all(b"Q\0\0\0\x08bug\0").await.unwrap();
+        let mut told = Vec::new();
+        far_client.read_to_end(&mut told).await.unwrap();
+        drop(far_client);
+        told
+    };
+    let server_side = async {
+        let mut stream = server.let_in().await;
+        // What the bug has read is lost, and nothing may follow it.
+        expect_end(&mut stream).await;
+    };
+    let ((), told, ()) = tokio::join!(session, client_side, server_side);
+    assert_eq!(code(&told), "XX000");
+    assert!(proxy.ended("panic"));
+    assert_eq!(*issued.holds().borrow(), 0);
+    assert!(proxy.shared.seats().take().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection_without_a_place_ends_whatever_it_is_about() {
+    let proxy = proxy(1, 1);
+    let seat = proxy.shared.seats().take();
+    // Silent; half-way; told no, and still to close.
+    for sent in [&b""[..], &startup()[..9], &startup()] {
+        let (session, mut client) = proxy.connect();
+        let talk = async {
+            client.write_all(sent).await.unwrap();
+            time::sleep(Duration::from_millis(1)).await;
+            proxy.shared.places().clear();
+        };
+        let began = Instant::now();
+        tokio::join!(session, talk);
+        assert_eq!(began.elapsed(), Duration::from_millis(1));
+        drop(client);
+    }
+    drop(seat);
+    // With a seat there is no place to lose.
+    let (session, mut client) = proxy.connect();
+    let began = Instant::now();
+    tokio::join!(session, async {
+        client.write_all(&startup()).await.unwrap();
+        time::sleep(Duration::from_millis(1)).await;
+        proxy.shared.places().clear();
+        time::sleep(Duration::from_secs(1)).await;
+        drop(client);
+    });
+    assert!(began.elapsed() > Duration::from_secs(1));
 }

@@ -1,0 +1,23 @@
+//! A panic is a bug of ours, and ends one session: its client is told, and the others do not notice.
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+
+/// The future panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a bug of pglease")]
+pub(crate) struct Panicked;
+
+/// Runs `future` to its end, or to its panic. As cancel safe as `future` is.
+///
+/// What a panic breaks off is dropped with the future, or is state of this one session, which its caller judges. What
+/// sessions share is under locks that are held for single steps.
+pub(crate) async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
+}
