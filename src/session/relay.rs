@@ -5,7 +5,7 @@
 //! it has. So an idle session owns no buffer, and a stalled one [`SCRATCH_LEN`] bytes each way at most. Messages
 //! are never collected, and no timer is set unless the session is to end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -33,6 +33,12 @@ pub(crate) enum RelayEnd {
     Panicked(Panicked),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Frontend,
+    Backend,
+}
+
 /// Two connections and all that is known of what goes over them.
 #[derive(Debug)]
 pub(crate) struct Relay<C, U> {
@@ -44,6 +50,9 @@ pub(crate) struct Relay<C, U> {
     /// Upstream to client.
     pub(crate) backend: Pump,
     upstream_error: Option<io::Error>,
+    /// The direction that is being polled. A panic leaves it so: bytes that the tracker has seen may not have been
+    /// written.
+    polled: Cell<Option<Direction>>,
     /// Both sides have been read until there was nothing more, and all of it has gone out.
     quiet: bool,
     /// Something has happened since the session was last seen quiet.
@@ -78,6 +87,7 @@ where
             frontend,
             backend: Pump::new(backend_bytes),
             upstream_error: None,
+            polled: Cell::default(),
             quiet: false,
             stirred: true,
             frontend_seen: 0,
@@ -116,13 +126,13 @@ where
     /// Whether a message of our own to the client would be whole: all before it has been passed on up to the end
     /// of a frame, or can be.
     pub(crate) fn can_speak_to_client(&self) -> bool {
-        self.tracker.is_backend_at_boundary() && !self.backend.is_torn
+        self.tracker.is_backend_at_boundary() && self.polled.get() != Some(Direction::Backend)
     }
 
     /// The same towards upstream, which must not have been told that nothing more comes.
     pub(crate) fn can_speak_to_upstream(&self) -> bool {
         self.tracker.is_frontend_at_boundary()
-            && !self.frontend.is_torn
+            && self.polled.get() != Some(Direction::Frontend)
             && self.frontend.state == PumpState::Open
     }
 
@@ -148,10 +158,13 @@ where
 
     /// Moves what can be moved.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
-        let Self { client, upstream, tracker, frontend, backend, .. } = self;
+        let Self { client, upstream, tracker, frontend, backend, polled, .. } = self;
         let (sent, received) = SCRATCH.with_borrow_mut(|scratch| {
+            polled.set(Some(Direction::Frontend));
             let sent = frontend.poll(cx, client, upstream, scratch, |bytes| tracker.frontend(bytes));
+            polled.set(Some(Direction::Backend));
             let received = backend.poll(cx, upstream, client, scratch, |bytes| tracker.backend(bytes));
+            polled.set(None);
             (sent, received)
         });
         self.stirred |= std::mem::take(&mut self.frontend.moved) | std::mem::take(&mut self.backend.moved);
@@ -208,8 +221,6 @@ pub(crate) struct Pump {
     /// Half-close: the end of the reader is passed on. Else there are words of our own to be said first.
     closes_writer: bool,
     unflushed: bool,
-    /// Within a poll. A panic there leaves it so: bytes that the tracker has seen may not have been written.
-    is_torn: bool,
     /// Since it was last looked at.
     moved: bool,
     /// Bytes read.
@@ -253,7 +264,6 @@ impl Pump {
             state: PumpState::Open,
             closes_writer: false,
             unflushed: false,
-            is_torn: false,
             moved: false,
             bytes: 0,
             counter,
@@ -287,9 +297,7 @@ impl Pump {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        self.is_torn = true;
         let progress = self.poll_open(cx, reader, writer, scratch, &mut seen);
-        self.is_torn = false;
         if progress.is_err() {
             let was_open = self.state == PumpState::Open;
             self.state = if was_open { PumpState::Failed } else { PumpState::Finished };

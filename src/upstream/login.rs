@@ -38,7 +38,7 @@ where
         return Err(LoginError::UserName);
     }
     let mut parameters = parameters.clone();
-    parameters.set("user", credential.user.as_str());
+    parameters.set("user", credential.user.as_bytes());
     let mut startup = BytesMut::new();
     parameters.encode(&mut startup);
 
@@ -269,7 +269,7 @@ mod tests {
         let greeting = play(&Binding::None, async |mut upstream| {
             let startup = upstream.startup().await;
             assert_eq!(&startup[..4], b"\0\x03\0\0");
-            assert_eq!(&startup[4..], b"user\0v-db-app\0database\0wizard\0role\0app_owner\0\0");
+            assert_eq!(&startup[4..], b"database\0wizard\0role\0app_owner\0user\0v-db-app\0\0");
             upstream.send(&authentication(0, b"")).await;
             upstream.send(&greeting()).await;
             upstream

@@ -67,24 +67,24 @@ fn parse_cancel(body: &[u8]) -> Result<CancelKey, FirstPacketError> {
 }
 
 /// Pairs of `\0`-terminated strings up to an empty name, which is the last byte.
-fn parse_startup(version: ProtocolVersion, mut body: &[u8]) -> Result<StartupMessage, FirstPacketError> {
+fn parse_startup(version: ProtocolVersion, body: &[u8]) -> Result<StartupMessage, FirstPacketError> {
     if version.major() != 3 {
         return Err(FirstPacketError::Version { version });
     }
-    let mut parameters = StartupParameters::default();
+    let mut rest = body;
     loop {
-        let (name, rest) = split_string(body).ok_or(FirstPacketError::Layout)?;
-        if name.is_empty() {
-            // What stands behind the terminator is nobody's.
-            return if rest.is_empty() {
-                Ok(StartupMessage { version, parameters })
-            } else {
-                Err(FirstPacketError::Layout)
-            };
+        let (name, after) = split_string(rest).ok_or(FirstPacketError::Layout)?;
+        if !name.is_empty() {
+            (_, rest) = split_string(after).ok_or(FirstPacketError::Layout)?;
+            continue;
         }
-        let (value, rest) = split_string(rest).ok_or(FirstPacketError::Layout)?;
-        parameters.push(name, value);
-        body = rest;
+        // What stands behind the terminator is nobody's.
+        return match body.split_last() {
+            Some((_, pairs)) if after.is_empty() => {
+                Ok(StartupMessage { version, parameters: StartupParameters { pairs: pairs.to_vec() } })
+            }
+            _ => Err(FirstPacketError::Layout),
+        };
     }
 }
 
@@ -150,51 +150,59 @@ impl fmt::Display for ProtocolVersion {
 
 /// The name-value pairs of a StartupMessage, in the order in which they were sent, as raw bytes: PostgreSQL does
 /// not say in which encoding they are. Of a name given twice the last one counts, as in the server.
+///
+/// Takes no more memory than the message itself: a client may send thousands of pairs, and wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StartupParameters {
-    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// As in the message: name, `\0`, value, `\0`, and so on. No name is empty.
+    pairs: Vec<u8>,
 }
 
 impl StartupParameters {
     /// The value of `name`, if it was given.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.pairs.iter().rev().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.as_slice())
+        self.iter().filter(|(key, _)| *key == name.as_bytes()).last().map(|(_, value)| value)
     }
 
-    /// Gives `name` the one value `value`: in the place of its last one, or at the end.
-    pub(crate) fn set(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        let value = value.into();
-        match self.pairs.iter_mut().rev().find(|(key, _)| key == name.as_bytes()) {
-            Some(pair) => pair.1 = value,
-            None => self.pairs.push((name.into(), value)),
+    /// Gives `name` the one value `value`, at the end.
+    pub(crate) fn set(&mut self, name: &str, value: &[u8]) {
+        self.retain(|key| key != name.as_bytes());
+        self.push(name, value);
+    }
+
+    /// Adds a pair behind the others, whatever stands there already. Neither part contains `\0`, and `name` is not
+    /// empty.
+    pub(crate) fn push(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        for part in [name.as_ref(), value.as_ref()] {
+            self.pairs.extend_from_slice(part);
+            self.pairs.push(0);
         }
-    }
-
-    /// Adds a pair behind the others, whatever stands there already.
-    pub(crate) fn push(&mut self, name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
-        self.pairs.push((name.into(), value.into()));
     }
 
     /// Keeps the pairs whose name pleases `keep`.
     pub(crate) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
-        self.pairs.retain(|(name, _)| keep(name));
+        let mut kept = Self { pairs: Vec::with_capacity(self.pairs.len()) };
+        self.iter().filter(|(name, _)| keep(name)).for_each(|(name, value)| kept.push(name, value));
+        *self = kept;
     }
 
     /// Writes the whole StartupMessage, protocol 3.0: Int32 length, Int32 196608, the pairs as strings, `\0`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
-        let len = self.pairs.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() + 9;
-        out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
+        out.put_u32(u32::try_from(self.pairs.len() + 9).unwrap_or(u32::MAX));
         out.put_u32(PROTOCOL_3_0);
-        for part in self.pairs.iter().flat_map(|(name, value)| [name, value]) {
-            out.put_slice(part);
-            out.put_u8(0);
-        }
+        out.put_slice(&self.pairs);
         out.put_u8(0);
     }
 
     /// The pairs in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))
+        let mut rest = self.pairs.as_slice();
+        std::iter::from_fn(move || {
+            let (name, after) = split_string(rest)?;
+            let (value, after) = split_string(after)?;
+            rest = after;
+            Some((name, value))
+        })
     }
 }
 

@@ -1,12 +1,19 @@
 //! End to end: real servers, the real program, real client libraries.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what fails here fails the test"
+)]
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "benches and the demo use other parts of it")]
 mod support;
 
 mod servers;
+mod raw;
 mod start;
 mod wire;
 mod pressure;
@@ -17,6 +24,8 @@ mod drain;
 mod setup;
 mod pgbench;
 mod secrets;
+mod errors;
+mod hostile;
 
 use std::path::Path;
 use std::time::Duration;

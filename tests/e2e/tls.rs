@@ -4,8 +4,9 @@ use std::fs;
 
 use tokio_postgres::error::SqlState;
 
+use crate::raw::{Message, Raw};
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_with, start};
+use crate::{pglease_for, pglease_with, start, until};
 
 #[tokio::test]
 async fn login_is_bound_to_the_tls_channel_where_that_is_required() {
@@ -47,6 +48,58 @@ async fn server_that_no_ca_of_ours_vouches_for_gets_no_login_and_costs_one_crede
         "{refused:?}"
     );
     assert_eq!(world.leased_roles().await.len(), 1);
+}
+
+/// Around whole numbers of TLS records, of the relay's buffer, and of what it reads in one turn: an answer must not
+/// wait inside a layer until something else happens.
+fn sizes() -> impl Iterator<Item = usize> {
+    let around = |size: usize| (size - 100..size + 20).step_by(3);
+    [16_384, 2 * 16_384, 65_536, 2 * 65_536, 131_072 + 16_384, 524_288].into_iter().flat_map(around)
+}
+
+#[tokio::test]
+async fn answer_of_every_size_comes_whole_and_without_a_nudge() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let parameters = [("user", "app"), ("database", "app")];
+    let (mut raw, _) = Raw::log_in(pglease.addresses()[0], &parameters, "").await;
+    for size in sizes() {
+        raw.query(&format!("SELECT repeat('x', {size})")).await;
+        let answer = raw.up_to(b'Z').await;
+        let [_, Message { tag: b'D', body }, _, _] = &answer[..] else { panic!("{size}") };
+        assert_eq!(body.len(), 6 + size);
+        assert!(body[6..].iter().all(|&byte| byte == b'x'), "{size}");
+    }
+
+    // A client that stops reading until upstream is held up by it.
+    raw.query("SELECT repeat('x', 30000000) || pg_backend_pid() AS held_up").await;
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%held_up' AND wait_event = 'ClientWrite'";
+    until(async || !world.superuser.rows(sql).await.is_empty()).await;
+    let answer = raw.up_to(b'Z').await;
+    assert!(answer[1].body.len() > 30_000_000);
+}
+
+#[tokio::test]
+async fn copy_of_every_size_arrives_whole_and_without_a_nudge() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let parameters = [("user", "app"), ("database", "app")];
+    let (mut raw, _) = Raw::log_in(pglease.addresses()[0], &parameters, "").await;
+    raw.query("CREATE TEMP TABLE copied (line text)").await;
+    raw.up_to(b'Z').await;
+    for size in sizes() {
+        raw.query("TRUNCATE copied; COPY copied FROM STDIN").await;
+        raw.up_to(b'G').await;
+        let line = [&vec![b'x'; size][..], b"\n"].concat();
+        let len = u32::try_from(line.len() + 4).unwrap().to_be_bytes();
+        raw.send(&[b"d", &len[..], &line, b"c\0\0\0\x04"].concat()).await;
+        let answer = raw.up_to(b'Z').await;
+        assert_eq!(answer[0].body, b"COPY 1\0", "{size}: {answer:?}");
+
+        raw.query("COPY copied TO STDOUT").await;
+        let answer = raw.up_to(b'Z').await;
+        assert!(answer.iter().any(|message| message.tag == b'd' && message.body == line), "{size}");
+    }
 }
 
 /// Whether PostgreSQL sees TLS, as a session through pglease finds it.

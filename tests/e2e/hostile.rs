@@ -1,0 +1,448 @@
+//! What nobody sends who means well. PostgreSQL is asked the same, and its answer is the right one.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
+
+use crate::raw::{Message, Raw, packet, startup};
+use crate::support::gate::Gate;
+use crate::support::pglease::Pglease;
+use crate::support::postgres::{Postgres, PostgresOptions};
+use crate::support::world::{VaultRole, World, WorldOptions};
+use crate::{BINARY, PATIENCE, pglease_for, pglease_with, start, until};
+
+/// What a client sends before its session: each part once the one byte that answers the part before it has come.
+struct Case {
+    name: &'static str,
+    parts: Vec<Vec<u8>>,
+}
+
+const SSL_REQUEST: u32 = 80_877_103;
+const GSSENC_REQUEST: u32 = 80_877_104;
+const CANCEL_REQUEST: u32 = 80_877_102;
+
+fn startup_cases() -> Vec<Case> {
+    let ssl = || packet(SSL_REQUEST, b"");
+    let gssenc = || packet(GSSENC_REQUEST, b"");
+    let hello = || startup(&[("user", "app"), ("database", "app")]);
+    let one = |name, bytes: &[u8]| Case { name, parts: vec![bytes.to_vec()] };
+    vec![
+        one("nothing", b""),
+        one("half a length", b"\0\0"),
+        one("length 0", b"\0\0\0\0\0\x03\0\0"),
+        one("length 3", b"\0\0\0\x03\0\x03\0\0"),
+        one("length 7", b"\0\0\0\x07\0\x03\0"),
+        one("only a header", &packet(0x0003_0000, b"")),
+        one("half a StartupMessage", &hello()[..20]),
+        one("10,005 bytes", &packet(0x0003_0000, &[b'x'; 9_997])),
+        one("2 GiB", b"\x7f\xff\xff\xff\0\x03\0\0user\0"),
+        one("4 GiB", b"\xff\xff\xff\xff\0\x03\0\0user\0"),
+        one("HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        one("SSH", b"SSH-2.0-OpenSSH_9.9\r\n"),
+        one("no terminator", &packet(0x0003_0000, b"user\0app")),
+        one("no value", &packet(0x0003_0000, b"user\0")),
+        one("bytes behind the terminator", &packet(0x0003_0000, b"user\0app\0\0x\0")),
+        one("no user", &packet(0x0003_0000, b"database\0app\0\0")),
+        one("empty user", &packet(0x0003_0000, b"user\0\0database\0app\0\0")),
+        one("no parameters", &packet(0x0003_0000, b"\0")),
+        one("protocol 1.0", &packet(0x0001_0000, b"user\0app\0\0")),
+        one("protocol 2.0", &packet(0x0002_0000, b"user\0app\0\0")),
+        one("protocol 4.0", &packet(0x0004_0000, b"user\0app\0\0")),
+        one("newer protocol without user", &packet(0x0003_270f, b"_pq_.x\x001\0\0")),
+        one("protocol 1234.5680", &packet(GSSENC_REQUEST + 1, b"")),
+        one("unencrypted bytes behind SSLRequest", &[ssl(), hello()].concat()),
+        one("unencrypted bytes behind GSSENCRequest", &[gssenc(), hello()].concat()),
+        one("short SSLRequest", &packet(SSL_REQUEST, b"")[..7]),
+        one("long SSLRequest", &packet(SSL_REQUEST, b"more")),
+        one("cancel of nobody", &packet(CANCEL_REQUEST, b"\0\0\0\x01abcd")),
+        one("cancel without a key", &packet(CANCEL_REQUEST, b"")),
+        one("cancel with half a pid", &packet(CANCEL_REQUEST, b"\0\0")),
+        one("cancel with half a key", &packet(CANCEL_REQUEST, b"\0\0\0\x01ab")),
+        one("cancel with a long key", &packet(CANCEL_REQUEST, &[7; 300])),
+        Case { name: "SSLRequest twice", parts: vec![ssl(), ssl()] },
+        Case { name: "GSSENCRequest twice", parts: vec![gssenc(), gssenc()] },
+        Case { name: "both and again", parts: vec![ssl(), gssenc(), ssl()] },
+        Case { name: "both the other way round", parts: vec![gssenc(), ssl(), gssenc()] },
+        Case { name: "SSLRequest, then garbage", parts: vec![ssl(), b"\0\0\0\x01".to_vec()] },
+    ]
+}
+
+/// All that is said to a client that sends `parts` and then closes its side.
+async fn told(mut raw: Raw, parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut told = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        raw.send(part).await;
+        if number + 1 < parts.len() {
+            told.extend(raw.byte().await);
+        }
+    }
+    raw.finish().await;
+    told.extend(raw.bytes().await);
+    told
+}
+
+/// `told` without what may differ:
+///
+/// - Fields F, L and R of an error are places in PostgreSQL's source.
+/// - The newest minor version is 2 in PostgreSQL 18, and 0 before it and in pglease.
+fn comparable(told: &[u8]) -> Vec<String> {
+    let same_version =
+        |text: String| text.replace("server supports 3.0 to 3.2", "server supports 3.0 to 3.0");
+    let declined = told.iter().take_while(|byte| **byte == b'N').count();
+    let mut lines = vec!["N".to_owned(); declined];
+    let mut rest = &told[declined..];
+    // Protocols before 3 have no length word: their error is one string.
+    if rest.starts_with(b"EFATAL:") {
+        lines.push(same_version(rest.escape_ascii().to_string()));
+        return lines;
+    }
+    while let Some((&[tag, l3, l2, l1, l0], after)) = rest.split_first_chunk() {
+        let body_len = u32::from_be_bytes([l3, l2, l1, l0]) as usize - 4;
+        let (body, after) = after.split_at(body_len);
+        rest = after;
+        let message = Message { tag, body: body.to_vec() };
+        lines.push(match tag {
+            b'E' => {
+                let mut fields = message.fields();
+                fields.retain(|(name, _)| !"FLR".contains(*name));
+                same_version(format!("E {fields:?}"))
+            }
+            b'v' => format!("v {}", body[4..].escape_ascii()),
+            _ => format!("{message:?}"),
+        });
+    }
+    assert_eq!(rest, b"", "cut within a message");
+    lines
+}
+
+#[tokio::test]
+async fn malformed_startup_is_answered_as_postgresql_answers_it() {
+    // Over its Unix socket PostgreSQL, too, declines both kinds of encryption.
+    let settings = vec![("unix_socket_directories", ".".to_owned())];
+    let postgres = Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await;
+    let socket = postgres.ca_file().with_file_name(format!("data/.s.PGSQL.{}", postgres.port()));
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+
+    for Case { name, parts } in startup_cases() {
+        let theirs = told(Raw::connect_unix(&socket).await, &parts).await;
+        let ours = told(Raw::connect(pglease.addresses()[0]).await, &parts).await;
+        assert_eq!(comparable(&ours), comparable(&theirs), "{name}");
+    }
+}
+
+/// What a client sends into its session, and then closes its side.
+fn session_cases() -> Vec<(&'static str, Vec<u8>)> {
+    let query = || b"Q\0\0\0\x0dSELECT 1\0".to_vec();
+    vec![
+        ("nothing", Vec::new()),
+        ("tag 0", b"\0\0\0\0\x04".to_vec()),
+        ("unknown tag", b"z\0\0\0\x04".to_vec()),
+        ("tag 255", b"\xff\0\0\0\x04".to_vec()),
+        ("length 0", b"Q\0\0\0\0".to_vec()),
+        ("length 3", b"Q\0\0\0\x03".to_vec()),
+        ("length 3 behind an answer", [query(), b"S\0\0\0\x03".to_vec()].concat()),
+        ("length -1", b"Q\xff\xff\xff\xff".to_vec()),
+        ("2 GiB of a Query", b"Q\x7f\xff\xff\xffSELECT".to_vec()),
+        ("1 GiB of a Sync", b"S\x40\0\0\0".to_vec()),
+        ("half a header", b"Q\0\0".to_vec()),
+        ("half a Query", b"Q\0\0\0\x0dSELE".to_vec()),
+        ("Query without its end", [b"Q\0\0\0\x08abcd".to_vec(), query()].concat()),
+        ("empty Query", [b"Q\0\0\0\x04".to_vec(), query()].concat()),
+        ("second StartupMessage", startup(&[("user", "app"), ("database", "app")])),
+        ("SSLRequest", packet(SSL_REQUEST, b"")),
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("password nobody asked for", [b"p\0\0\0\x0bsecret\0".to_vec(), query()].concat()),
+        ("CopyData without COPY", [b"d\0\0\0\x08abcdc\0\0\0\x04".to_vec(), query()].concat()),
+        ("short Bind", [b"B\0\0\0\x05\0S\0\0\0\x04".to_vec(), query()].concat()),
+        ("short Execute", [b"E\0\0\0\x04S\0\0\0\x04".to_vec(), query()].concat()),
+        ("short FunctionCall", [b"F\0\0\0\x05\0".to_vec(), query()].concat()),
+        ("Describe of an unknown kind", [b"D\0\0\0\x06?\0S\0\0\0\x04".to_vec(), query()].concat()),
+        ("Terminate with a body", b"X\0\0\0\x08abcd".to_vec()),
+        ("bytes behind Terminate", [b"X\0\0\0\x04".to_vec(), query()].concat()),
+    ]
+}
+
+#[tokio::test]
+async fn garbage_in_a_session_is_for_upstream_to_judge() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let leased = world.lease("db-app").await;
+    let direct = SocketAddr::from(([127, 0, 0, 1], world.servers.postgres.port()));
+    let database = world.database();
+    let bystander = pglease.connect("app").await.unwrap();
+
+    for (name, sent) in session_cases() {
+        let mut told = Vec::with_capacity(2);
+        for (address, user) in [(direct, leased.user.as_str()), (pglease.addresses()[0], "app")] {
+            let parameters = [("user", user), ("database", database.as_str())];
+            let (mut raw, _) = Raw::log_in(address, &parameters, &leased.password).await;
+            raw.send(&sent).await;
+            raw.finish().await;
+            told.push(raw.rest().await);
+        }
+        let [theirs, mut ours] = told.try_into().unwrap();
+        // Where upstream closes without a word, a client that still listens is told that it has.
+        ours.pop_if(|last| last.tag == b'E' && last.fields().contains(&('C', "08006".to_owned())));
+        assert_eq!(ours, theirs, "{name}");
+        bystander.batch_execute("SELECT 1").await.unwrap();
+    }
+}
+
+/// Raises this process's own limit as far as it goes; how many connections it may then have at a time.
+fn connections_at_a_time() -> usize {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum.unwrap_or(1 << 20);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
+    // Other tests of this process need some, too.
+    usize::try_from(current).unwrap().saturating_sub(2000).clamp(500, CONNECTIONS)
+}
+
+/// pglease that may open no more than `descriptors`.
+async fn pglease_limited(world: &World<'_>, descriptors: u32, settings: &str) -> Pglease {
+    let script = world.folder().join("pglease-limited");
+    fs::write(&script, format!("#!/bin/sh\nulimit -n {descriptors}\nexec {BINARY:?} \"$@\"\n")).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let pglease = Pglease::start(&script, settings).await;
+    pglease.wait_ready().await;
+    pglease
+}
+
+/// What the process has in memory, in KiB.
+fn resident(pglease: &Pglease) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", pglease.process().pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Sends `sent` over [`CONNECTIONS`] connections, as many at a time as can be, and leaves each to `leave`, while a
+/// session asks on and new ones come. Holds that nobody notices and that memory is bounded and comes back.
+async fn flood(sent: &[u8], leave: impl Fn(TcpStream)) {
+    // One at a time: this process has but so many descriptors.
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let _turn = TURN.lock().await;
+
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "") + &world.route("db-app");
+    let pglease = pglease_limited(&world, 1024, &settings).await;
+    let session = pglease.connect("app").await.unwrap();
+    session.batch_execute("SELECT 1").await.unwrap();
+    let at_rest = resident(&pglease);
+    let at_a_time = connections_at_a_time();
+
+    let is_over = AtomicBool::new(false);
+    let (mut peak, mut queries) = (at_rest, 0);
+    let working = async {
+        while !is_over.load(Ordering::Relaxed) {
+            session.batch_execute("SELECT 1").await.unwrap();
+            pglease.connect("app").await.unwrap().batch_execute("SELECT 1").await.unwrap();
+            peak = peak.max(resident(&pglease));
+            queries += 2;
+        }
+    };
+    let flooding = async {
+        let mut done = 0;
+        while done < CONNECTIONS {
+            let mut open = Vec::new();
+            for _ in 0..at_a_time.min(CONNECTIONS - done) {
+                let mut stream =
+                    TcpStream::connect(pglease.addresses()[done % pglease.addresses().len()]).await.unwrap();
+                // Whoever has lost its place already is gone.
+                let _ = stream.write_all(sent).await;
+                open.push(stream);
+                done += 1;
+            }
+            open.into_iter().for_each(&leave);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(working, flooding);
+
+    assert!(queries > 0);
+    assert!(pglease.events("accept.exhausted").is_empty(), "a flood takes no descriptor that others need");
+    assert!(peak < at_rest + 16 * 1024, "{at_rest} kB at rest, {peak} kB in the flood");
+    until(async || resident(&pglease) < at_rest + 6 * 1024).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_that_say_nothing_are_borne() {
+    flood(b"", drop).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_that_vanish_half_way_are_borne() {
+    let half = startup(&[("user", "app"), ("database", "app")]);
+    let vanish = |stream: TcpStream| {
+        // A reset, as from a process that was killed.
+        stream.set_zero_linger().unwrap();
+    };
+    flood(&half[..half.len() / 2], vanish).await;
+}
+
+const CONNECTIONS: usize = 10_000;
+
+#[tokio::test]
+async fn startups_of_many_parameters_take_no_more_than_they_are_long() {
+    let world = World::shared(WorldOptions::default()).await;
+    let gate = Gate::to(world.servers.openbao.port()).await;
+    gate.close().await;
+    let vault = format!("http://{}", gate.address());
+    let pglease = start(&(world.settings_with("info", &vault, "") + &world.route("db-app"))).await;
+    let at_rest = resident(&pglease);
+
+    // As many as the length allows, from clients that wait for a credential.
+    let parameters = [&b"user\0app\0"[..], &b"a\0\0".repeat(3_328), b"\0"].concat();
+    let message = packet(0x0003_0000, &parameters);
+    assert!((10_000..=10_004).contains(&message.len()));
+    let mut waiting = Vec::new();
+    for _ in 0..300 {
+        let mut raw = Raw::connect(pglease.addresses()[0]).await;
+        raw.send(&message).await;
+        waiting.push(raw);
+    }
+    until(async || pglease.metric("pglease_clients_waiting", "").await >= 300.0).await;
+    let waited = resident(&pglease);
+    assert!(waited < at_rest + 32 * 1024, "{at_rest} kB at rest, {waited} kB with 300 clients");
+}
+
+#[tokio::test]
+async fn connections_that_say_one_byte_keep_nobody_out() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "max_sessions = 8")
+        + &world.route("db-app");
+    let pglease = Arc::new(pglease_with(&settings).await);
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(pglease.addresses()[0]).await.unwrap();
+        stream.write_all(b"\0").await.unwrap();
+        idle.push(stream);
+    }
+    for _ in 0..3 {
+        // Together: none of them speaks before the next one comes.
+        let mut pool = JoinSet::new();
+        for _ in 0..8 {
+            let pglease = Arc::clone(&pglease);
+            pool.spawn(async move { pglease.connect("app").await });
+        }
+        for session in pool.join_all().await {
+            session.unwrap().batch_execute("SELECT 1").await.unwrap();
+        }
+        until(async || pglease.metric("pglease_session_seconds_count", "client_closed").await % 8.0 == 0.0)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn clients_beyond_what_descriptors_allow_are_told_so() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_limited(&world, 256, &(world.settings() + &world.route("db-app"))).await;
+    let lowered = pglease.events("listen.max_sessions_lowered");
+    let max_sessions = usize::try_from(lowered[0]["to"].as_u64().unwrap()).unwrap();
+
+    let mut sessions = Vec::new();
+    for _ in 0..max_sessions {
+        sessions.push(pglease.connect("app").await.unwrap());
+    }
+    for _ in max_sessions..300 {
+        let refused = pglease.connect("app").await.err().unwrap();
+        assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{refused:?}");
+    }
+    for session in &sessions {
+        session.batch_execute("SELECT 1").await.unwrap();
+    }
+    assert!(pglease.events("accept.exhausted").is_empty());
+}
+
+#[tokio::test]
+async fn lease_is_renewed_and_rotated_while_no_descriptor_is_left_for_clients() {
+    let vault_roles = vec![VaultRole { default_ttl: "5s", max_ttl: "12s", ..VaultRole::default() }];
+    let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
+    let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
+    let pglease = pglease_with(&(world.settings() + &route)).await;
+    let mut sessions = Vec::new();
+    for _ in 0..60 {
+        sessions.push(pglease.connect("app").await.unwrap());
+    }
+
+    let pid = pglease.process().pid();
+    let before = limit_descriptors(pid, Some(90));
+    let late = pglease.connect("app");
+    let meanwhile = async {
+        pglease.wait_for_event("accept.exhausted", PATIENCE).await;
+        let so_far = |event| pglease.events(event).len();
+        let (renewals, rotations) = (so_far("lease.renewed"), so_far("rotation.done"));
+        pglease.wait_for_events("lease.renewed", renewals + 2, PATIENCE).await;
+        pglease.wait_for_events("rotation.done", rotations + 1, PATIENCE).await;
+        for endpoint in ["/livez", "/readyz", "/metrics"] {
+            assert_eq!(pglease.get(endpoint).await.0, 200, "{endpoint}");
+        }
+        for session in &sessions {
+            session.batch_execute("SELECT 1").await.unwrap();
+        }
+        assert!(pglease.events("accept.resumed").is_empty());
+        limit_descriptors(pid, before);
+    };
+    let (served, ()) = tokio::join!(late, meanwhile);
+    served.unwrap().batch_execute("SELECT 1").await.unwrap();
+}
+
+/// Sets what a child of ours may open, and gives what it might before.
+fn limit_descriptors(child: Pid, current: Option<u64>) -> Option<u64> {
+    let limit = Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(child), Resource::Nofile, limit).unwrap().current
+}
+
+#[tokio::test]
+async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "") + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
+    let address = pglease.addresses()[0];
+    let (mut session, greeting) = Raw::log_in(address, &[("user", "app"), ("database", "app")], "").await;
+    let key = greeting.iter().find(|message| message.tag == b'K').unwrap().body.clone();
+    session.query("SELECT pg_sleep(600)").await;
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+    until(async || !world.superuser.rows(sql).await.is_empty()).await;
+
+    for number in 0..2000_u32 {
+        let mut guess = key.clone();
+        guess[4..].copy_from_slice(&number.to_be_bytes());
+        if guess == key {
+            continue;
+        }
+        let mut raw = Raw::connect(address).await;
+        raw.send(&packet(CANCEL_REQUEST, &guess)).await;
+        assert_eq!(raw.bytes().await, b"");
+    }
+    assert!(!world.superuser.rows(sql).await.is_empty(), "it runs on");
+    assert!(pglease.metric("pglease_cancel_requests_total", "result=\"miss\"").await >= 1999.0);
+
+    // All at once, and each has its answer, which is the end.
+    let mut asking = Vec::new();
+    for _ in 0..200 {
+        let mut raw = Raw::connect(address).await;
+        raw.send(&packet(CANCEL_REQUEST, &key)).await;
+        asking.push(raw);
+    }
+    for mut raw in asking {
+        assert_eq!(raw.bytes().await, b"");
+    }
+    let cancelled = session.up_to(b'Z').await;
+    assert!(
+        cancelled
+            .iter()
+            .any(|message| message.tag == b'E' && message.fields().contains(&('C', "57014".to_owned())))
+    );
+    session.query("SELECT 1").await;
+    session.up_to(b'Z').await;
+    assert!(pglease.metric("pglease_cancel_requests_total", "result=\"delivered\"").await >= 200.0);
+}
