@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Places {
 struct Taken {
     next_id: u64,
     by_age: BTreeMap<u64, CancellationToken>,
+    /// It has been said that there are none left, and half of them have not been free since.
+    is_short: bool,
 }
 
 impl Places {
@@ -44,6 +47,15 @@ impl Places {
             && let Some((_, oldest)) = taken.by_age.pop_first()
         {
             oldest.cancel();
+            if !std::mem::replace(&mut taken.is_short, true) {
+                warn!(
+                    event = "places.short",
+                    max = self.max,
+                    "the oldest connections without a session are closed"
+                );
+            }
+        } else if taken.by_age.len() <= self.max / 2 {
+            taken.is_short = false;
         }
         let id = taken.next_id;
         taken.next_id += 1;

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
+
 use crate::raw::{Message, Raw, packet, startup};
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
@@ -112,14 +114,13 @@ async fn client_is_told_that_there_is_no_credential_and_that_one_is_being_replac
     let gate = Gate::to(world.servers.openbao.port()).await;
     gate.close().await;
     let vault = format!("http://{}", gate.address());
-    let settings = world.settings_with("debug", &vault, "connect_wait = \"1s\"") + &world.route("db-app");
+    let settings = world.settings_with("debug", &vault, "connect_wait = \"3s\"") + &world.route("db-app");
     let pglease = start(&settings).await;
     let error = told(&pglease, &asking("app", "app")).await;
     assert_fatal(&error, "57P03", "no database credential is available yet", "DH");
 
     gate.open().await;
     pglease.wait_ready().await;
-    session(&pglease).await;
     // Upstream rejects the credential, and Vault gives no other.
     gate.close().await;
     let [(role, _)] = &world.leased_roles().await[..] else { panic!("one role") };
@@ -204,14 +205,20 @@ async fn upstream_that_is_not_there_and_one_that_vanishes_are_told_apart() {
 }
 
 #[tokio::test]
-async fn crash_of_the_server_is_told_in_its_own_words_or_in_ours() {
+async fn server_that_hangs_and_one_that_has_crashed_are_told_apart() {
     let mut servers = Servers::start().await;
     let world_options = WorldOptions { is_alone: true, ..WorldOptions::default() };
     let (mut idle, pglease) = {
         let world = World::create(&servers, world_options).await;
-        let pglease = pglease_for(&world).await;
+        let settings =
+            world.settings_with("debug", &world.servers.openbao.address(), "connect_wait = \"4s\"")
+                + &world.route("db-app");
+        let pglease = pglease_with(&settings).await;
         (session(&pglease).await, pglease)
     };
+    servers.postgres.process().signal(Signal::STOP);
+    let error = told(&pglease, &asking("app", "app")).await;
+    assert_fatal(&error, "08001", "upstream server did not answer in time", "D");
     servers.postgres.kill().await;
     let error = only(&idle.rest().await);
     let code = error.fields().into_iter().find(|(name, _)| *name == 'C').unwrap().1;
@@ -223,24 +230,46 @@ async fn crash_of_the_server_is_told_in_its_own_words_or_in_ours() {
 #[tokio::test]
 async fn drain_is_told_to_those_who_come_those_who_idle_and_those_who_work() {
     let world = World::shared(WorldOptions::default()).await;
-    let settings = world.settings() + "[drain]\ndeadline = \"2s\"\n\n" + &world.route("db-app");
+    let settings = world.settings() + "[drain]\ndeadline = \"10m\"\n\n" + &world.route("db-app");
     let pglease = pglease_with(&settings).await;
-    let (mut idle, mut open, mut busy) =
-        (session(&pglease).await, session(&pglease).await, session(&pglease).await);
-    open.query("BEGIN").await;
-    open.up_to(b'Z').await;
-    busy.query("SELECT pg_sleep(600)").await;
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
-    until(async || !world.superuser.rows(sql).await.is_empty()).await;
+    let mut idle = session(&pglease).await;
+    let [mut open, mut busy] = open_and_busy(&world, &pglease).await;
 
     pglease.sigterm();
-    pglease.wait_for_event("drain.start", PATIENCE).await;
+    assert_fatal(&only(&idle.rest().await), "57P01", SHUTTING_DOWN, "DH");
     let error = told(&pglease, &asking("app", "app")).await;
     assert_fatal(&error, "57P03", "pglease is shutting down", "");
-    let shutting_down = "terminating connection because pglease is shutting down";
-    for session in [&mut idle, &mut open, &mut busy] {
-        let error = session.rest().await.pop().unwrap();
-        assert_fatal(&error, "57P01", shutting_down, "DH");
+    // The second signal is the deadline.
+    pglease.sigterm();
+    for session in [&mut open, &mut busy] {
+        assert_fatal(&only(&session.rest().await), "57P01", SHUTTING_DOWN, "DH");
     }
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn deadline_of_a_drain_is_told_to_those_who_work() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings() + "[drain]\ndeadline = \"1s\"\n\n" + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
+    let [mut open, mut busy] = open_and_busy(&world, &pglease).await;
+    pglease.sigterm();
+    for session in [&mut open, &mut busy] {
+        assert_fatal(&only(&session.rest().await), "57P01", SHUTTING_DOWN, "DH");
+    }
+}
+
+/// A session within a transaction, and one within a statement.
+async fn open_and_busy(world: &World<'_>, pglease: &Pglease) -> [Raw; 2] {
+    let (mut open, mut busy) = (session(pglease).await, session(pglease).await);
+    open.query("BEGIN").await;
+    open.up_to(b'Z').await;
+    // The mark of this world: others sleep on the same server.
+    let sleep = format!("SELECT pg_sleep(600) AS {}", world.database());
+    busy.query(&sleep).await;
+    let sql = format!("SELECT 1 FROM pg_stat_activity WHERE query = '{sleep}' AND state = 'active'");
+    until(async || !world.superuser.rows(&sql).await.is_empty()).await;
+    [open, busy]
+}
+
+const SHUTTING_DOWN: &str = "terminating connection because pglease is shutting down";

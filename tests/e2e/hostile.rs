@@ -409,9 +409,11 @@ async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
     let address = pglease.addresses()[0];
     let (mut session, greeting) = Raw::log_in(address, &[("user", "app"), ("database", "app")], "").await;
     let key = greeting.iter().find(|message| message.tag == b'K').unwrap().body.clone();
-    session.query("SELECT pg_sleep(600)").await;
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
-    until(async || !world.superuser.rows(sql).await.is_empty()).await;
+    // The mark of this world: others sleep on the same server.
+    let sleep = format!("SELECT pg_sleep(600) AS {}", world.database());
+    session.query(&sleep).await;
+    let sql = format!("SELECT 1 FROM pg_stat_activity WHERE query = '{sleep}' AND state = 'active'");
+    until(async || !world.superuser.rows(&sql).await.is_empty()).await;
 
     for number in 0..2000_u32 {
         let mut guess = key.clone();
@@ -423,7 +425,7 @@ async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
         raw.send(&packet(CANCEL_REQUEST, &guess)).await;
         assert_eq!(raw.bytes().await, b"");
     }
-    assert!(!world.superuser.rows(sql).await.is_empty(), "it runs on");
+    assert!(!world.superuser.rows(&sql).await.is_empty(), "it runs on");
     assert!(pglease.metric("pglease_cancel_requests_total", "result=\"miss\"").await >= 1999.0);
 
     // All at once, and each has its answer, which is the end.
