@@ -23,7 +23,7 @@ async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_i
     let gate = Gate::to(world.servers.openbao.port()).await;
     gate.close().await;
     let vault = format!("http://{}", gate.address());
-    let settings = world.settings_with("debug", &vault, "connect_wait = \"1s\"") + &world.route("db-app");
+    let settings = world.settings_with("debug", &vault, "connect_wait = \"3s\"") + &world.route("db-app");
     let pglease = start(&settings).await;
 
     let refused = tokio::time::timeout(Duration::from_secs(10), pglease.connect("app")).await.unwrap();
