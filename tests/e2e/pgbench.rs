@@ -81,11 +81,11 @@ async fn clients_that_connect_again_on_57p01_see_no_other_error_under_default_re
         rotations
     );
 
-    // As many as were told, and their end was orderly.
+    // Who was done at that moment did not need to be told.
     let ends = pglease.events("session.end");
     let of_lease =
         ends.iter().filter(|end| end["reason"] == "lease_ends" || end["reason"] == "lease_over").count();
-    assert_eq!(of_lease, told.load(Ordering::Relaxed), "{ends:?}");
+    assert!(of_lease >= told.load(Ordering::Relaxed), "{ends:?}");
     let others = ends.iter().filter(|end| end["reason"] == "client_closed").count();
     assert_eq!(of_lease + others, ends.len(), "{ends:?}");
     assert!(pglease.events("session.refused").is_empty());
