@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
@@ -15,7 +16,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -24,7 +25,7 @@ use crate::config::{Config, DrainConfig, ListenConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
-use crate::lease::{Chain, ChainSettings};
+use crate::lease::{Chain, ChainEnd, ChainSettings};
 use crate::listener::{self, Listeners};
 use crate::session::Shared;
 use crate::session::route::Route;
@@ -88,14 +89,20 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     info!(event = "listen.ready", addresses, http = %http_address, version = VERSION);
 
     let to_the_end = async {
-        let ended = tokio::select! {
-            ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
-            never = signals.drive(&drain, config.drain) => match never {},
+        let mut sessions_ended = sessions_ended;
+        let mut stopping = pin!(signals.drive(&drain, config.drain));
+        let ended = loop {
+            tokio::select! {
+                ended = &mut sessions_ended => {
+                    break ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                never = &mut stopping => match never {},
+                Some(chain) = chains.join_next() => report_fault(chain),
+            }
         };
         stop.cancel();
         while let Some(chain) = chains.join_next().await {
-            // A chain that panicked has nothing left to revoke with.
-            let _ = chain.inspect_err(|fault| error!(event = "process.fault", error = %fault));
+            report_fault(chain);
         }
         ended
     };
@@ -106,6 +113,13 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     };
     info!(event = "process.end");
     ended.map_err(AppError::DataThread)
+}
+
+/// A chain ends before it is stopped in a panic only, and has nothing left to revoke with then.
+fn report_fault(chain: Result<ChainEnd, JoinError>) {
+    if let Err(fault) = chain {
+        error!(event = "process.fault", error = %fault, "a bug of pglease ended a chain: its leases end by themselves");
+    }
 }
 
 /// What is built before anything is bound.
@@ -252,6 +266,6 @@ fn join(addresses: &[SocketAddr]) -> String {
 const DESCRIPTORS_PER_SESSION: u64 = 3;
 
 /// For listeners, Vault, probes, the kubelet, cancels, and further connections without a seat.
-const RESERVED_DESCRIPTORS: u64 = 160;
+const RESERVED_DESCRIPTORS: u64 = 200;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
