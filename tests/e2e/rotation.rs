@@ -50,7 +50,9 @@ async fn two_rotations_pass_reconnecting_clients_a_held_session_and_an_open_tran
     in_transaction.batch_execute("INSERT INTO t VALUES (1002); COMMIT").await.unwrap();
     let committed = world.superuser.rows("SELECT count(*) FROM t WHERE id > 1000").await;
     assert_eq!(committed, [[Some("2".to_owned())]]);
-    assert!(pglease.metric("pglease_rotations_total", "result=\"ok\"").await >= 2.0);
+    // Unproven where the probe login was slower than the lease.
+    let proven = pglease.metric("pglease_rotations_total", "result=\"ok\"").await;
+    assert!(proven + pglease.metric("pglease_rotations_total", "result=\"unproven\"").await >= 2.0);
 
     pglease.sigterm();
     assert!(pglease.wait_exit(Duration::from_secs(30)).await.success());
@@ -89,7 +91,9 @@ async fn unused_credential_is_revoked_once_it_is_superseded_and_a_held_one_is_re
 #[tokio::test]
 async fn refused_credential_brings_one_new_one_for_all_who_wait() {
     let world = World::shared(WorldOptions::default()).await;
-    let pglease = Arc::new(pglease_for(&world).await);
+    // Enough for all of their logins on a machine that does much else.
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), "connect_wait = \"1m\"");
+    let pglease = Arc::new(pglease_with(&(settings + &world.route("db-app"))).await);
     let [(refused, _)] = &world.leased_roles().await[..] else { panic!("one role") };
     let sql = format!("ALTER ROLE \"{refused}\" PASSWORD 'changed by hand'");
     world.superuser.batch_execute(&sql).await.unwrap();
