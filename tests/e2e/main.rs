@@ -71,4 +71,4 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
 
 /// For what takes its time on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_mins(1);

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::support::pglease::Pglease;
 use crate::support::process::{Process, Spawn};
-use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
+use crate::support::world::{Revocation, World};
 use crate::{PATIENCE, pglease_with, until};
 
 #[tokio::test]
@@ -94,9 +94,7 @@ async fn clients_that_connect_again_on_57p01_see_no_other_error_under_default_re
 
 /// A world whose leases live for seconds, with pgbench's tables.
 async fn pgbench_world(revocation: Revocation) -> World<'static> {
-    let vault_roles =
-        vec![VaultRole { default_ttl: "5s", max_ttl: "10s", revocation, ..VaultRole::default() }];
-    let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
+    let world = World::short_lived(revocation).await;
     let postgres = &world.servers.postgres;
     let arguments = ["-i", "-q", "-I", "dtGp", "-h", "127.0.0.1", "-U", "postgres", "-p"].map(str::to_owned);
     let made = Process::spawn(&Spawn {

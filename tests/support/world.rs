@@ -84,6 +84,13 @@ impl<'a> World<'a> {
         World::create(Servers::shared().await, options).await
     }
 
+    /// One on the shared servers whose leases live for seconds: as few as leave room for one new credential per
+    /// 10 s, and for a busy machine to tell sessions of the end in time.
+    pub(crate) async fn short_lived(revocation: Revocation) -> World<'static> {
+        let vault_role = VaultRole { default_ttl: "10s", max_ttl: "20s", revocation, ..VaultRole::default() };
+        World::shared(WorldOptions { vault_roles: vec![vault_role], ..WorldOptions::default() }).await
+    }
+
     pub(crate) async fn create(servers: &'a Servers, options: WorldOptions) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
