@@ -45,6 +45,17 @@ pub(crate) struct LeaseEnd {
     pub(crate) boundary_from: Instant,
     /// The end of the lease: whatever is left ends.
     pub(crate) cut_at: Instant,
+    /// Known to do open sessions no harm: the revocation only takes away the right to log in.
+    pub(crate) harmless: bool,
+}
+
+/// What a session has to say against the credential that it logs in with, or has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suspicion {
+    /// Upstream did not accept it at login.
+    Rejected(GenerationId),
+    /// Something happened in an open session that the end of its role would explain, and other things would too.
+    Doubted(GenerationId),
 }
 
 /// No credential came in time, or none will come any more.
@@ -62,15 +73,15 @@ struct Generation {
 /// The two ends of one chain's credentials.
 pub(crate) fn channel() -> (Publisher, CredentialSource) {
     let (current, current_rx) = watch::channel(None);
-    let (rejections_tx, rejections) = mpsc::channel(REJECTIONS);
+    let (suspicions_tx, suspicions) = mpsc::channel(SUSPICIONS);
     let (waiting_tx, waiting) = watch::channel(0);
     let proven = Arc::new(AtomicBool::new(false));
 
     (
-        Publisher { current, rejections, waiting, proven: Arc::clone(&proven) },
+        Publisher { current, suspicions, waiting, proven: Arc::clone(&proven) },
         CredentialSource {
             current: current_rx,
-            rejections: rejections_tx,
+            suspicions: suspicions_tx,
             waiting: Arc::new(waiting_tx),
             proven,
         },
@@ -81,7 +92,7 @@ pub(crate) fn channel() -> (Publisher, CredentialSource) {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     current: watch::Sender<Option<Arc<Generation>>>,
-    rejections: mpsc::Receiver<GenerationId>,
+    suspicions: mpsc::Receiver<Suspicion>,
     waiting: watch::Receiver<usize>,
     proven: Arc<AtomicBool>,
 }
@@ -109,9 +120,9 @@ impl Publisher {
         self.current.send_replace(None);
     }
 
-    /// The next generation that an upstream rejected; `None` once every source is gone. Cancel safe.
-    pub(crate) async fn rejected(&mut self) -> Option<GenerationId> {
-        self.rejections.recv().await
+    /// What sessions have to say against a credential; `None` once every source and hold is gone. Cancel safe.
+    pub(crate) async fn suspicion(&mut self) -> Option<Suspicion> {
+        self.suspicions.recv().await
     }
 
     /// How many sessions wait for a credential.
@@ -146,7 +157,7 @@ impl Issued {
 #[derive(Clone, Debug)]
 pub(crate) struct CredentialSource {
     current: watch::Receiver<Option<Arc<Generation>>>,
-    rejections: mpsc::Sender<GenerationId>,
+    suspicions: mpsc::Sender<Suspicion>,
     waiting: Arc<watch::Sender<usize>>,
     proven: Arc<AtomicBool>,
 }
@@ -163,8 +174,7 @@ impl CredentialSource {
     pub(crate) async fn replace(&self, rejected: Hold) -> Result<Hold, SourceClosed> {
         let generation = rejected.credential().generation;
         drop(rejected);
-        // A full queue means that the chain has more of the same news than it can use.
-        let _ = self.rejections.try_send(generation);
+        report(&self.suspicions, Suspicion::Rejected(generation));
         self.hold_where(|newer| newer > generation).await
     }
 
@@ -192,7 +202,7 @@ impl CredentialSource {
             if let Some(generation) = &*current.borrow_and_update()
                 && wanted(generation.credential.generation)
             {
-                return Ok(Hold::new(Arc::clone(generation)));
+                return Ok(Hold::new(Arc::clone(generation), self.suspicions.clone()));
             }
             place.get_or_insert_with(|| Place::take(&self.waiting));
             current.changed().await.map_err(|_| SourceClosed)?;
@@ -221,12 +231,19 @@ impl Drop for Place<'_> {
 #[derive(Debug)]
 pub(crate) struct Hold {
     generation: Arc<Generation>,
+    suspicions: mpsc::Sender<Suspicion>,
 }
 
 impl Hold {
-    fn new(generation: Arc<Generation>) -> Self {
+    fn new(generation: Arc<Generation>, suspicions: mpsc::Sender<Suspicion>) -> Self {
         generation.holds.send_modify(|holds| *holds += 1);
-        Self { generation }
+        Self { generation, suspicions }
+    }
+
+    /// Tells the chain that the credential may have ended. It looks into that.
+    #[expect(dead_code, reason = "sessions do not look for signs yet")]
+    pub(crate) fn doubt(&self) {
+        report(&self.suspicions, Suspicion::Doubted(self.credential().generation));
     }
 
     pub(crate) fn credential(&self) -> &Credential {
@@ -245,8 +262,13 @@ impl Drop for Hold {
     }
 }
 
-/// Rejections that may wait for the chain; more of them would say nothing new.
-const REJECTIONS: usize = 16;
+/// A full queue means that the chain has more of the same news than it can use.
+fn report(suspicions: &mpsc::Sender<Suspicion>, suspicion: Suspicion) {
+    let _ = suspicions.try_send(suspicion);
+}
+
+/// Suspicions that may wait for the chain; more of them would say nothing new.
+const SUSPICIONS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -283,7 +305,7 @@ mod tests {
         let rejected = source.hold().await.unwrap();
 
         let (hold, ()) = tokio::join!(source.replace(rejected), async {
-            assert_eq!(publisher.rejected().await, Some(GenerationId(1)));
+            assert_eq!(publisher.suspicion().await, Some(Suspicion::Rejected(GenerationId(1))));
             publisher.promote(credential(2));
         });
 

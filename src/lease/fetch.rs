@@ -142,7 +142,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             self.fetch.step = Step::Idle;
         }
         match result {
-            Ok(Login { token, grant, jwt_expiry }) => {
+            Ok(Login { token, kind: _, grant, jwt_expiry }) => {
                 info!(
                     event = "vault.login",
                     vault_path = %self.vault_path,

@@ -159,6 +159,7 @@ impl Generation {
                 idle_from: instant(now, window.idle_from),
                 boundary_from: instant(now, window.boundary_from),
                 cut_at: instant(now, window.cut_at),
+                harmless: false,
             })
         }));
     }

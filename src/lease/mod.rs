@@ -40,7 +40,7 @@ use self::clock::{Clock, Now};
 use self::fetch::Fetch;
 use self::generation::Generation;
 use self::requests::Report;
-use crate::credential::{Credential, Publisher};
+use crate::credential::{Credential, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, Metrics, ResultLabels};
 use crate::upstream::{Probe, UpstreamError};
@@ -93,7 +93,7 @@ pub(crate) struct Chain<V, P = Probe> {
 enum Wake {
     Stop,
     Report(Result<Report, JoinError>),
-    Rejected(GenerationId),
+    Suspicion(Suspicion),
     ClientWaits,
     Due,
 }
@@ -144,7 +144,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 Wake::Stop => return self.end().await,
                 Wake::Report(Ok(report)) => self.on_report(report),
                 Wake::Report(Err(error)) => self.on_fault(&error),
-                Wake::Rejected(generation) => self.on_rejected(generation),
+                Wake::Suspicion(suspicion) => self.on_suspicion(suspicion),
                 Wake::ClientWaits => self.feed(ChainEvent::ClientWaits),
                 Wake::Due => {}
             }
@@ -159,7 +159,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             biased;
             () = stop.cancelled() => Wake::Stop,
             Some(report) = self.tasks.join_next() => Wake::Report(report),
-            Some(generation) = self.publisher.rejected() => Wake::Rejected(generation),
+            Some(suspicion) = self.publisher.suspicion() => Wake::Suspicion(suspicion),
             Ok(()) = self.waiting.changed() => Wake::ClientWaits,
             () = time::sleep(pause) => Wake::Due,
         }
@@ -191,10 +191,16 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
-    /// A session's login with `generation` was rejected: news for the chain only if that is still the current one.
-    fn on_rejected(&mut self, generation: GenerationId) {
-        if self.current().is_some_and(|current| current.id() == generation) {
-            self.feed(ChainEvent::Rejected);
+    /// A login that was rejected is news for the chain only if the credential is still the current one.
+    fn on_suspicion(&mut self, suspicion: Suspicion) {
+        match suspicion {
+            Suspicion::Rejected(generation) => {
+                if self.current().is_some_and(|current| current.id() == generation) {
+                    self.feed(ChainEvent::Rejected);
+                }
+            }
+            // A lease is not looked up yet.
+            Suspicion::Doubted(_) => {}
         }
     }
 

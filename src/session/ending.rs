@@ -187,7 +187,12 @@ mod tests {
 
     /// Idle from 100, boundaries from 200, cut at 205.
     fn lease_end(start: Instant) -> LeaseEnd {
-        LeaseEnd { idle_from: at(start, 100), boundary_from: at(start, 200), cut_at: at(start, 205) }
+        LeaseEnd {
+            idle_from: at(start, 100),
+            boundary_from: at(start, 200),
+            cut_at: at(start, 205),
+            harmless: false,
+        }
     }
 
     fn outlook(standing: Standing, phase: Phase) -> Outlook {

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{AtLeaseEnd, ChannelBinding, RouteConfig, SslMode, UpstreamConfig};
-use crate::credential::{self, Credential, CredentialSource, Publisher, Standing};
+use crate::credential::{self, Credential, CredentialSource, Publisher, Standing, Suspicion};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::upstream::Upstream;
@@ -256,7 +256,7 @@ async fn rejected_credential_is_replaced_and_tried_once_more() {
         let (mut stream, _) = server.accept().await;
         stream.write_all(b"E\0\0\0\x13SFATAL\0C28P01\0\0").await.unwrap();
         drop(stream);
-        assert_eq!(proxy.publisher.rejected().await, Some(GenerationId(1)));
+        assert_eq!(proxy.publisher.suspicion().await, Some(Suspicion::Rejected(GenerationId(1))));
         assert_eq!((*first.holds().borrow(), shared.metrics.clients_waiting.get()), (0, 1));
         let _second = proxy.promote(2);
         let (mut stream, first) = server.accept().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Grant, Lease, Login, Token};
+use super::{Grant, Lease, Login, StaticCredential, Token, TokenKind};
 use crate::ids::LeaseId;
 
 /// POST `auth/<mount>/login` of the kubernetes method.
@@ -23,6 +23,12 @@ pub(super) struct LoginBody<'a> {
 pub(super) struct RenewBody<'a> {
     pub(super) lease_id: &'a str,
     pub(super) increment: u32,
+}
+
+/// PUT `sys/leases/lookup`.
+#[derive(Serialize)]
+pub(super) struct LeaseBody<'a> {
+    pub(super) lease_id: &'a str,
 }
 
 /// `{}`.
@@ -68,9 +74,11 @@ struct Auth {
     renewable: bool,
     #[serde(default)]
     num_uses: i64,
+    #[serde(default)]
+    token_type: String,
 }
 
-/// Answer to lookup-self.
+/// Answer to lookup-self and to a lookup of a lease.
 #[derive(Deserialize)]
 struct LookupAnswer {
     data: Lookup,
@@ -102,6 +110,23 @@ struct Creds {
     username: String,
     #[serde(default, deserialize_with = "secret")]
     password: Option<SecretString>,
+    /// Of a static role.
+    ttl: Option<i64>,
+}
+
+impl Creds {
+    /// User name and password, where PostgreSQL can carry them.
+    fn usable(self) -> Result<(String, SecretString), Unusable> {
+        let password = self.password.filter(|password| is_c_string(password.expose_secret()));
+        let password = password.filter(|_| is_c_string(&self.username)).ok_or(Unusable::NoCredential)?;
+        Ok((self.username, password))
+    }
+}
+
+/// Answer to a read of a static role.
+#[derive(Deserialize)]
+struct StaticCredsAnswer {
+    data: Creds,
 }
 
 /// Answer to a renewal of a lease.
@@ -125,7 +150,8 @@ pub(super) fn parse_login(body: &[u8]) -> Result<Login, Unusable> {
     let token = auth.client_token.filter(is_header_value).ok_or(Unusable::NoToken)?;
     refuse_limited(auth.num_uses)?;
     let grant = Grant { ttl: endless_or(auth.lease_duration)?, renewable: auth.renewable };
-    Ok(Login { token: Token(token), grant, jwt_expiry: None })
+    let kind = if auth.token_type == "batch" { TokenKind::Batch } else { TokenKind::Service };
+    Ok(Login { token: Token(token), kind, grant, jwt_expiry: None })
 }
 
 /// What renew-self granted.
@@ -144,9 +170,7 @@ pub(super) fn parse_lookup(body: &[u8]) -> Result<Grant, Unusable> {
 /// The lease of a creds read.
 pub(super) fn parse_creds(body: &[u8]) -> Result<Lease, Unusable> {
     let answer: CredsAnswer = parse(body)?;
-    let Creds { username: user, password } = answer.data;
-    let password = password.filter(|password| is_c_string(password.expose_secret()));
-    let password = password.filter(|_| is_c_string(&user)).ok_or(Unusable::NoCredential)?;
+    let (user, password) = answer.data.usable()?;
     if answer.lease_id.is_empty() {
         return Err(Unusable::NoLease);
     }
@@ -157,6 +181,22 @@ pub(super) fn parse_creds(body: &[u8]) -> Result<Lease, Unusable> {
         user,
         password,
     })
+}
+
+/// What is left of a lease.
+pub(super) fn parse_lease_lookup(body: &[u8]) -> Result<Grant, Unusable> {
+    let LookupAnswer { data } = parse(body)?;
+    let seconds = u64::try_from(data.ttl).map_err(|_| Unusable::Duration { seconds: data.ttl })?;
+    Ok(Grant { ttl: Some(Duration::from_secs(seconds).min(MAX_TTL)), renewable: data.renewable })
+}
+
+/// The credential of a static role.
+pub(super) fn parse_static_creds(body: &[u8]) -> Result<StaticCredential, Unusable> {
+    let StaticCredsAnswer { data } = parse(body)?;
+    let seconds = data.ttl.unwrap_or(-1);
+    let ttl = u64::try_from(seconds).map_err(|_| Unusable::Duration { seconds })?;
+    let (user, password) = data.usable()?;
+    Ok(StaticCredential { user, password, ttl: Duration::from_secs(ttl).min(MAX_TTL) })
 }
 
 /// What a renewal granted.
@@ -238,6 +278,9 @@ mod tests {
 
         assert_eq!(login.token.0.expose_secret(), "s.abc");
         assert_eq!(login.grant, Grant { ttl: Some(Duration::from_hours(1)), renewable: true });
+        assert_eq!(login.kind, TokenKind::Service);
+        let batch = LOGIN.replace("service", "batch");
+        assert_eq!(parse_login(batch.as_bytes()).unwrap().kind, TokenKind::Batch);
     }
 
     #[test]
@@ -290,6 +333,32 @@ mod tests {
         }
         for duration in ["1e30", "\"10\"", "null", "99999999999999999999"] {
             assert!(parse_creds(&creds(r#""l""#, duration, good)).is_err(), "{duration}");
+        }
+    }
+
+    #[test]
+    fn lookup_of_a_lease_tells_what_is_left() {
+        let body = br#"{"data":{"id":"l","expire_time":null,"ttl":3599,"renewable":true}}"#;
+        let grant = Grant { ttl: Some(Duration::from_secs(3_599)), renewable: true };
+        assert_eq!(parse_lease_lookup(body), Ok(grant));
+        let ended = parse_lease_lookup(br#"{"data":{"ttl":0}}"#);
+        assert_eq!(ended, Ok(Grant { ttl: Some(Duration::ZERO), renewable: false }));
+        assert_eq!(parse_lease_lookup(br#"{"data":{"ttl":-1}}"#), Err(Unusable::Duration { seconds: -1 }));
+    }
+
+    #[test]
+    fn static_role_has_a_ttl_and_no_lease() {
+        let body = |data: &str| format!(r#"{{"lease_id":"","lease_duration":0,"data":{data}}}"#).into_bytes();
+        let read =
+            parse_static_creds(&body(r#"{"username":"st","password":"p","rotation_period":20,"ttl":7}"#));
+        let StaticCredential { user, password, ttl } = read.unwrap();
+        let read = (user.as_str(), password.expose_secret(), ttl);
+        assert_eq!(read, ("st", "p", Duration::from_secs(7)));
+        for (data, error) in [
+            (r#"{"username":"st","password":"p"}"#, Unusable::Duration { seconds: -1 }),
+            (r#"{"username":"st","ttl":7}"#, Unusable::NoCredential),
+        ] {
+            assert_eq!(parse_static_creds(&body(data)).err(), Some(error), "{data}");
         }
     }
 

@@ -16,6 +16,9 @@ pub(crate) enum Operation {
     ReadCreds,
     RenewLease,
     RenewSelf,
+    LookUpLease,
+    ExpireLease,
+    ReadStaticCreds,
     RevokeSelf,
 }
 
@@ -28,6 +31,9 @@ impl Operation {
             Self::ReadCreds => "creds",
             Self::RenewLease => "renew",
             Self::RenewSelf => "renew_self",
+            Self::LookUpLease => "lookup",
+            Self::ExpireLease => "expire",
+            Self::ReadStaticCreds => "static_creds",
             Self::RevokeSelf => "revoke_self",
         }
     }

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::ids::LeaseId;
-use crate::vault::{Grant, Lease, Login, Token, VaultError};
+use crate::vault::{Grant, Lease, Login, StaticCredential, Token, TokenKind, VaultError};
 use crate::wire::error::{ErrorResponse, SqlState};
 
 /// What a request gets instead of its answer.
@@ -33,6 +33,7 @@ pub(super) struct State {
     pub(super) token_ttl: u64,
     pub(super) token_max: u64,
     pub(super) renewable: bool,
+    pub(super) token_kind: TokenKind,
     /// Life of the JWT file's content at each login; renew-self is refused when it is over.
     pub(super) jwt_life: Option<u64>,
     pub(super) delay: Duration,
@@ -82,6 +83,7 @@ impl Default for FakeVault {
             token_ttl: 3_600,
             token_max: 86_400,
             renewable: true,
+            token_kind: TokenKind::Service,
             jwt_life: None,
             delay: ms(5),
             faults: HashMap::new(),
@@ -180,6 +182,7 @@ impl VaultApi for FakeVault {
         state.tokens.insert(text.clone(), Span::new(ttl));
         Ok(Login {
             token: Token::from_text(&text),
+            kind: state.token_kind,
             grant: Grant { ttl: Some(secs(ttl)), renewable: state.renewable },
             jwt_expiry: state.jwt_life.map(|life| wall() + secs(life)),
         })
@@ -235,6 +238,32 @@ impl VaultApi for FakeVault {
         }
         let ttl = span.extend(ttl, max).ok_or_else(|| refused(Operation::RenewSelf, 500))?;
         Ok(Grant { ttl: Some(ttl), renewable: true })
+    }
+
+    async fn look_up_lease(&self, token: &Token, lease: &LeaseId) -> Result<Grant, VaultError> {
+        self.arrive(Operation::LookUpLease, secs(5)).await?;
+        self.check(Operation::LookUpLease, token)?;
+        let state = self.state.lock().unwrap();
+        let (of, span) = &state.leases[lease.as_str()];
+        if !span.lives() || !state.tokens[of].lives() {
+            return Err(refused(Operation::LookUpLease, 400));
+        }
+        let left = span.ends.saturating_duration_since(Instant::now());
+        Ok(Grant { ttl: Some(secs(left.as_secs())), renewable: state.renewable })
+    }
+
+    async fn expire_lease(&self, token: &Token, lease: &LeaseId) -> Result<(), VaultError> {
+        self.arrive(Operation::ExpireLease, secs(2)).await?;
+        self.check(Operation::ExpireLease, token)?;
+        let mut state = self.state.lock().unwrap();
+        state.leases.get_mut(lease.as_str()).unwrap().1.ends = Instant::now() + secs(1);
+        Ok(())
+    }
+
+    async fn read_static_creds(&self, token: &Token, _: &str) -> Result<StaticCredential, VaultError> {
+        self.arrive(Operation::ReadStaticCreds, secs(15)).await?;
+        self.check(Operation::ReadStaticCreds, token)?;
+        panic!("no static role is scripted")
     }
 
     async fn revoke_self(&self, token: &Token) -> Result<(), VaultError> {

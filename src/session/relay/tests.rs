@@ -278,6 +278,7 @@ fn ending(idle_from: u64, boundary_from: u64, cut_at: u64) -> Standing {
         idle_from: now + secs(idle_from),
         boundary_from: now + secs(boundary_from),
         cut_at: now + secs(cut_at),
+        harmless: false,
     })
 }
 
