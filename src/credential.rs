@@ -18,7 +18,8 @@ pub(crate) struct Credential {
     /// The `db_role`.
     pub(crate) user: String,
     pub(crate) password: SecretString,
-    pub(crate) lease: LeaseId,
+    /// `None` for the credential of a static role.
+    pub(crate) lease: Option<LeaseId>,
     pub(crate) generation: GenerationId,
 }
 
@@ -278,7 +279,7 @@ mod tests {
         Credential {
             user: format!("v-{generation}"),
             password: SecretString::from("secret"),
-            lease: LeaseId::from("lease"),
+            lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
         }
     }

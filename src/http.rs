@@ -257,7 +257,7 @@ mod tests {
         publisher.promote(Credential {
             user: "v-app".to_owned(),
             password: "secret".into(),
-            lease: "database/creds/db-app/1".into(),
+            lease: Some("database/creds/db-app/1".into()),
             generation: GenerationId(1),
         })
     }

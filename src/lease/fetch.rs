@@ -239,10 +239,14 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             renewable = lease.grant.renewable,
         );
         self.warn_of_what_is_lost(&draft, keeper.lease_left(now));
-        let credential =
-            Credential { user: lease.user, password: lease.password, lease: lease.id, generation: id };
+        let credential = Credential {
+            user: lease.user,
+            password: lease.password,
+            lease: Some(lease.id.clone()),
+            generation: id,
+        };
         let proof = Proof::new(self.provers.len(), now.boot);
-        self.generations.insert(id, Generation::new(credential, draft.token, keeper, proof));
+        self.generations.insert(id, Generation::new(credential, lease.id, draft.token, keeper, proof));
         self.fetch.step = Step::Proving(id);
     }
 

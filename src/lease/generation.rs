@@ -18,6 +18,7 @@ use crate::ids::{GenerationId, LeaseId};
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) credential: Arc<Credential>,
+    lease: LeaseId,
     pub(super) token: Arc<LiveToken>,
     pub(super) keeper: Keeper,
     /// Until it is proven or rejected.
@@ -32,9 +33,16 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    pub(super) fn new(credential: Credential, token: Arc<LiveToken>, keeper: Keeper, proof: Proof) -> Self {
+    pub(super) fn new(
+        credential: Credential,
+        lease: LeaseId,
+        token: Arc<LiveToken>,
+        keeper: Keeper,
+        proof: Proof,
+    ) -> Self {
         Self {
             credential: Arc::new(credential),
+            lease,
             token,
             keeper,
             proof: Some(proof),
@@ -50,7 +58,7 @@ impl Generation {
     }
 
     pub(super) fn lease(&self) -> &LeaseId {
-        &self.credential.lease
+        &self.lease
     }
 
     pub(super) fn user(&self) -> &str {

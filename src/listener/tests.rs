@@ -27,7 +27,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let issued = publisher.promote(Credential {
         user: "v-1".to_owned(),
         password: SecretString::from("secret"),
-        lease: LeaseId::from("lease"),
+        lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
     });
     let config = RouteConfig {

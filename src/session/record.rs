@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, field, info, warn};
 
 use super::auth::Client;
 use super::cancel::Registration;
@@ -52,7 +52,7 @@ impl Record {
             application_name = %Name(parameter("application_name")),
             db_role = credential.user,
             generation = %credential.generation,
-            lease = %credential.lease,
+            lease = credential.lease.as_ref().map(field::display),
             pid = registration.map(|registration| registration.key().pid),
             upstream = format_args!("{}:{}", route.config.upstream.host, route.config.upstream.port),
         );

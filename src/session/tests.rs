@@ -74,7 +74,7 @@ impl Proxy {
         self.publisher.promote(Credential {
             user: format!("v-{generation}"),
             password: SecretString::from("secret"),
-            lease: LeaseId::from("lease"),
+            lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
         })
     }

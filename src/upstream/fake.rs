@@ -24,7 +24,7 @@ pub(super) fn credential(password: &str) -> Credential {
     Credential {
         user: "v-db-app".to_owned(),
         password: SecretString::from(password),
-        lease: LeaseId::from("lease"),
+        lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
     }
 }
