@@ -31,9 +31,19 @@ pub(crate) enum Standing {
     Kept,
     /// The lease ends for good and a proven successor is there: `at_lease_end` decides.
     Ending(LeaseEnd),
-    /// The lease was revoked before its time: its sessions end now, whatever `at_lease_end` says.
+    /// The credential was revoked before its time: its sessions end now, whatever `at_lease_end` says.
     #[cfg_attr(not(test), expect(dead_code, reason = "a chain does not look leases up yet"))]
-    Revoked,
+    Revoked(Revocation),
+}
+
+/// Who had a credential revoked before its time.
+#[cfg_attr(not(test), expect(dead_code, reason = "a chain does not look leases up yet"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Revocation {
+    /// Somebody at Vault revoked its lease or its token.
+    ByVault,
+    /// pglease was asked for it: `rotate --close`.
+    ByOperator,
 }
 
 /// When the sessions of an ending lease are told, where they are told at all. Ordered: each at or after the one

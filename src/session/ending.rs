@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::Blame;
-use crate::credential::{LeaseEnd, Standing};
+use crate::credential::{LeaseEnd, Revocation, Standing};
 use crate::drain::Phase;
 use crate::wire::error::{ClientError, SqlState};
 
@@ -17,7 +17,7 @@ pub(crate) enum Order {
     /// Its lease is over and a statement still runs.
     LeaseOver,
     /// Its credential was revoked before its time.
-    Revoked,
+    Revoked(Revocation),
     /// The process stops and it is idle.
     Draining,
     /// The process stops, and time is up.
@@ -32,7 +32,8 @@ impl Order {
         match self {
             Self::LeaseEnds => "lease_ends",
             Self::LeaseOver => "lease_over",
-            Self::Revoked => "revoked",
+            Self::Revoked(Revocation::ByVault) => "revoked",
+            Self::Revoked(Revocation::ByOperator) => "rotate_close",
             Self::Draining => "drain",
             Self::Cut => "cut",
             Self::HungUp => "hung_up",
@@ -42,8 +43,8 @@ impl Order {
     /// Who brought it about.
     pub(crate) fn blame(self) -> Blame {
         match self {
-            Self::LeaseEnds | Self::LeaseOver | Self::Revoked => Blame::Vault,
-            Self::Draining | Self::Cut => Blame::Proxy,
+            Self::LeaseEnds | Self::LeaseOver | Self::Revoked(Revocation::ByVault) => Blame::Vault,
+            Self::Revoked(Revocation::ByOperator) | Self::Draining | Self::Cut => Blame::Proxy,
             Self::HungUp => Blame::Client,
         }
     }
@@ -51,22 +52,44 @@ impl Order {
     /// What the client is told. `is_running`: a statement has been sent and not answered.
     pub(crate) fn client_error(self, is_running: bool) -> ClientError {
         let (message, detail, hint) = match self {
-            Self::LeaseEnds | Self::LeaseOver => (
+            Self::LeaseEnds => (
                 "terminating connection because the lease of its database credential ends",
                 "The session logged in with a leased database role that is about to be dropped.",
                 "Connect again to get a session on the next credential. To leave sessions open, set startup_role \
                  or at_lease_end = \"leave\" for the route; to not notice, let the pool close connections before \
                  they are as old as max_ttl.",
             ),
-            Self::Revoked => (
-                "terminating connection because its database credential was revoked",
-                "The lease of the session's database role was revoked before its time.",
-                "Connect again to get a session on the next credential.",
+            Self::LeaseOver => (
+                "terminating connection because the lease of its database credential has ended",
+                "The session logged in with a leased database role that is now dropped, and was still busy.",
+                "Connect again to get a session on the next credential. To leave sessions open, set startup_role \
+                 or at_lease_end = \"leave\" for the route; statements that run for longer than a lease need \
+                 that, or a longer max_ttl.",
             ),
-            Self::Draining | Self::Cut | Self::HungUp => (
+            Self::Revoked(Revocation::ByVault) => (
+                "terminating connection because its database credential was revoked",
+                "The lease of the session's database role, or the Vault token that it depends on, was revoked \
+                 before its time.",
+                "Connect again to get a session on a new credential. Vault's audit log tells who revoked it; \
+                 at_lease_end is about leases that end in their time.",
+            ),
+            Self::Revoked(Revocation::ByOperator) => (
+                "terminating connection because an operator has replaced its database credential",
+                "pglease was told to take a new credential and to end the sessions of the old one: \
+                 pglease rotate --close.",
+                "Connect again to get a session on the new credential. Without --close, pglease rotate leaves \
+                 sessions open.",
+            ),
+            Self::Draining => (
                 "terminating connection because pglease is shutting down",
-                "pglease was told to stop.",
-                "A longer drain.grace leaves idle sessions alone for longer, a longer drain.deadline busy ones.",
+                "pglease was told to stop, and the session was idle.",
+                "Connect again once it is back. A longer drain.grace leaves idle sessions alone for longer.",
+            ),
+            Self::Cut | Self::HungUp => (
+                "terminating connection because pglease is shutting down",
+                "pglease was told to stop, and the session was still busy when time was up.",
+                "Connect again once it is back. A longer drain.deadline gives statements and transactions more \
+                 time to finish.",
             ),
         };
         let unknown = " A statement was running: whether it took effect is not known.";
@@ -137,7 +160,7 @@ impl Outlook {
     fn judge_lease(&self, doing: Doing, now: Instant) -> Verdict {
         let end = match self.standing {
             Standing::Kept => return Verdict::Stay,
-            Standing::Revoked => return Verdict::End(Order::Revoked),
+            Standing::Revoked(by) => return Verdict::End(Order::Revoked(by)),
             Standing::Ending(_) if self.outlives_lease => return Verdict::Stay,
             Standing::Ending(end) => end,
         };
@@ -284,9 +307,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn revocation_ends_all_at_once_even_those_that_outlive_their_lease() {
-        let revoked = Outlook { outlives_lease: true, ..outlook(Standing::Revoked, Phase::Serving) };
-        for doing in [RUNNING, BETWEEN] {
-            assert_eq!(revoked.judge(doing, Instant::now()), Verdict::End(Order::Revoked));
+        for by in [Revocation::ByVault, Revocation::ByOperator] {
+            let revoked = Outlook { outlives_lease: true, ..outlook(Standing::Revoked(by), Phase::Serving) };
+            for doing in [RUNNING, BETWEEN] {
+                assert_eq!(revoked.judge(doing, Instant::now()), Verdict::End(Order::Revoked(by)));
+            }
         }
     }
 
@@ -299,13 +324,47 @@ mod tests {
         assert_eq!(both.judge(idle_since(start, 0), at(start, 5)), Verdict::End(Order::Draining));
     }
 
+    /// Message, detail and hint of a `57P01`.
+    fn told(order: Order, is_running: bool) -> [String; 3] {
+        match order.client_error(is_running) {
+            ClientError::Own { code, message, detail: Some(detail), hint: Some(hint) }
+                if code == SqlState::ADMIN_SHUTDOWN =>
+            {
+                [message, detail, hint]
+            }
+            other @ (ClientError::Own { .. } | ClientError::Verbatim(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn client_is_told_what_happened_and_what_to_set() {
+        let table = [
+            (
+                Order::LeaseEnds,
+                "lease of its database credential ends",
+                "about to be dropped",
+                "startup_role",
+            ),
+            (Order::LeaseEnds, "terminating connection", "leased database role", "at_lease_end = \"leave\""),
+            (Order::LeaseOver, "has ended", "still busy", "max_ttl"),
+            (Order::Revoked(Revocation::ByVault), "was revoked", "before its time", "audit log"),
+            (Order::Revoked(Revocation::ByOperator), "operator", "pglease rotate --close", "Without --close"),
+            (Order::Draining, "shutting down", "idle", "drain.grace"),
+            (Order::Cut, "shutting down", "still busy", "drain.deadline"),
+            (Order::HungUp, "shutting down", "still busy", "drain.deadline"),
+        ];
+        for (order, message, detail, hint) in table {
+            let told = told(order, false);
+            for (text, part) in told.iter().zip([message, detail, hint]) {
+                assert!(text.contains(part), "{order:?}: {text:?} has no {part:?}");
+                assert!(!text.contains("  ") && !text.contains("not known"), "{text:?}");
+            }
+            assert!(told[2].starts_with("Connect again"), "{order:?}");
+        }
+    }
+
     #[test]
     fn client_is_told_when_the_fate_of_a_statement_is_unknown() {
-        let detail = |is_running| match Order::Cut.client_error(is_running) {
-            ClientError::Own { code, detail: Some(detail), .. } if code == SqlState::ADMIN_SHUTDOWN => detail,
-            other @ (ClientError::Own { .. } | ClientError::Verbatim(_)) => panic!("{other:?}"),
-        };
-        assert!(detail(true).contains("not known"));
-        assert!(!detail(false).contains("not known"));
+        assert!(told(Order::Cut, true)[1].ends_with("whether it took effect is not known."));
     }
 }

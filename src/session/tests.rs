@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{AtLeaseEnd, ChannelBinding, RouteConfig, SslMode, UpstreamConfig};
-use crate::credential::{self, Credential, CredentialSource, Publisher, Standing, Suspicion};
+use crate::credential::{self, Credential, CredentialSource, Publisher, Revocation, Standing, Suspicion};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::upstream::Upstream;
@@ -322,7 +322,7 @@ async fn ended_session_tells_client_and_upstream_and_waits_for_upstream() {
     let client_side = async {
         client.write_all(&startup()).await.unwrap();
         read_greeting(&mut client).await;
-        issued.set_standing(Standing::Revoked);
+        issued.set_standing(Standing::Revoked(Revocation::ByVault));
         let mut told = Vec::new();
         client.read_to_end(&mut told).await.unwrap();
         assert_eq!(code(&told), "57P01");

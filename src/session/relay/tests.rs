@@ -8,7 +8,7 @@ use tokio::sync::watch as channel;
 use tokio::time;
 
 use super::*;
-use crate::credential::{LeaseEnd, Standing};
+use crate::credential::{LeaseEnd, Revocation, Standing};
 use crate::drain::Phase;
 
 /// A relay, the far ends of its two connections, and what surrounds it.
@@ -402,9 +402,10 @@ async fn client_that_hangs_up_during_a_statement_is_let_go_in_a_drain_only() {
 
 #[tokio::test(start_paused = true)]
 async fn revocation_and_cut_end_a_busy_session_at_once() {
-    for (standing, phase, expected) in
-        [(Standing::Revoked, Phase::Serving, Order::Revoked), (Standing::Kept, Phase::Cut, Order::Cut)]
-    {
+    for (standing, phase, expected) in [
+        (Standing::Revoked(Revocation::ByVault), Phase::Serving, Order::Revoked(Revocation::ByVault)),
+        (Standing::Kept, Phase::Cut, Order::Cut),
+    ] {
         let began = Instant::now();
         let (end, ..) = play(scene(1024), async |mut far: Far| {
             far.client.write_all(QUERY).await.unwrap();
