@@ -19,6 +19,7 @@ mod wire;
 mod pressure;
 mod tls;
 mod rotation;
+mod scenarios;
 mod trouble;
 mod drain;
 mod setup;

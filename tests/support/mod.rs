@@ -14,6 +14,7 @@
     reason = "what fails here fails the test"
 )]
 
+pub(crate) mod audit;
 pub(crate) mod gate;
 mod install;
 pub(crate) mod openbao;

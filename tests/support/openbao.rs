@@ -1,5 +1,6 @@
 //! An OpenBao in development mode: in memory, unsealed, with the root token `root`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::audit::{self, Request};
 use super::install::Install;
 use super::postgres::PostgresOptions;
 use super::process::{Folder, Process, Spawn};
@@ -109,6 +111,15 @@ impl OpenBao {
         }
     }
 
+    /// Every request that it has been sent while it was not sealed, oldest first.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        audit::requests(&self.audit_log())
+    }
+
+    fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
+    }
+
     /// Every request is 503 from here.
     pub(crate) async fn seal(&self) {
         self.write("sys/seal", json!({})).await;
@@ -141,6 +152,14 @@ impl OpenBao {
         self.launch().await.unwrap_or_else(|log| panic!("OpenBao does not start again:\n{log}"));
     }
 
+    fn audit_settings(&self) -> String {
+        // A string of JSON is one of HCL.
+        let file = json!(self.audit_log());
+        format!(
+            "audit \"file\" \"file\" {{\n  options {{\n    file_path = {file}\n    hmac_accessor = \"false\"\n  }}\n}}\n"
+        )
+    }
+
     /// Starts the server on `port`; fails with its log.
     async fn launch(&mut self) -> Result<(), String> {
         let home = self.folder.path();
@@ -148,6 +167,9 @@ impl OpenBao {
             ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", "-log-level=warn"];
         let mut arguments = arguments.map(str::to_owned).to_vec();
         arguments.push(format!("-dev-listen-address=127.0.0.1:{}", self.port));
+        let config = home.join("audit.hcl");
+        fs::write(&config, self.audit_settings()).unwrap();
+        arguments.push(format!("-config={}", config.display()));
         let process = Process::spawn(&Spawn {
             program: &self.program,
             arguments: &arguments,

@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::Servers;
+use super::audit::Request;
 use super::postgres::Database;
 use super::process::Folder;
 use super::tokenreview::TokenReview;
@@ -179,6 +180,14 @@ impl<'a> World<'a> {
     /// How all leased roles begin.
     pub(crate) fn role_prefix(&self) -> String {
         if self.suffix.is_empty() { "v-".to_owned() } else { format!("v{}-", self.suffix) }
+    }
+
+    /// What pods of this world have asked OpenBao for, oldest first.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        let (login, name) = (format!("auth/{}/login", self.auth()), format!("{}-", self.auth()));
+        let mut requests = self.servers.openbao.requests();
+        requests.retain(|request| request.path == login || request.display_name.starts_with(&name));
+        requests
     }
 
     /// What pglease does to get a credential, done by hand.

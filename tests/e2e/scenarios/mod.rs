@@ -1,0 +1,33 @@
+//! The life of a lease as an operator would try it: the program, an OpenBao, a PostgreSQL, and what goes wrong with
+//! them. Tests are named after the scenario or the case that they play.
+
+mod renewal;
+
+use std::time::Duration;
+
+use crate::support::audit::Request;
+use crate::support::pglease::Pglease;
+use crate::support::world::{VaultRole, World, WorldOptions};
+
+/// One `vault_role`, `db-app`.
+fn of(vault_role: VaultRole) -> WorldOptions {
+    WorldOptions { vault_roles: vec![vault_role], ..WorldOptions::default() }
+}
+
+/// Scenario 27: with a policy of the exact path and the default policy, pglease asks for nothing that it may not have.
+async fn assert_nothing_was_forbidden(world: &World<'_>, pglease: &Pglease) {
+    let refused = pglease.metric("pglease_vault_requests_total", "code=\"403\"").await;
+    let forbidden: Vec<_> = world.requests().into_iter().filter(|request| request.is_forbidden).collect();
+    assert!(refused == 0.0 && forbidden.is_empty(), "{refused} {forbidden:?}");
+}
+
+/// The requests of this kind that OpenBao has granted the world's pods.
+fn granted(world: &World<'_>, kind: impl Fn(&Request) -> bool) -> Vec<Request> {
+    let requests = world.requests().into_iter();
+    requests.filter(|request| request.was_granted() && kind(request)).collect()
+}
+
+/// From each to the next.
+fn gaps(requests: &[Request]) -> Vec<Duration> {
+    requests.windows(2).map(|pair| pair[1].at.saturating_sub(pair[0].at)).collect()
+}
