@@ -62,6 +62,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// Open sessions by the age of their credential, as of the last second.
     pub(crate) sessions: Family<GenerationLabels, Gauge>,
+    /// Sessions whose lease is over and that go on, as of the last second.
+    pub(crate) sessions_outlived_lease: Family<ChainLabels, Gauge>,
     /// Accept to close.
     pub(crate) session_seconds: Family<SessionEndLabels, Histogram, fn() -> Histogram>,
     /// Relayed bytes.
@@ -97,6 +99,7 @@ impl Metrics {
         let mut metrics = Self {
             registry,
             sessions: Family::default(),
+            sessions_outlived_lease: Family::default(),
             session_seconds: Family::new_with_constructor(session_seconds),
             bytes: Family::default(),
             cancel_requests: Family::default(),
@@ -129,6 +132,11 @@ impl Metrics {
     fn register_sessions(&mut self) {
         let registry = &mut self.registry;
         registry.register("sessions", "Open sessions, as of the last second, by whether their credential is the current one or a superseded one", self.sessions.clone());
+        registry.register(
+            "sessions_outlived_lease",
+            "Open sessions whose lease is over, as of the last second",
+            self.sessions_outlived_lease.clone(),
+        );
         registry.register_with_unit(
             "session",
             "Time from accept to close, by the reason of the end as in the log event session.end",
@@ -297,6 +305,7 @@ mod tests {
         let failure = ConnectFailureLabels { reason: word, sqlstate: String::new() };
 
         let _ = metrics.sessions.get_or_create(&generation);
+        let _ = metrics.sessions_outlived_lease.get_or_create(&chain());
         let _ = metrics.session_seconds.get_or_create(&SessionEndLabels { reason: word });
         let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
         let _ = metrics.cancel_requests.get_or_create(&result());

@@ -140,13 +140,18 @@ impl Generation {
         self.proof.as_ref().is_none_or(|proof| proof.state() == ProofState::Proven)
     }
 
+    /// Whether sessions can reconnect with it, as far as upstreams have said.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.proof.as_ref().is_none_or(Proof::is_accepted)
+    }
+
     /// Drops the proof, which is done.
     pub(super) fn end_proof(&mut self) {
         self.proof = None;
     }
 
     /// Tells the sessions of a generation that is rotated out how its lease stands: that it ends, if its end is final
-    /// and there is a proven successor to reconnect with.
+    /// and there is a successor to reconnect with.
     pub(super) fn announce(&mut self, now: Now, has_successor: bool) {
         let Some(issued) = &self.issued else { return };
         let ending = match self.state {

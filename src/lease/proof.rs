@@ -109,6 +109,15 @@ impl Proof {
         }
     }
 
+    /// Whether an upstream has accepted it and none speaks against it: sessions may be told to reconnect with it.
+    pub(super) fn is_accepted(&self) -> bool {
+        match self.state() {
+            ProofState::Proven => true,
+            ProofState::Open => self.routes.iter().any(|route| route.step == Step::Accepted),
+            ProofState::Doubted | ProofState::Rejected => false,
+        }
+    }
+
     /// Whether it is time to promote. A credential that nobody has rejected is better than one that ends or was
     /// rejected (`last_call`), and than none: clients then hear upstream's own trouble from itself.
     pub(super) fn is_enough(&self, now: Duration, last_call: LastCall) -> bool {
@@ -202,6 +211,22 @@ mod tests {
         assert_eq!(proof.take_due(ms(100)), [0]);
         proof.answered(0, Verdict::Accepted, ms(150), 0.0);
         assert_eq!(proof.state(), ProofState::Proven);
+    }
+
+    #[test]
+    fn one_route_that_accepts_is_enough_to_reconnect_with_where_none_rejects() {
+        for (verdicts, accepted) in [
+            ([Verdict::Unknown, Verdict::Unknown], false),
+            ([Verdict::Accepted, Verdict::Unknown], true),
+            ([Verdict::Accepted, Verdict::Rejected], false),
+            ([Verdict::Accepted, Verdict::Accepted], true),
+        ] {
+            let mut proof = Proof::new(2, ms(0));
+            for (route, verdict) in verdicts.into_iter().enumerate() {
+                proof.answered(route, verdict, ms(0), 0.0);
+            }
+            assert_eq!(proof.is_accepted(), accepted, "{verdicts:?}");
+        }
     }
 
     #[test]

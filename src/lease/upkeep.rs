@@ -241,7 +241,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
     /// Tells the sessions of generations that are rotated out how they stand.
     pub(super) fn announce_ends(&mut self, now: Now) {
-        let has_successor = self.current().is_some_and(Generation::is_proven);
+        // One that was rejected after its proof is none.
+        let is_accepted = self.current().is_some_and(Generation::is_accepted);
+        let has_successor = is_accepted && !self.state.phase().is_unserved();
         for generation in self.generations.values_mut() {
             generation.announce(now, has_successor);
         }
@@ -249,17 +251,22 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
     /// Brings the figures up to date.
     pub(super) fn update_gauges(&mut self) {
-        let (mut current, mut superseded) = (0, 0);
+        let (mut current, mut superseded, mut outlived) = (0, 0, 0);
         for generation in self.generations.values_mut() {
             let holds = generation.count_holds();
-            if generation.is_current() { current += holds } else { superseded += holds }
+            *(if generation.is_current() { &mut current } else { &mut superseded }) += holds;
+            if matches!(generation.state(), LeaseState::Ended { .. }) {
+                outlived += holds;
+            }
         }
+        let figure = |holds: usize| i64::try_from(holds).unwrap_or(i64::MAX);
         for (generation, holds) in [("current", current), ("superseded", superseded)] {
             let labels = GenerationLabels { vault_path: self.vault_path.to_string(), generation };
-            self.metrics.sessions.get_or_create(&labels).set(i64::try_from(holds).unwrap_or(i64::MAX));
+            self.metrics.sessions.get_or_create(&labels).set(figure(holds));
         }
-        let Some((lease, token)) = self.current().map(|current| current.keeper.wall_ends()) else { return };
         let labels = ChainLabels { vault_path: self.vault_path.to_string() };
+        self.metrics.sessions_outlived_lease.get_or_create(&labels).set(figure(outlived));
+        let Some((lease, token)) = self.current().map(|current| current.keeper.wall_ends()) else { return };
         let seconds = |end: Duration| i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
         self.metrics.lease_expiry.get_or_create(&labels).set(seconds(lease));
         if let Some(token) = token {

@@ -97,13 +97,31 @@ async fn sessions_of_an_ending_lease_are_told_and_outlive_it_if_they_like() {
     assert!((23.0..25.1).contains(&life), "{life}");
     assert_eq!((end.cut_at - end.idle_from, end.cut_at - end.boundary_from), (ms(2_500), ms(1_250)));
 
+    let outlived = r#"pglease_sessions_outlived_lease{vault_path="database/creds/db-app"}"#;
+    assert_eq!(rig.metric(outlived), 0);
     time::sleep_until(end.cut_at + secs(60)).await;
     assert!(matches!(*held.standing().borrow(), Standing::Ending(_)));
-    assert_eq!(rig.vault.living_tokens(), 1);
+    assert_eq!((rig.vault.living_tokens(), rig.metric(outlived)), (1, 1));
     drop(held);
     time::sleep(secs(1)).await;
     let line = r#"pglease_sessions{vault_path="database/creds/db-app",generation="superseded"}"#;
-    assert_eq!(rig.metric(line), 0);
+    assert_eq!((rig.metric(line), rig.metric(outlived)), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn raised_maximum_takes_the_announcement_back() {
+    let rig =
+        Rig::serving(|vault, _| vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (60, 150))).await;
+    let held = rig.hold().await;
+    let mut standing = held.standing();
+    drop(standing.wait_for(|standing| *standing != Standing::Kept).await.unwrap());
+    assert_ne!(rig.user().await, held.credential().user);
+
+    rig.vault.set(|vault| vault.lease_max = 3_600);
+    drop(standing.wait_for(|standing| *standing == Standing::Kept).await.unwrap());
+    time::sleep(secs(600)).await;
+    assert_eq!(*standing.borrow(), Standing::Kept);
+    assert_eq!((rig.vault.living_leases(), rig.vault.count(Operation::ReadCreds)), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
