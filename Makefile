@@ -21,7 +21,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all check fmt servers
+.PHONY: help demo up test test-all test-long check fmt servers
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -37,8 +37,16 @@ up: servers ## the same servers and proxy to connect to with psql, until Ctrl-C
 test: servers ## every test, on PostgreSQL 18, and the end-to-end ones on 14 as well
 	$(run-tests)
 
-test-all: servers ## every test, and the end-to-end ones on every PostgreSQL
+test-all: servers ## every test, the end-to-end ones on every PostgreSQL, and those that take minutes
 	$(run-tests)
+	@$(MAKE) --no-print-directory test-long
+
+# Few side by side: they measure, or put a load on the machine.
+test-long: MAJORS := 18
+test-long: servers ## those that take minutes alone, up to 25 in all; their figures stay in target/long
+	@$(CARGO) test --locked --no-run --test long
+	@RUST_TEST_THREADS=3 $(RUN) $(CARGO) test --quiet --locked --test long
+	@cat target/long/*.txt
 
 check: ## what CI looks at before the tests: format, lints, docs
 	@$(CARGO) fmt --check

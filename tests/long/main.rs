@@ -1,0 +1,17 @@
+//! End to end, and longer than a minute: `make test-all` runs them, or `cargo test --test long`.
+
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "what fails here fails the test")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "the other tests use other parts of it")]
+mod support;
+#[path = "../e2e/steps.rs"]
+#[expect(dead_code, reason = "the other tests use other parts of it")]
+mod steps;
+
+mod load;
+mod report;
+
+mod soak;
+
+use steps::pglease_with;
