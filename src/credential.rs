@@ -252,7 +252,6 @@ impl Hold {
     }
 
     /// Tells the chain that the credential may have ended. It looks into that.
-    #[expect(dead_code, reason = "sessions do not look for signs yet")]
     pub(crate) fn doubt(&self) {
         report(&self.suspicions, Suspicion::Doubted(self.credential().generation));
     }

@@ -66,6 +66,8 @@ pub(crate) struct Metrics {
     pub(crate) sessions_outlived_lease: Family<ChainLabels, Gauge>,
     /// Accept to close.
     pub(crate) session_seconds: Family<SessionEndLabels, Histogram, fn() -> Histogram>,
+    /// Errors that the end of a session's role would explain.
+    pub(crate) session_errors: Family<SqlStateLabels, Counter>,
     /// Relayed bytes.
     pub(crate) bytes: Family<DirectionLabels, Counter>,
     pub(crate) cancel_requests: Family<ResultLabels, Counter>,
@@ -101,6 +103,7 @@ impl Metrics {
             sessions: Family::default(),
             sessions_outlived_lease: Family::default(),
             session_seconds: Family::new_with_constructor(session_seconds),
+            session_errors: Family::default(),
             bytes: Family::default(),
             cancel_requests: Family::default(),
             clients_waiting: Gauge::default(),
@@ -142,6 +145,11 @@ impl Metrics {
             "Time from accept to close, by the reason of the end as in the log event session.end",
             Unit::Seconds,
             self.session_seconds.clone(),
+        );
+        registry.register(
+            "session_errors",
+            "Errors of upstream in open sessions that a role which has ended would explain, with everyday reasons of their own: 42501, 42704, 57P01",
+            self.session_errors.clone(),
         );
         registry.register(
             "bytes",
@@ -241,6 +249,12 @@ pub(crate) struct SessionEndLabels {
     pub(crate) reason: &'static str,
 }
 
+/// What upstream said: one of a few codes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SqlStateLabels {
+    pub(crate) sqlstate: String,
+}
+
 /// Which way bytes went.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct DirectionLabels {
@@ -307,6 +321,7 @@ mod tests {
         let _ = metrics.sessions.get_or_create(&generation);
         let _ = metrics.sessions_outlived_lease.get_or_create(&chain());
         let _ = metrics.session_seconds.get_or_create(&SessionEndLabels { reason: word });
+        let _ = metrics.session_errors.get_or_create(&SqlStateLabels { sqlstate: word.to_owned() });
         let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
         let _ = metrics.cancel_requests.get_or_create(&result());
         let _ = metrics.upstream_connect_failures.get_or_create(&failure);

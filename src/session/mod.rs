@@ -12,6 +12,7 @@ pub(crate) mod login;
 mod relay;
 mod bell;
 mod watch;
+mod doubt;
 mod ending;
 mod close;
 pub(crate) mod cancel;
@@ -41,6 +42,7 @@ use crate::wire::status::Tracker;
 
 use admission::{Admission, Place, Places, Seat, Seats};
 use cancel::{CancelRegistry, Registration};
+use doubt::Doubts;
 use error::SessionError;
 use fault::caught;
 use login::{Attempt, Login};
@@ -167,7 +169,7 @@ async fn open<C>(
     admission: &mut Admission,
     shared: &Shared,
     record: &mut Record,
-) -> Result<Option<Opened>, SessionError>
+) -> Result<Option<Box<Opened>>, SessionError>
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -204,14 +206,14 @@ where
         target.map(|target| shared.cancels.register(Arc::clone(&route.upstream), target)).transpose()?;
     let key = registration.as_ref().map(Registration::key);
     let greeting = login::greeting(&logged_in, key);
-    let mut opened = Opened {
+    let mut opened = Box::new(Opened {
         upstream: logged_in.stream,
         after_key: logged_in.after_key,
         early,
         hold,
         registration,
         outlives_lease,
-    };
+    });
     record.opened(&asking, route, opened.hold.credential(), opened.registration.as_ref());
     if let Err(error) = greet(client, &greeting).await {
         Box::pin(close::close_upstream(&mut opened.upstream, close::TERMINATE)).await;
@@ -246,12 +248,12 @@ struct Opened {
 }
 
 impl Opened {
-    /// Relays, and closes both sides.
-    async fn serve<C>(self, client: C, shared: &Shared, record: Record)
+    /// Relays, and closes both sides. In a box, as a task has room for each place that it is moved through.
+    async fn serve<C>(self: Box<Self>, client: C, shared: &Shared, record: Record)
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { upstream, after_key, early, hold, registration, outlives_lease } = self;
+        let Self { upstream, after_key, early, hold, registration, outlives_lease } = *self;
         let mut tracker = Tracker::new();
         tracker.backend(&after_key);
         drop(after_key);
@@ -259,6 +261,7 @@ impl Opened {
         drop(early);
         let mut watch = Watch {
             standing: hold.standing(),
+            doubts: Doubts::new(hold, Arc::clone(&shared.metrics)),
             phase: shared.phase(),
             outlives_lease,
             seed: fastrand::f64(),
@@ -270,12 +273,15 @@ impl Opened {
         drop(registration);
 
         let error = client_error(&end, &relay, record.id());
-        let cancel =
-            watch.cancellable.filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
+        let cancel = watch
+            .cancellable
+            .as_deref()
+            .filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
         record.closed(&end, &relay);
         drop(end);
-        Box::pin(close::close(&mut relay, error.as_ref(), cancel.as_deref())).await;
-        drop(hold);
+        Box::pin(close::close(&mut relay, error.as_ref(), cancel)).await;
+        // With the hold in it.
+        drop(watch);
     }
 }
 

@@ -106,18 +106,22 @@ where
                 Verdict::LookAgain(at) => Some(at),
                 Verdict::Stay => None,
             };
-            let changed = pin!(watch.changed(look_again));
-            let mut outside = Rarely::new(changed);
-            let ended = poll_fn(|cx| {
-                if let Some(end) = self.poll_bytes(cx) {
-                    return Poll::Ready(Some(end));
-                }
-                if self.settle() && look_again.is_some() {
-                    return Poll::Ready(None);
-                }
-                Pin::new(&mut outside).poll(cx).map(|()| None)
-            });
-            if let Some(end) = ended.await {
+            let ended = {
+                let changed = pin!(watch.changed(look_again));
+                let mut outside = Rarely::new(changed);
+                let ended = poll_fn(|cx| {
+                    if let Some(end) = self.poll_bytes(cx) {
+                        return Poll::Ready(Some(end));
+                    }
+                    if self.settle() && look_again.is_some() || self.tracker.has_signs() {
+                        return Poll::Ready(None);
+                    }
+                    Pin::new(&mut outside).poll(cx).map(|()| None)
+                });
+                ended.await
+            };
+            watch.heed(self.tracker.take_signs());
+            if let Some(end) = ended {
                 return end;
             }
         }

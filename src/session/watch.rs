@@ -7,15 +7,19 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use super::cancel::Cancellable;
+use super::doubt::Doubts;
 use super::ending::{Doing, Outlook, Verdict};
 use crate::credential::Standing;
 use crate::drain::Phase;
+use crate::wire::status::Signs;
 
 /// What a session looks out for while it relays.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// With the hold on the credential.
+    pub(crate) doubts: Doubts,
     /// The end of the lease does the session no harm.
     pub(crate) outlives_lease: bool,
     /// Uniform in 0–1.
@@ -37,6 +41,11 @@ impl Watch {
         let is_cancelled = self.cancellable.as_ref().is_some_and(|session| session.is_under_way());
         let idle_since = doing.idle_since.filter(|_| !is_cancelled);
         outlook.judge(Doing { idle_since, ..doing }, Instant::now())
+    }
+
+    /// Takes note of what upstream has said.
+    pub(crate) fn heed(&mut self, signs: Signs) {
+        self.doubts.heed(signs, Instant::now());
     }
 
     /// Returns when there may be another verdict: something has changed, or it is `look_again`. Cancel safe.

@@ -17,6 +17,8 @@ impl SqlState {
     pub(crate) const INVALID_AUTHORIZATION: Self = Self(*b"28000");
     pub(crate) const INVALID_PASSWORD: Self = Self(*b"28P01");
     pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    pub(crate) const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
+    pub(crate) const UNDEFINED_OBJECT: Self = Self(*b"42704");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");

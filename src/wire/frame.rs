@@ -36,6 +36,13 @@ pub(crate) fn split_frame(buf: &[u8], max_len: u32) -> Result<Option<(Frame<'_>,
     Ok(rest.split_at_checked(body_len).map(|(body, rest)| (Frame { tag, body }, rest)))
 }
 
+/// What is shown of the body of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    First,
+    Body,
+}
+
 /// Finds the frames of one direction in slices that end anywhere, and keeps nothing of them but a header that is
 /// not whole yet. Costs a few instructions for each frame, none for the bytes of its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,29 +52,31 @@ pub(crate) struct FrameScanner {
     header_len: u8,
     /// Bytes that are still to come of the body.
     body_left: u32,
-    /// Of a frame that is announced with the first byte of its body.
-    announced: Option<u8>,
+    /// Of a frame whose body is shown, or its first byte, which is still to come.
+    shown: Option<(u8, Show)>,
     /// A length below 4 or above 2 GiB has come: where the next frame begins, nobody knows.
     lost: bool,
 }
 
 impl FrameScanner {
-    /// Takes the next bytes. `seen` is told the tag of each frame as soon as its header is whole; of those
-    /// messages that `wants_first` names, once the first byte of the body has come, together with that byte.
+    /// Takes the next bytes. `seen` is told the tag of each frame as soon as its header is whole, with `&[]`. For
+    /// those messages that `show` names it is told the first byte instead, once that has come; or the body as well,
+    /// in as many pieces as it comes in.
     pub(crate) fn scan(
         &mut self,
         mut bytes: &[u8],
-        wants_first: impl Fn(u8) -> bool,
-        mut seen: impl FnMut(u8, Option<u8>),
+        show: impl Fn(u8) -> Option<Show>,
+        mut seen: impl FnMut(u8, &[u8]),
     ) {
-        while let Some(&next) = bytes.first()
-            && !self.lost
-        {
+        while !bytes.is_empty() && !self.lost {
             if self.body_left > 0 {
-                if let Some(tag) = self.announced.take() {
-                    seen(tag, Some(next));
+                let (body, rest) = self.split_body(bytes);
+                bytes = rest;
+                if let Some((tag, show)) = self.shown {
+                    let part = if show == Show::First { body.get(..1).unwrap_or_default() } else { body };
+                    seen(tag, part);
+                    self.shown = self.shown.filter(|_| show == Show::Body && self.body_left > 0);
                 }
-                bytes = self.skip_body(bytes);
                 continue;
             }
             let Some((header, rest)) = self.split_header(bytes) else {
@@ -79,10 +88,9 @@ impl FrameScanner {
                 return;
             };
             self.body_left = body_len;
-            if body_len > 0 && wants_first(tag) {
-                self.announced = Some(tag);
-            } else {
-                seen(tag, None);
+            self.shown = show(tag).filter(|_| body_len > 0).map(|show| (tag, show));
+            if !matches!(self.shown, Some((_, Show::First))) {
+                seen(tag, &[]);
             }
         }
     }
@@ -92,14 +100,15 @@ impl FrameScanner {
         self.body_left == 0 && self.header_len == 0 && !self.lost
     }
 
-    fn skip_body<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// What `bytes` have of the body, and what follows it.
+    fn split_body<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], &'a [u8]) {
         let body_left = usize::try_from(self.body_left).unwrap_or(usize::MAX);
-        if let Some(rest) = bytes.get(body_left..) {
+        if let Some(split) = bytes.split_at_checked(body_left) {
             self.body_left = 0;
-            rest
+            split
         } else {
             self.body_left -= u32::try_from(bytes.len()).unwrap_or(self.body_left);
-            &[]
+            (bytes, &[])
         }
     }
 
@@ -138,21 +147,34 @@ const HEADER_LEN: usize = 5;
 mod tests {
     use super::*;
 
-    /// What a scanner sees of `stream`, cut into `pieces`.
-    fn seen(pieces: &[&[u8]]) -> (Vec<(u8, Option<u8>)>, bool) {
+    /// What a scanner sees of `stream`, cut into `pieces`: of `Z` the first byte, of `E` the body.
+    fn seen(pieces: &[&[u8]]) -> (Vec<(u8, Vec<u8>)>, bool) {
         let mut scanner = FrameScanner::default();
-        let mut seen = Vec::new();
+        let mut seen = Vec::<(u8, Vec<u8>)>::new();
+        let show = |tag| match tag {
+            b'Z' => Some(Show::First),
+            b'E' => Some(Show::Body),
+            _ => None,
+        };
         for piece in pieces {
-            scanner.scan(piece, |tag| tag == b'Z', |tag, first| seen.push((tag, first)));
+            scanner.scan(piece, show, |tag, part| match seen.last_mut() {
+                Some((b'E', body)) if tag == b'E' && !part.is_empty() => body.extend(part),
+                _ => seen.push((tag, part.to_vec())),
+            });
         }
         (seen, scanner.is_at_boundary())
     }
 
+    /// `text` without its first character is what is seen of the body.
+    fn frames(texts: &[&str]) -> Vec<(u8, Vec<u8>)> {
+        texts.iter().map(|text| (text.as_bytes()[0], text.as_bytes()[1..].to_vec())).collect()
+    }
+
     #[test]
     fn every_pair_of_cuts_gives_the_same_frames() {
-        let stream = b"C\0\0\0\x05xS\0\0\0\x04Z\0\0\0\x05ID\0\0\0\x0aabcdefZ\0\0\0\x05T";
-        let whole =
-            (vec![(b'C', None), (b'S', None), (b'Z', Some(b'I')), (b'D', None), (b'Z', Some(b'T'))], true);
+        let stream =
+            b"C\0\0\0\x05xS\0\0\0\x04Z\0\0\0\x05IE\0\0\0\x08abcdE\0\0\0\x04D\0\0\0\x0aabcdefZ\0\0\0\x05T";
+        let whole = (frames(&["C", "S", "ZI", "Eabcd", "E", "D", "ZT"]), true);
         assert_eq!(seen(&[stream]), whole);
         for first in 0..stream.len() {
             for second in first..stream.len() {
@@ -179,7 +201,7 @@ mod tests {
 
     #[test]
     fn ready_for_query_without_a_body_is_seen_all_the_same() {
-        assert_eq!(seen(&[b"Z\0\0\0\x04"]), (vec![(b'Z', None)], true));
+        assert_eq!(seen(&[b"Z\0\0\0\x04"]), (frames(&["Z"]), true));
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub(crate) mod authentication;
 pub(crate) mod scram;
 pub(crate) mod binding;
 pub(crate) mod error;
+mod sqlstate;
 pub(crate) mod status;

@@ -12,8 +12,12 @@
 //! Where the bytes leave two readings, the session counts as busy until they leave one.
 //!
 //! Flush alone does not make a session busy: nothing answers it, and the server keeps nothing of it.
+//!
+//! Of ErrorResponse the SQLSTATE is read as well, for [`Signs`] that the session's role has ended.
 
-use super::frame::FrameScanner;
+use super::error::SqlState;
+use super::frame::{FrameScanner, Show};
+use super::sqlstate::SqlStateReader;
 
 /// Follows one session from the first byte behind BackendKeyData.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,24 +25,85 @@ pub(crate) struct Tracker {
     frontend: FrameScanner,
     backend: FrameScanner,
     flow: Flow,
+    /// Of the last ErrorResponse.
+    error: SqlStateReader,
+    signs: Signs,
+}
+
+/// How many errors upstream has sent that the end of the session's role would explain. All but the last have everyday
+/// reasons as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Signs {
+    /// 42501: a right is missing, as after the `REVOKE` that comes before `DROP ROLE`.
+    pub(crate) insufficient_privilege: u32,
+    /// 42704: something does not exist, as the role in PostgreSQL's "invalid role OID".
+    pub(crate) undefined_object: u32,
+    /// 57P01: the session was ended, as by `pg_terminate_backend` in revocation statements.
+    pub(crate) admin_shutdown: u32,
+}
+
+impl Signs {
+    const NONE: Self = Self { insufficient_privilege: 0, undefined_object: 0, admin_shutdown: 0 };
+
+    fn note(&mut self, code: SqlState) {
+        let count = match code {
+            SqlState::INSUFFICIENT_PRIVILEGE => &mut self.insufficient_privilege,
+            SqlState::UNDEFINED_OBJECT => &mut self.undefined_object,
+            SqlState::ADMIN_SHUTDOWN => &mut self.admin_shutdown,
+            _ => return,
+        };
+        *count = count.saturating_add(1);
+    }
 }
 
 impl Tracker {
     /// Of a session whose first ReadyForQuery is still to come.
     pub(crate) fn new() -> Self {
-        Self { frontend: FrameScanner::default(), backend: FrameScanner::default(), flow: Flow::new() }
+        Self {
+            frontend: FrameScanner::default(),
+            backend: FrameScanner::default(),
+            flow: Flow::new(),
+            error: SqlStateReader::default(),
+            signs: Signs::NONE,
+        }
     }
 
     /// Takes bytes from the client, in the order in which they go to upstream.
     pub(crate) fn frontend(&mut self, bytes: &[u8]) {
         let Self { frontend, flow, .. } = self;
-        frontend.scan(bytes, |_| false, |tag, _| flow.on_frontend(tag));
+        frontend.scan(bytes, |_| None, |tag, _| flow.on_frontend(tag));
     }
 
     /// Takes bytes from upstream, in the order in which they go to the client.
     pub(crate) fn backend(&mut self, bytes: &[u8]) {
-        let Self { backend, flow, .. } = self;
-        backend.scan(bytes, |tag| tag == READY_FOR_QUERY, |tag, first| flow.on_backend(tag, first));
+        let Self { backend, flow, error, signs, .. } = self;
+        let show = |tag| match tag {
+            READY_FOR_QUERY => Some(Show::First),
+            ERROR_RESPONSE => Some(Show::Body),
+            _ => None,
+        };
+        backend.scan(bytes, show, |tag, part| match (tag, part) {
+            (ERROR_RESPONSE, [_, ..]) => {
+                if let Some(code) = error.read(part) {
+                    signs.note(code);
+                }
+            }
+            (ERROR_RESPONSE, []) => {
+                *error = SqlStateReader::default();
+                flow.on_backend(tag, None);
+            }
+            _ => flow.on_backend(tag, part.first().copied()),
+        });
+    }
+
+    /// Whether there are any since they were last taken.
+    pub(crate) fn has_signs(&self) -> bool {
+        self.signs != Signs::NONE
+    }
+
+    /// Those since the last call.
+    pub(crate) fn take_signs(&mut self) -> Signs {
+        std::mem::replace(&mut self.signs, Signs::NONE)
     }
 
     /// Whether the session could end here without the client losing anything: outside a transaction, all that

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch as channel;
 use tokio::time;
 
 use super::*;
-use crate::credential::{LeaseEnd, Revocation, Standing};
+use crate::credential::{self, Credential, Issued, LeaseEnd, Publisher, Revocation, Standing, Suspicion};
 use crate::drain::Phase;
+use crate::ids::{GenerationId, LeaseId};
+use crate::session::doubt::Doubts;
+use crate::telemetry::Metrics;
 
 /// A relay, the far ends of its two connections, and what surrounds it.
 struct Scene {
@@ -21,28 +25,37 @@ struct Scene {
 struct Far {
     client: DuplexStream,
     upstream: DuplexStream,
-    standing: channel::Sender<Standing>,
+    issued: Issued,
+    publisher: Publisher,
     phase: channel::Sender<Phase>,
 }
 
 /// A scene of a session that is idle; `pipe_len` is what each pipe takes.
-fn scene(pipe_len: usize) -> Scene {
+async fn scene(pipe_len: usize) -> Scene {
     let (client, far_client) = duplex(pipe_len);
     let (upstream, far_upstream) = duplex(pipe_len);
     let mut tracker = Tracker::new();
     tracker.backend(b"Z\0\0\0\x05I");
-    let (standing, standing_rx) = channel::channel(Standing::Kept);
+    let (publisher, source) = credential::channel();
+    let issued = publisher.promote(Credential {
+        user: "v-1".to_owned(),
+        password: SecretString::from("secret"),
+        lease: Some(LeaseId::from("lease")),
+        generation: GenerationId(1),
+    });
+    let hold = source.hold().await.unwrap();
     let (phase, phase_rx) = channel::channel(Phase::Serving);
     Scene {
         relay: Relay::new(client, upstream, tracker, b"", Default::default()),
         watch: Watch {
-            standing: standing_rx,
+            standing: hold.standing(),
+            doubts: Doubts::new(hold, Arc::new(Metrics::new())),
             phase: phase_rx,
             outlives_lease: false,
             seed: 0.0,
             cancellable: None,
         },
-        far: Far { client: far_client, upstream: far_upstream, standing, phase },
+        far: Far { client: far_client, upstream: far_upstream, issued, publisher, phase },
     }
 }
 
@@ -102,7 +115,7 @@ async fn bytes_go_both_ways_at_once_unchanged_whatever_the_pipes_take() {
     for pipe_len in [1, 13, 4096, 1 << 20] {
         let total = if pipe_len < 100 { 40_000 } else { 3_000_000 };
         let (up, down) = (frames(total), frames(total + 1));
-        let (end, relay, ()) = play(scene(pipe_len), async |far| {
+        let (end, relay, ()) = play(scene(pipe_len).await, async |far| {
             let Far { client, upstream, .. } = far;
             let (mut from_client, mut to_client) = tokio::io::split(client);
             let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
@@ -126,7 +139,7 @@ async fn bytes_go_both_ways_at_once_unchanged_whatever_the_pipes_take() {
 
 #[tokio::test(start_paused = true)]
 async fn client_that_has_closed_its_write_side_still_gets_its_answer() {
-    let (end, relay, ()) = play(scene(1024), async |mut far: Far| {
+    let (end, relay, ()) = play(scene(1024).await, async |mut far: Far| {
         far.client.write_all(QUERY).await.unwrap();
         far.client.shutdown().await.unwrap();
         expect(&mut far.upstream, QUERY).await;
@@ -143,7 +156,7 @@ async fn client_that_has_closed_its_write_side_still_gets_its_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn early_bytes_of_the_client_go_first_and_count() {
-    let mut scene = scene(1024);
+    let mut scene = scene(1024).await;
     let (client, far_client) = duplex(1024);
     let (upstream, far_upstream) = duplex(1024);
     let mut tracker = Tracker::new();
@@ -163,7 +176,7 @@ async fn early_bytes_of_the_client_go_first_and_count() {
 #[tokio::test(start_paused = true)]
 async fn what_a_stalled_client_does_not_take_is_bounded() {
     let total = 10_000_000;
-    let (_, relay, taken) = play(scene(1000), async |mut far: Far| {
+    let (_, relay, taken) = play(scene(1000).await, async |mut far: Far| {
         let sent = async {
             let down = frames(total);
             let mut rest = &down[..];
@@ -182,7 +195,7 @@ async fn what_a_stalled_client_does_not_take_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn client_that_vanishes_ends_the_relay() {
-    let (end, ..) = play(scene(16), async |far: Far| {
+    let (end, ..) = play(scene(16).await, async |far: Far| {
         let Far { client, mut upstream, .. } = far;
         drop(client);
         expect_end(&mut upstream).await;
@@ -195,7 +208,7 @@ async fn client_that_vanishes_ends_the_relay() {
 
 #[tokio::test(start_paused = true)]
 async fn last_words_of_an_upstream_that_takes_nothing_more_are_passed_on() {
-    let mut scene = scene(1024);
+    let mut scene = scene(1024).await;
     let (upstream, mut far_upstream) = duplex(1024);
     far_upstream.write_all(b"E\0\0\0\x08abcd").await.unwrap();
     drop(far_upstream);
@@ -258,7 +271,7 @@ async fn bytes_inside_a_layer_neither_stall_nor_stay() {
         let flushed = Arc::default();
         let upstream =
             Layered { readable: down.clone(), per_read, written: Vec::new(), flushed: Arc::clone(&flushed) };
-        let Scene { relay, mut watch, mut far } = scene(1 << 20);
+        let Scene { relay, mut watch, mut far } = scene(1 << 20).await;
         let mut relay = Relay::new(relay.client, upstream, relay.tracker, b"", Default::default());
         let script = async {
             far.client.write_all(QUERY).await.unwrap();
@@ -292,8 +305,8 @@ async fn statement(far: &mut Far, ready: &[u8]) {
 #[tokio::test(start_paused = true)]
 async fn idle_session_ends_within_the_window_of_its_lease() {
     let began = Instant::now();
-    let (end, ..) = play(scene(1024), async |far: Far| {
-        far.standing.send_replace(ending(100, 200, 205));
+    let (end, ..) = play(scene(1024).await, async |far: Far| {
+        far.issued.set_standing(ending(100, 200, 205));
         far
     })
     .await;
@@ -304,8 +317,8 @@ async fn idle_session_ends_within_the_window_of_its_lease() {
 #[tokio::test(start_paused = true)]
 async fn session_in_use_ends_two_seconds_after_or_at_the_boundary() {
     let began = Instant::now();
-    let (end, _, (used_at, _far)) = play(scene(1024), async |mut far: Far| {
-        far.standing.send_replace(ending(1, 100, 105));
+    let (end, _, (used_at, _far)) = play(scene(1024).await, async |mut far: Far| {
+        far.issued.set_standing(ending(1, 100, 105));
         for _ in 0..60 {
             statement(&mut far, READY).await;
             time::sleep(Duration::from_millis(1500)).await;
@@ -324,8 +337,8 @@ async fn session_in_use_ends_two_seconds_after_or_at_the_boundary() {
 #[tokio::test(start_paused = true)]
 async fn transaction_ends_at_the_boundary_and_a_statement_at_the_cut() {
     let began = Instant::now();
-    let (end, relay, _) = play(scene(1024), async |mut far: Far| {
-        far.standing.send_replace(ending(0, 100, 105));
+    let (end, relay, _) = play(scene(1024).await, async |mut far: Far| {
+        far.issued.set_standing(ending(0, 100, 105));
         statement(&mut far, IN_TRANSACTION).await;
         far
     })
@@ -335,8 +348,8 @@ async fn transaction_ends_at_the_boundary_and_a_statement_at_the_cut() {
     assert_eq!(began.elapsed().as_secs(), 100);
 
     let began = Instant::now();
-    let (end, relay, _) = play(scene(1024), async |mut far: Far| {
-        far.standing.send_replace(ending(0, 100, 105));
+    let (end, relay, _) = play(scene(1024).await, async |mut far: Far| {
+        far.issued.set_standing(ending(0, 100, 105));
         far.client.write_all(QUERY).await.unwrap();
         far
     })
@@ -348,7 +361,7 @@ async fn transaction_ends_at_the_boundary_and_a_statement_at_the_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn statement_that_is_under_way_in_a_drain_is_answered_before_the_session_ends() {
-    let (end, relay, _) = play(scene(1024), async |mut far: Far| {
+    let (end, relay, _) = play(scene(1024).await, async |mut far: Far| {
         far.client.write_all(QUERY).await.unwrap();
         let now = Instant::now();
         far.phase.send_replace(Phase::Draining { accept_until: now, idle_from: now, cut_at: now + secs(20) });
@@ -366,7 +379,7 @@ async fn statement_that_is_under_way_in_a_drain_is_answered_before_the_session_e
 /// The order and the bytes come in one wake-up: whatever has been read has been forwarded.
 #[tokio::test(start_paused = true)]
 async fn bytes_that_come_with_the_order_are_forwarded_and_answered_first() {
-    let (end, _, (answered_at, _far)) = play(scene(1024), async |mut far: Far| {
+    let (end, _, (answered_at, _far)) = play(scene(1024).await, async |mut far: Far| {
         time::sleep(secs(1)).await;
         let now = Instant::now();
         far.phase.send_replace(Phase::Draining { accept_until: now, idle_from: now, cut_at: now + secs(20) });
@@ -384,7 +397,7 @@ async fn bytes_that_come_with_the_order_are_forwarded_and_answered_first() {
 
 #[tokio::test(start_paused = true)]
 async fn client_that_hangs_up_during_a_statement_is_let_go_in_a_drain_only() {
-    let (end, relay, _) = play(scene(1024), async |mut far: Far| {
+    let (end, relay, _) = play(scene(1024).await, async |mut far: Far| {
         far.client.write_all(QUERY).await.unwrap();
         far.client.shutdown().await.unwrap();
         expect(&mut far.upstream, QUERY).await;
@@ -407,10 +420,10 @@ async fn revocation_and_cut_end_a_busy_session_at_once() {
         (Standing::Kept, Phase::Cut, Order::Cut),
     ] {
         let began = Instant::now();
-        let (end, ..) = play(scene(1024), async |mut far: Far| {
+        let (end, ..) = play(scene(1024).await, async |mut far: Far| {
             far.client.write_all(QUERY).await.unwrap();
             time::sleep(secs(1)).await;
-            far.standing.send_replace(standing);
+            far.issued.set_standing(standing);
             far.phase.send_replace(phase);
             far
         })
@@ -423,7 +436,7 @@ async fn revocation_and_cut_end_a_busy_session_at_once() {
 #[tokio::test(start_paused = true)]
 async fn stalled_session_is_cut_in_time_and_may_not_be_spoken_to_within_a_frame() {
     let began = Instant::now();
-    let (end, relay, _) = play(scene(64), async |mut far: Far| {
+    let (end, relay, _) = play(scene(64).await, async |mut far: Far| {
         let now = Instant::now();
         far.phase.send_replace(Phase::Draining { accept_until: now, idle_from: now, cut_at: now + secs(20) });
         // A frame of which the end never comes, and more of it than the client takes.
@@ -435,4 +448,27 @@ async fn stalled_session_is_cut_in_time_and_may_not_be_spoken_to_within_a_frame(
     assert!(matches!(end, RelayEnd::Ordered(Order::Cut)));
     assert_eq!(began.elapsed(), secs(20));
     assert!(!relay.can_speak_to_client() && !relay.backend.stash.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sign_that_the_role_is_gone_is_reported_while_the_session_goes_on_and_when_it_ends() {
+    let fields = |code: &str| format!("SFATAL\0VFATAL\0C{code}\0Mwords\0\0");
+    let error = |code: &str| {
+        let fields = fields(code);
+        [b"E", &u32::try_from(fields.len() + 4).unwrap().to_be_bytes()[..], fields.as_bytes()].concat()
+    };
+    let (end, ..) = play(scene(1024).await, async |mut far: Far| {
+        let doubted = Some(Suspicion::Doubted(GenerationId(1)));
+        statement(&mut far, &[error("42704"), READY.to_vec()].concat()).await;
+        assert_eq!(far.publisher.suspicion().await, doubted);
+        time::sleep(secs(5)).await;
+        statement(&mut far, READY).await;
+        // The last that upstream says.
+        far.upstream.write_all(&error("57P01")).await.unwrap();
+        far.upstream.shutdown().await.unwrap();
+        assert_eq!(far.publisher.suspicion().await, doubted);
+        far
+    })
+    .await;
+    assert!(matches!(end, RelayEnd::UpstreamClosed));
 }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
 /// A session that is idle behind its login.
 fn idle() -> Tracker {
     let mut tracker = Tracker::new();
@@ -200,6 +202,31 @@ fn session_that_lost_its_frames_is_never_idle_again() {
     tracker.backend(b"E\0\0\0\x04");
     assert!(!tracker.is_idle() && !tracker.is_frontend_at_boundary());
     assert!(tracker.is_backend_at_boundary() && tracker.ends_with_error());
+}
+
+/// ErrorResponse as PostgreSQL sends it.
+fn error(code: &str) -> Vec<u8> {
+    let body = format!("SERROR\0VERROR\0C{code}\0Minvalid role OID: 16390\0Fmiscinit.c\0\0");
+    [b"E", &u32::try_from(body.len() + 4).unwrap().to_be_bytes()[..], body.as_bytes()].concat()
+}
+
+#[test]
+fn errors_that_the_end_of_a_role_would_explain_are_counted_wherever_they_are_cut() {
+    let codes = ["42704", "22012", "42501", "42704", "57P01", "42P01"];
+    // An error of the same words that is not ErrorResponse, and one without a body.
+    let mut stream = b"E\0\0\0\x04".to_vec();
+    stream.extend([b"N", &error("42704")[1..]].concat());
+    stream.extend(codes.iter().flat_map(|code| [error(code), READY.to_vec()].concat()));
+    for len in 1..=stream.len() {
+        let mut tracker = idle();
+        for piece in stream.chunks(len) {
+            tracker.backend(piece);
+        }
+        let signs = Signs { insufficient_privilege: 1, undefined_object: 2, admin_shutdown: 1 };
+        assert!(tracker.has_signs());
+        assert_eq!(tracker.take_signs(), signs, "in pieces of {len}");
+        assert!(!tracker.has_signs() && tracker.is_idle());
+    }
 }
 
 /// What becomes of a message at the server.
