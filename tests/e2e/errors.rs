@@ -206,7 +206,7 @@ async fn upstream_that_is_not_there_and_one_that_vanishes_are_told_apart() {
 
 #[tokio::test]
 async fn server_that_hangs_and_one_that_has_crashed_are_told_apart() {
-    let mut servers = Servers::start().await;
+    let servers = Servers::start().await;
     let world_options = WorldOptions { is_alone: true, ..WorldOptions::default() };
     let (mut idle, pglease) = {
         let world = World::create(&servers, world_options).await;

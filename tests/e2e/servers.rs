@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use tokio::time;
 
@@ -158,8 +159,7 @@ async fn sigkill_of_the_tests_leaves_no_server_and_no_folder() {
     assert_eq!(is_left(), (true, true, true));
 
     // The id names the folders, so it is read before `wait` frees it.
-    rustix::process::kill_process(rustix::process::Pid::from_child(&tests), rustix::process::Signal::KILL)
-        .unwrap();
+    rustix::process::kill_process(Pid::from_child(&tests), rustix::process::Signal::KILL).unwrap();
     until(async || is_left() == (false, false, false)).await;
     tests.wait().unwrap();
 }
@@ -167,7 +167,7 @@ async fn sigkill_of_the_tests_leaves_no_server_and_no_folder() {
 /// Says what there is, and stays.
 fn hold(world: &World<'_>) -> ! {
     let Servers { postgres, openbao } = world.servers;
-    let pids = [postgres.process(), openbao.process()].map(|process| process.pid().as_raw_pid());
+    let pids = [postgres.process().pid(), openbao.process().pid()].map(Pid::as_raw_pid);
     let held = json!({
         "ports": [postgres.port(), openbao.port(), openbao.port() + 1],
         "pids": pids,

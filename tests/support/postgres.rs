@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
@@ -37,7 +38,7 @@ impl Default for PostgresOptions {
 
 /// A server of its own on its own port. Its superuser is `postgres`, with that password.
 pub(crate) struct Postgres {
-    process: Option<Process>,
+    process: Mutex<Option<Arc<Process>>>,
     folder: Folder,
     bin: PathBuf,
     uid: Option<u32>,
@@ -60,7 +61,8 @@ impl Postgres {
         write_certificates(folder.path(), uid);
         write_settings(folder.path(), &options);
 
-        let mut postgres = Self { process: None, folder, bin, uid, port: 0, major: options.major };
+        let mut postgres =
+            Self { process: Mutex::default(), folder, bin, uid, port: 0, major: options.major };
         for _ in 0..20 {
             postgres.port = super::free_ports(1);
             match postgres.launch().await {
@@ -124,16 +126,13 @@ impl Postgres {
     }
 
     /// Stops it as an operator would: sessions get 57P01.
-    pub(crate) async fn stop(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.signal(Signal::INT);
-            process.wait_exit(PATIENCE).await;
-        }
+    pub(crate) async fn stop(&self) {
+        self.end(Signal::INT).await;
     }
 
     /// Starts it again, on the same port with the same data.
-    pub(crate) async fn start_again(&mut self) {
-        assert!(self.process.is_none(), "it runs");
+    pub(crate) async fn start_again(&self) {
+        assert!(self.process.lock().unwrap().is_none(), "it runs");
         for _ in 0..50 {
             match self.launch().await {
                 Ok(()) => return,
@@ -145,26 +144,31 @@ impl Postgres {
         panic!("what a crash left of PostgreSQL does not go away");
     }
 
-    pub(crate) async fn restart(&mut self) {
+    pub(crate) async fn restart(&self) {
         self.stop().await;
         self.start_again().await;
     }
 
     /// Crashes it.
-    pub(crate) async fn kill(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.signal(Signal::KILL);
+    pub(crate) async fn kill(&self) {
+        self.end(Signal::KILL).await;
+    }
+
+    async fn end(&self, signal: Signal) {
+        let process = self.process.lock().unwrap().take();
+        if let Some(process) = process {
+            process.signal(signal);
             process.wait_exit(PATIENCE).await;
         }
     }
 
     /// The running server, to be sent signals and asked for its log.
-    pub(crate) fn process(&self) -> &Process {
-        self.process.as_ref().expect("PostgreSQL runs")
+    pub(crate) fn process(&self) -> Arc<Process> {
+        self.process.lock().unwrap().clone().expect("PostgreSQL runs")
     }
 
     /// Starts the server on `port`; fails with its log.
-    async fn launch(&mut self) -> Result<(), String> {
+    async fn launch(&self) -> Result<(), String> {
         let data = self.folder.path().join("data");
         let process = Process::spawn(&Spawn {
             program: &self.bin.join("postgres"),
@@ -185,7 +189,7 @@ impl Postgres {
         if !is_ready || log.contains("could not bind") {
             return Err(log);
         }
-        self.process = Some(process);
+        *self.process.lock().unwrap() = Some(Arc::new(process));
         Ok(())
     }
 }
@@ -193,7 +197,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // Stops it, whereupon it puts its files and its shared memory away. After a crash somebody else must.
-        drop(self.process.take());
+        drop(self.process.lock().unwrap_or_else(PoisonError::into_inner).take());
         let lock_file =
             fs::read_to_string(self.folder.path().join("data/postmaster.pid")).unwrap_or_default();
         if let Some(segment) = lock_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
