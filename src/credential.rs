@@ -32,17 +32,16 @@ pub(crate) enum Standing {
     /// The lease ends for good and a proven successor is there: `at_lease_end` decides.
     Ending(LeaseEnd),
     /// The credential was revoked before its time: its sessions end now, whatever `at_lease_end` says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a chain does not look leases up yet"))]
     Revoked(Revocation),
 }
 
 /// Who had a credential revoked before its time.
-#[cfg_attr(not(test), expect(dead_code, reason = "a chain does not look leases up yet"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Revocation {
     /// Somebody at Vault revoked its lease or its token.
     ByVault,
     /// pglease was asked for it: `rotate --close`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "pglease cannot be asked for it yet"))]
     ByOperator,
 }
 

@@ -63,6 +63,8 @@ pub(super) enum Trigger {
     Degraded,
     /// An upstream rejected the credential.
     Rejected,
+    /// Somebody ended the credential before its time.
+    Revoked,
     /// The credential ended.
     Expired,
 }
@@ -84,6 +86,10 @@ pub(super) enum ChainEvent {
     RotationDue(Trigger),
     /// An upstream rejected the current credential.
     Rejected,
+    /// The current credential lives, and is not renewed because the database is away: so no other could be made.
+    DatabaseAway,
+    /// The current credential was ended before its time.
+    Revoked,
     /// The current credential ended.
     Expired,
     /// Vault made a credential, or may have.
@@ -235,10 +241,8 @@ impl ChainState {
             (_, E::RenewalFailed) => Phase::Degraded,
             (_, E::RotationDue(trigger)) => rotating(trigger),
             (_, E::Rejected) => rotating(Trigger::Rejected),
-            (_, E::Expired) => {
-                self.phase = Phase::Fetch { trigger: Some(Trigger::Expired), attempt: Attempt::Waiting };
-                return vec![ChainAction::Withdraw];
-            }
+            (_, E::Revoked) => return self.lost(Trigger::Revoked, Attempt::Waiting),
+            (_, E::Expired) => return self.lost(Trigger::Expired, Attempt::Waiting),
             (phase, _) => phase,
         };
         Vec::new()
@@ -271,14 +275,22 @@ impl ChainState {
                 self.raise(Trigger::Rejected);
             }
             (_, E::RotationDue(to)) => self.raise(to),
-            (_, E::Expired) => {
-                let attempt = if attempt == Attempt::Running { attempt } else { Attempt::Waiting };
-                self.phase = Phase::Fetch { trigger: Some(trigger.max(Trigger::Expired)), attempt };
-                return vec![ChainAction::Withdraw];
+            (_, E::DatabaseAway) if trigger.ends_with_a_renewal() => {
+                self.phase = Phase::Degraded;
+                return vec![ChainAction::Abandon];
             }
+            (_, E::Revoked) => return self.lost(trigger.max(Trigger::Revoked), attempt),
+            (_, E::Expired) => return self.lost(trigger.max(Trigger::Expired), attempt),
             _ => {}
         }
         Vec::new()
+    }
+
+    /// Goes on without a credential.
+    fn lost(&mut self, trigger: Trigger, attempt: Attempt) -> Vec<ChainAction> {
+        let attempt = if attempt == Attempt::Running { attempt } else { Attempt::Waiting };
+        self.phase = Phase::Fetch { trigger: Some(trigger), attempt };
+        vec![ChainAction::Withdraw]
     }
 
     /// Gives the rotation a more urgent trigger.
@@ -356,6 +368,7 @@ impl Trigger {
             Self::Planned => "planned",
             Self::Degraded => "degraded",
             Self::Rejected => "rejected",
+            Self::Revoked => "revoked",
             Self::Expired => "expired",
         }
     }

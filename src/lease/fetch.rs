@@ -200,6 +200,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             self.feed(ChainEvent::CredentialMade);
         }
         count(&self.metrics.lease_issued, result.is_ok());
+        if result.is_ok() && token.lookup_works() == Some(true) {
+            self.note_lookup(asked_at);
+        }
         let wanted = self.fetch.draft.take_if(|draft| Arc::ptr_eq(&draft.token, token));
         // Without its draft the attempt was abandoned, and the token is being revoked.
         let Some(mut draft) = wanted else { return };

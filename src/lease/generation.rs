@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::error;
 
+use super::check::{Check, Haste};
 use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
 use super::proof::{Proof, ProofState};
 use super::state::{LeaseEvent, LeaseState};
 use super::token::LiveToken;
-use crate::credential::{Credential, Issued, LeaseEnd, Publisher, Standing};
+use crate::credential::{Credential, Issued, LeaseEnd, Publisher, Revocation, Standing};
 use crate::ids::{GenerationId, LeaseId};
 
 /// A credential with its lease, its token and those who hold it.
@@ -21,6 +22,7 @@ pub(super) struct Generation {
     lease: LeaseId,
     pub(super) token: Arc<LiveToken>,
     pub(super) keeper: Keeper,
+    pub(super) check: Check,
     /// Until it is proven or rejected.
     proof: Option<Proof>,
     state: LeaseState,
@@ -28,6 +30,8 @@ pub(super) struct Generation {
     issued: Option<Issued>,
     /// The end that its sessions were told.
     announced: Option<Deadline>,
+    /// Somebody ended it before its time, and its sessions were told so.
+    is_revoked: bool,
     /// Whether its revocation has begun.
     is_being_revoked: bool,
 }
@@ -45,10 +49,12 @@ impl Generation {
             lease,
             token,
             keeper,
+            check: Check::default(),
             proof: Some(proof),
             state: LeaseState::Candidate,
             issued: None,
             announced: None,
+            is_revoked: false,
             is_being_revoked: false,
         }
     }
@@ -150,10 +156,30 @@ impl Generation {
         self.proof = None;
     }
 
+    /// Has its sessions end, as it was ended before its time.
+    pub(super) fn announce_revocation(&mut self) {
+        self.is_revoked = true;
+        if let Some(issued) = &self.issued {
+            issued.set_standing(Standing::Revoked(Revocation::ByVault));
+        }
+    }
+
+    /// Whether it is looked into where something speaks against it: what is offered or held. A candidate has its proof.
+    pub(super) fn is_checked(&self) -> bool {
+        self.is_current() || self.is_superseded()
+    }
+
+    /// Has it looked into.
+    pub(super) fn raise_check(&mut self, haste: Haste, now: Now) {
+        if self.is_checked() {
+            self.check.raise(haste, now.boot);
+        }
+    }
+
     /// Tells the sessions of a generation that is rotated out how its lease stands: that it ends, if its end is final
     /// and there is a successor to reconnect with.
     pub(super) fn announce(&mut self, now: Now, has_successor: bool) {
-        let Some(issued) = &self.issued else { return };
+        let Some(issued) = self.issued.as_ref().filter(|_| !self.is_revoked) else { return };
         let ending = match self.state {
             LeaseState::Superseded { .. } | LeaseState::Ended { .. } if has_successor => self.keeper.window(),
             LeaseState::Candidate
@@ -189,7 +215,7 @@ impl Generation {
             return None;
         }
         let proof = self.proof.as_ref().and_then(|proof| proof.next_due(now.boot));
-        proof.into_iter().chain(self.keeper.next_due(now)).min()
+        proof.into_iter().chain(self.check.next_due()).chain(self.keeper.next_due(now)).min()
     }
 }
 

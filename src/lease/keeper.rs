@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::chain::Trigger;
+use super::check::{Finding, Findings};
 use super::clock::{Deadline, Now};
 use super::schedule::{self, Window};
 use super::term::Term;
@@ -103,6 +104,43 @@ impl Keeper {
                 }
             },
         }
+    }
+
+    /// Whether the failed renewal of `kind` is a reason to see whether the credential lives.
+    pub(super) fn is_doubtful(&self, kind: Kind) -> bool {
+        let term = match kind {
+            Kind::Lease => Some(&self.lease),
+            Kind::Token => self.token.as_ref(),
+        };
+        match term.and_then(Term::failure) {
+            Some(Answer::BadRequest | Answer::NotFound) => kind == Kind::Lease,
+            Some(Answer::Denied) => true,
+            Some(Answer::Unavailable) => kind == Kind::Token,
+            _ => false,
+        }
+    }
+
+    /// Takes note that lease and token live, as far as it was found.
+    pub(super) fn found_alive(&mut self, found: Findings, now: Now, u: f64) {
+        self.lease.found_alive();
+        if found.token == Finding::Alive {
+            if self.lease.failure() == Some(Answer::Denied) {
+                self.lease.may_not_be_renewed(now, u);
+            }
+            if let Some(token) = &mut self.token {
+                token.found_stuck(now, u);
+            }
+        }
+    }
+
+    /// Takes note that the lease lives and cannot be renewed, as the database is away.
+    pub(super) fn wait_for_database(&mut self, now: Now, u: f64) {
+        self.lease.wait_for_database(now, u);
+    }
+
+    /// Whether its end, if it came now, came before its time.
+    pub(super) fn is_well_before_end(&self, now: Now) -> bool {
+        self.left(now) > self.last_call()
     }
 
     /// Whether the last renewal of either was no success.
@@ -211,6 +249,7 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use super::super::proof;
     use super::*;
 
     const fn secs(secs: u64) -> Duration {
@@ -312,6 +351,35 @@ mod tests {
         keeper.answered(Kind::Token, at(250), at(250), Ok(grant(300)), 0.0);
         keeper.answered(Kind::Token, at(401), at(401), Err(Answer::Denied), 0.0);
         assert_eq!(keeper.wants_rotation(at(401)), Some(Trigger::Planned));
+    }
+
+    /// What was refused and is alive all the same.
+    #[test]
+    fn what_is_found_alive_is_not_given_up_without_need() {
+        let alive =
+            Findings { lease: Finding::Alive, token: Finding::Alive, login: proof::Verdict::Accepted };
+        let unknown = Findings { token: Finding::Unknown, ..alive };
+        for (kind, answer, found, doubtful, planned) in [
+            (Kind::Lease, Answer::BadRequest, alive, true, false),
+            (Kind::Lease, Answer::NotFound, alive, true, false),
+            (Kind::Lease, Answer::Denied, alive, true, true),
+            (Kind::Lease, Answer::Denied, unknown, true, false),
+            (Kind::Lease, Answer::Unavailable, alive, false, false),
+            (Kind::Token, Answer::Denied, alive, true, false),
+            (Kind::Token, Answer::Unavailable, alive, true, true),
+            (Kind::Token, Answer::Unavailable, unknown, true, false),
+            (Kind::Token, Answer::Lost, alive, false, false),
+        ] {
+            let term = Term::new(at(0), secs(400), true, 0.0);
+            let mut keeper = Keeper::new(term, Some(term), None, at(0));
+            let now = at(200);
+            keeper.answered(kind, now, now, Err(answer), 0.0);
+            assert_eq!(keeper.is_doubtful(kind), doubtful, "{kind:?} {answer:?}");
+            keeper.found_alive(found, now, 0.0);
+            let later = at(230);
+            keeper.found_alive(found, later, 0.0);
+            assert_eq!(keeper.wants_rotation(later).is_some(), planned, "{kind:?} {answer:?} {found:?}");
+        }
     }
 
     #[test]

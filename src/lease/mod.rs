@@ -3,11 +3,13 @@
 //!
 //! A [`Chain`] is one task for each `vault_path`, on the control thread; `app` runs it until it is told to stop. It
 //! owns the tasks of its requests, which end within their timeouts, and ends with them. What is to be done is
-//! decided by pure tables: [`chain`] for the chain, [`state`], [`keeper`] and [`proof`] for a generation,
+//! decided by pure tables: [`chain`] for the chain, [`state`], [`keeper`], [`proof`] and [`check`] for a generation,
 //! [`schedule`] for points in time. The other files do it and feed the answers back.
 
 mod budget;
 mod chain;
+mod check;
+mod checking;
 mod clock;
 mod end;
 mod fetch;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::chain::{ChainAction, ChainEvent, ChainState, Phase, View};
+use self::check::Haste;
 use self::clock::{Clock, Now};
 use self::fetch::Fetch;
 use self::generation::Generation;
@@ -84,6 +87,8 @@ pub(crate) struct Chain<V, P = Probe> {
     /// Revocations under way.
     revoking: usize,
     warned: bool,
+    /// When a token was looked up with success for the last time, on the boot clock.
+    looked_up_at: Duration,
     /// When the clocks were last looked at.
     seen: (Now, Instant),
     tasks: JoinSet<Report>,
@@ -131,6 +136,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             last_generation: 0,
             revoking: 0,
             warned: false,
+            looked_up_at: Duration::ZERO,
             tasks: JoinSet::new(),
         }
     }
@@ -182,6 +188,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Report::Probed { generation, index, result } => {
                 self.on_probed(generation, index, result.as_ref());
             }
+            Report::Checked { generation, asked_at, found } => self.on_checked(generation, asked_at, found),
             Report::Renewed { generation, kind, asked_at, result } => {
                 self.on_renewed(generation, kind, asked_at, &result);
             }
@@ -191,16 +198,17 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
-    /// A login that was rejected is news for the chain only if the credential is still the current one.
+    /// A login that was rejected is reason enough for a new credential, as a client waits for it, if the rejected one
+    /// is still offered. Whether its open sessions must end is looked into.
     fn on_suspicion(&mut self, suspicion: Suspicion) {
         match suspicion {
-            Suspicion::Rejected(generation) => {
-                if self.current().is_some_and(|current| current.id() == generation) {
+            Suspicion::Rejected(id) => {
+                self.raise_check(id, Haste::Refused);
+                if self.current().is_some_and(|current| current.id() == id) {
                     self.feed(ChainEvent::Rejected);
                 }
             }
-            // A lease is not looked up yet.
-            Suspicion::Doubted(_) => {}
+            Suspicion::Doubted(id) => self.raise_check(id, Haste::Doubted),
         }
     }
 
@@ -210,6 +218,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let now = self.now();
         for generation in self.generations.values_mut() {
             generation.keeper.forget_requests();
+            generation.check.forget_request(now.boot);
             if let Some(proof) = generation.proof_mut() {
                 proof.forget_requests(now.boot);
             }
@@ -223,9 +232,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.notice_jump(now);
         self.end_the_expired(now);
         self.renew_due(now);
+        self.check_due(now);
         self.prove_due(now);
         self.judge_candidate(now);
-        self.judge_current();
+        self.judge_current(now);
         self.rotate_due(now);
         self.feed(ChainEvent::Tick);
         self.announce_ends(now);

@@ -7,6 +7,7 @@ use tokio::time;
 use tracing::{info, warn};
 
 use super::chain::{ChainEvent, Failure, Trigger};
+use super::check::Haste;
 use super::clock::Now;
 use super::fetch::Step;
 use super::generation::Generation;
@@ -14,6 +15,7 @@ use super::proof::{LastCall, Proof, ProofState, Verdict};
 use super::requests::Report;
 use super::state::LeaseEvent;
 use super::{Causes, Chain, Prove};
+use crate::credential::Credential;
 use crate::ids::GenerationId;
 use crate::upstream::UpstreamError;
 use crate::vault::{Answer, VaultApi};
@@ -28,7 +30,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 let Some(prover) = self.provers.get(index).map(Arc::clone) else { continue };
                 let credential = Arc::clone(&generation.credential);
                 self.tasks.spawn(async move {
-                    let result = time::timeout(PROBE_TIMEOUT, prover.prove(&credential)).await.ok();
+                    let result = probe(&*prover, &credential).await;
                     Report::Probed { generation: id, index, result }
                 });
             }
@@ -85,7 +87,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     }
 
     /// Takes notice of the proof of what is offered, which may end after its promotion.
-    pub(super) fn judge_current(&mut self) {
+    pub(super) fn judge_current(&mut self, now: Now) {
         let Some(current) = self.current_mut() else { return };
         match current.proof().map(Proof::state) {
             Some(ProofState::Proven) => {
@@ -94,6 +96,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             }
             Some(ProofState::Rejected) => {
                 current.end_proof();
+                current.raise_check(Haste::Refused, now);
                 self.feed(ChainEvent::Rejected);
             }
             Some(ProofState::Open | ProofState::Doubted) | None => {}
@@ -154,9 +157,14 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     }
 }
 
+/// One probe login; `None` where it takes too long.
+pub(super) async fn probe(prover: &impl Prove, credential: &Credential) -> Option<Result<(), UpstreamError>> {
+    time::timeout(PROBE_TIMEOUT, prover.prove(credential)).await.ok()
+}
+
 /// What a probe login says of the credential. Upstream's refusals of another kind come after it was accepted, but for
 /// those by which it says that it cannot serve anyone now, or that are a pooler's own.
-fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
+pub(super) fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
     match result {
         Some(Ok(())) => Verdict::Accepted,
         Some(Err(UpstreamError::CredentialRejected { .. })) => Verdict::Rejected,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::check::Findings;
 use super::clock::Now;
 use super::keeper::Kind;
 use super::token::LiveToken;
@@ -27,6 +28,12 @@ pub(super) enum Report {
         generation: GenerationId,
         index: usize,
         result: Option<Result<(), UpstreamError>>,
+    },
+    /// A credential was looked into.
+    Checked {
+        generation: GenerationId,
+        asked_at: Now,
+        found: Findings,
     },
     Renewed {
         generation: GenerationId,

@@ -46,6 +46,12 @@ pub(super) fn renewal_retry(backoff: &mut Backoff, left: Duration, answer: Answe
     pause.max(asked_for(answer, left / 4))
 }
 
+/// The pause before the next renewal while the database is away: u·min(10 s, R/4), at least 1 s. So a fleet comes back
+/// soon after it, and not all at once.
+pub(super) fn renewal_after_outage(left: Duration, u: f64) -> Duration {
+    (left / 4).min(MAX_AFTER_OUTAGE).mul_f64(unit(u)).max(LEAST_BETWEEN_RENEWALS)
+}
+
 /// What `Retry-After` asks for, where it is at most `limit`; a second where it asks for more or nothing.
 pub(super) fn asked_for(answer: Answer, limit: Duration) -> Duration {
     match answer {
@@ -104,6 +110,8 @@ pub(super) const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// A lease of a few seconds is not renewed more often.
 pub(super) const LEAST_BETWEEN_RENEWALS: Duration = Duration::from_secs(1);
+
+const MAX_AFTER_OUTAGE: Duration = Duration::from_secs(10);
 
 const LEAST_AFTER_TRY_LATER: Duration = Duration::from_secs(1);
 

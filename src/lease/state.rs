@@ -28,7 +28,7 @@ pub(super) enum LeaseEvent {
     Held(usize),
     /// A successor took its place.
     Rotated,
-    /// Its lease or its token came to its end.
+    /// Its lease or its token came to its end, or was ended by somebody else.
     Expired,
     /// Its revocation was accepted, or given up.
     Revoked,

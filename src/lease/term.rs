@@ -20,8 +20,12 @@ pub(super) struct Term {
     end: Deadline,
     renewable: bool,
     last_word: LastWord,
-    /// Whether the attempts since the last grant failed without a verdict.
-    failing: bool,
+    /// The answer to the last renewal, unless it was granted.
+    failure: Option<Answer>,
+    /// It lives, and cannot be renewed as long as the database is away.
+    waits_for_database: bool,
+    /// Since when it has been found alive while Vault fails to renew it.
+    stuck_since: Option<Duration>,
     /// A renewal is outstanding.
     asked: bool,
     /// On the boot clock, as the moments below.
@@ -52,7 +56,9 @@ impl Term {
             end: Deadline::after(asked_at, ttl),
             renewable,
             last_word: LastWord::Open,
-            failing: false,
+            failure: None,
+            waits_for_database: false,
+            stuck_since: None,
             asked: false,
             renew_at: asked_at.boot + schedule::first_renewal(ttl, u),
             answered_at: asked_at.boot,
@@ -82,7 +88,9 @@ impl Term {
     ) -> bool {
         let capped = schedule::is_capped(ttl, self.nominal);
         self.asked = false;
-        self.failing = false;
+        self.failure = None;
+        self.waits_for_database = false;
+        self.stuck_since = None;
         self.backoff.reset();
         self.end = self.later_of_same_end(Deadline::after(asked_at, ttl), capped);
         self.granted = ttl;
@@ -102,7 +110,7 @@ impl Term {
     /// Takes an answer that says nothing about the end.
     pub(super) fn failed(&mut self, now: Now, answer: Answer, u: f64) {
         self.asked = false;
-        self.failing = true;
+        self.failure = Some(answer);
         self.renew_at = now.boot + schedule::renewal_retry(&mut self.backoff, self.end.left(now), answer, u);
         self.answered_at = now.boot;
     }
@@ -110,7 +118,6 @@ impl Term {
     /// Takes a refusal. It is tried again: a refusal is no proof of death, and what was refused may be granted later.
     pub(super) fn refused(&mut self, now: Now, answer: Answer, u: f64) {
         self.failed(now, answer, u);
-        self.failing = false;
         self.last_word = LastWord::Refused;
     }
 
@@ -119,6 +126,40 @@ impl Term {
         let wait = schedule::wait_before_rotation(self.nominal, self.end.left(now), u);
         let at = now.boot + wait;
         self.rotate_at = Some(self.rotate_at.map_or(at, |planned| planned.min(at)));
+    }
+
+    /// Takes note that it lives, and that the database is not what it waits for.
+    pub(super) fn found_alive(&mut self) {
+        self.waits_for_database = false;
+    }
+
+    /// Takes note that it lives although Vault fails to renew it. What lasts longer than an election is given up.
+    pub(super) fn found_stuck(&mut self, now: Now, u: f64) {
+        if self.failure == Some(Answer::Unavailable) {
+            let since = *self.stuck_since.get_or_insert(now.boot);
+            if now.boot.saturating_sub(since) >= MAX_STUCK.min(self.granted / 8) {
+                self.plan_rotation(now, u);
+            }
+        }
+    }
+
+    /// Takes note that nobody has the right to renew it.
+    pub(super) fn may_not_be_renewed(&mut self, now: Now, u: f64) {
+        (self.renewable, self.failure, self.last_word) = (false, None, LastWord::Open);
+        self.plan_rotation(now, u);
+    }
+
+    /// Takes note that it lives and that the database is away: renewed as soon as that is back, and not given up.
+    pub(super) fn wait_for_database(&mut self, now: Now, u: f64) {
+        if matches!(self.failure, Some(Answer::BadRequest | Answer::NotFound)) {
+            self.waits_for_database = true;
+            self.renew_at = now.boot + schedule::renewal_after_outage(self.end.left(now), u);
+        }
+    }
+
+    /// The answer to the last renewal, unless it was granted.
+    pub(super) fn failure(&self) -> Option<Answer> {
+        self.failure
     }
 
     /// Asks for no more from now on.
@@ -167,7 +208,7 @@ impl Term {
 
     /// Whether the last renewal was no success.
     pub(super) fn is_unwell(&self) -> bool {
-        self.failing || self.last_word == LastWord::Refused
+        self.failure.is_some()
     }
 
     /// Whether a successor is due as planned.
@@ -177,7 +218,8 @@ impl Term {
 
     /// Whether renewals have failed for so long that a third of D is left.
     pub(super) fn runs_low(&self, now: Now) -> bool {
-        self.end.is_past_on_boot_clock(now) || self.is_unwell() && self.end.left(now) < self.granted / 3
+        let fails = self.is_unwell() && !self.waits_for_database;
+        self.end.is_past_on_boot_clock(now) || fails && self.end.left(now) < self.granted / 3
     }
 
     /// Whether it has been over for `grace`.
@@ -214,6 +256,9 @@ impl Term {
         }
     }
 }
+
+/// What is alive and cannot be renewed for so long will not be: a token's auth role may be gone.
+const MAX_STUCK: Duration = Duration::from_secs(30);
 
 /// A capped grant of less is not asked to be renewed once more.
 const LEAST_CAPPED: Duration = Duration::from_secs(3);
@@ -310,6 +355,47 @@ mod tests {
         assert!(term.is_final());
         term.granted(at(52), at(52), secs(100), true, 0.0);
         assert!(!term.is_final() && !term.is_unwell());
+    }
+
+    #[test]
+    fn what_waits_for_the_database_does_not_run_low() {
+        let mut term = term();
+        term.refused(at(60), Answer::BadRequest, 1.0);
+        term.wait_for_database(at(60), 0.5);
+        assert!(!term.is_due(at(64)) && term.is_due(at(65)) && !term.runs_low(at(99)));
+        // Still away, and Vault away as well.
+        term.failed(at(65), Answer::Unavailable, 0.0);
+        term.wait_for_database(at(65), 0.0);
+        assert!(!term.runs_low(at(99)) && term.runs_low(at(100)));
+        // Back, and refused all the same.
+        term.found_alive();
+        assert!(!term.runs_low(at(66)) && term.runs_low(at(67)));
+
+        term.wait_for_database(at(70), 0.0);
+        assert!(term.runs_low(at(70)), "nothing is known of the database");
+    }
+
+    #[test]
+    fn what_is_alive_and_fails_for_long_is_given_up() {
+        let mut term = Term::new(at(0), secs(3_600), true, 0.0);
+        for (seconds, failure) in [(0, Answer::Denied), (1, Answer::Unavailable), (30, Answer::Unavailable)] {
+            term.failed(at(1_800 + seconds), failure, 0.0);
+            term.found_stuck(at(1_800 + seconds), 0.0);
+            assert!(!term.wants_rotation(at(3_599)));
+        }
+        term.found_stuck(at(1_831), 0.0);
+        assert!(term.wants_rotation(at(2_716)) && !term.wants_rotation(at(2_715)));
+        term.granted(at(1_832), at(1_832), secs(3_600), true, 0.0);
+        assert!(!term.wants_rotation(at(5_399)));
+    }
+
+    #[test]
+    fn what_nobody_may_renew_is_not_asked_for() {
+        let mut term = Term::new(at(0), secs(3_600), true, 0.0);
+        term.refused(at(1_800), Answer::Denied, 0.0);
+        term.may_not_be_renewed(at(1_800), 0.0);
+        assert!(term.is_final() && !term.is_unwell() && !term.is_due(at(3_599)));
+        assert!(!term.wants_rotation(at(2_699)) && term.wants_rotation(at(2_700)));
     }
 
     #[test]

@@ -65,6 +65,16 @@ impl LiveToken {
         }
     }
 
+    /// Looks the token up.
+    pub(super) async fn look_up(&self, vault: &impl VaultApi) -> Result<(), Answer> {
+        let result = vault.look_up_self(&self.token).await;
+        if result.is_ok() {
+            // Set before, or here.
+            let _ = self.lookup_works.set(true);
+        }
+        result.map(drop).map_err(|error| error.answer())
+    }
+
     /// Whether a creds read that was denied was denied for the token's own sake, as far as lookup can tell: a token
     /// that cannot be looked up is not trusted to live.
     pub(super) async fn is_dead(&self, vault: &impl VaultApi) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::chain::ChainEvent;
+use super::check::Haste;
 use super::clock::Now;
 use super::generation::Generation;
 use super::keeper::{Kind, Renewal};
@@ -69,6 +70,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let renewal = generation.keeper.answered(kind, asked_at, now, answer, fastrand::f64());
         log_renewal(&self.vault_path, generation, kind, renewal, now, result.as_ref().err());
 
+        if generation.keeper.is_doubtful(kind) {
+            generation.raise_check(Haste::Refused, now);
+        }
         if !generation.is_current() {
             return;
         }
@@ -98,11 +102,12 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         });
         let over: Vec<_> = over.map(Generation::id).collect();
         for id in over {
-            self.expire(id, now);
+            self.expire(id, Ending::Due, now);
         }
     }
 
-    fn expire(&mut self, id: GenerationId, now: Now) {
+    /// Ends a generation whose lease or token is gone.
+    pub(super) fn expire(&mut self, id: GenerationId, ending: Ending, now: Now) {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         let was_current = generation.is_current();
         let outlived_sessions = generation.count_holds();
@@ -113,18 +118,35 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         generation.end_proof();
         generation.keeper.stop_renewing();
         generation.apply(LeaseEvent::Expired);
-        info!(
-            event = "lease.ended",
-            vault_path = %self.vault_path,
-            generation = %id,
-            db_role = generation.user(),
-            lease = %generation.lease(),
-            outlived_sessions,
-        );
+        match ending {
+            Ending::Due => info!(
+                event = "lease.ended",
+                vault_path = %self.vault_path,
+                generation = %id,
+                db_role = generation.user(),
+                lease = %generation.lease(),
+                outlived_sessions,
+            ),
+            Ending::Revoked => {
+                generation.announce_revocation();
+                warn!(
+                    event = "lease.revoked_early",
+                    vault_path = %self.vault_path,
+                    generation = %id,
+                    db_role = generation.user(),
+                    lease = %generation.lease(),
+                    sessions = outlived_sessions,
+                    "its sessions end",
+                );
+            }
+        }
         // The lease is gone, its token may not be.
         let token = generation.keeper.has_living_token(now).then(|| Arc::clone(&generation.token));
         if was_current {
-            self.feed(ChainEvent::Expired);
+            self.feed(match ending {
+                Ending::Due => ChainEvent::Expired,
+                Ending::Revoked => ChainEvent::Revoked,
+            });
             self.watch_release(id);
         }
         if let Some(token) = token {
@@ -277,6 +299,15 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     fn forget_done(&mut self) {
         self.generations.retain(|_, generation| !generation.is_done());
     }
+}
+
+/// How a lease came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// As was to be expected.
+    Due,
+    /// By somebody's hand, before its time.
+    Revoked,
 }
 
 fn log_renewal(

@@ -186,7 +186,8 @@ pub(super) fn parse_creds(body: &[u8]) -> Result<Lease, Unusable> {
 /// What is left of a lease.
 pub(super) fn parse_lease_lookup(body: &[u8]) -> Result<Grant, Unusable> {
     let LookupAnswer { data } = parse(body)?;
-    let seconds = u64::try_from(data.ttl).map_err(|_| Unusable::Duration { seconds: data.ttl })?;
+    // Below zero where it is past its end, and its revocation not done yet.
+    let seconds = u64::try_from(data.ttl).unwrap_or_default();
     Ok(Grant { ttl: Some(Duration::from_secs(seconds).min(MAX_TTL)), renewable: data.renewable })
 }
 
@@ -343,7 +344,8 @@ mod tests {
         assert_eq!(parse_lease_lookup(body), Ok(grant));
         let ended = parse_lease_lookup(br#"{"data":{"ttl":0}}"#);
         assert_eq!(ended, Ok(Grant { ttl: Some(Duration::ZERO), renewable: false }));
-        assert_eq!(parse_lease_lookup(br#"{"data":{"ttl":-1}}"#), Err(Unusable::Duration { seconds: -1 }));
+        let past = parse_lease_lookup(br#"{"data":{"ttl":-1}}"#);
+        assert_eq!(past, Ok(Grant { ttl: Some(Duration::ZERO), renewable: false }));
     }
 
     #[test]

@@ -116,7 +116,6 @@ pub(crate) trait VaultApi: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Grant, VaultError>> + Send;
 
     /// `sys/leases/lookup`: what is left of the lease. 400 where Vault does not know it (any more).
-    #[expect(dead_code, reason = "a chain does not look leases up yet")]
     fn look_up_lease(
         &self,
         token: &Token,

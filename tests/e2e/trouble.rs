@@ -130,36 +130,6 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
 }
 
 #[tokio::test]
-async fn credential_that_an_operator_ended_is_replaced_for_the_client_that_meets_it() {
-    let world = World::shared(WorldOptions::default()).await;
-    let openbao = &world.servers.openbao;
-    // The role last: what an engine cannot revoke it tries for ever.
-    for what in ["lease", "token", "role"] {
-        let pglease = pglease_for(&world).await;
-        let user = user_of(&pglease.connect("app").await.unwrap()).await;
-        match what {
-            "role" => world.superuser.batch_execute(&format!("DROP ROLE \"{user}\"")).await.unwrap(),
-            "lease" => {
-                let prefix = format!("sys/leases/revoke-prefix/{}", world.vault_path("db-app"));
-                openbao.write(&prefix, json!({ "sync": true })).await;
-            }
-            _ => {
-                let prefix = format!("sys/leases/revoke-prefix/auth/{}/login", world.auth());
-                openbao.write(&prefix, json!({ "sync": true })).await;
-            }
-        }
-        until(async || !world.living_roles().await.contains(&user)).await;
-
-        assert_ne!(user_of(&pglease.connect("app").await.unwrap()).await, user, "{what}");
-        let rotated = pglease.wait_for_event("rotation.done", PATIENCE).await;
-        assert_eq!(rotated["trigger"], "rejected", "{what}");
-        pglease.sigterm();
-        assert!(pglease.wait_exit(PATIENCE).await.success(), "{what}");
-        until(async || world.living_roles().await.is_empty()).await;
-    }
-}
-
-#[tokio::test]
 async fn upstream_that_refuses_every_new_role_does_not_have_them_made_in_a_loop() {
     let world = World::shared(WorldOptions::default()).await;
     let begun = time::Instant::now();

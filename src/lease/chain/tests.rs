@@ -30,7 +30,7 @@ fn chain(phase: Phase) -> ChainState {
 
 const UNAVAILABLE: Failure = Failure::Vault(Answer::Unavailable);
 
-const EVENTS: [ChainEvent; 14] = [
+const EVENTS: [ChainEvent; 16] = [
     E::Started,
     E::Tick,
     E::RenewalAsked,
@@ -39,6 +39,8 @@ const EVENTS: [ChainEvent; 14] = [
     E::RotationDue(Trigger::Planned),
     E::RotationDue(Trigger::Degraded),
     E::Rejected,
+    E::DatabaseAway,
+    E::Revoked,
     E::Expired,
     E::CredentialMade,
     E::AttemptFailed(UNAVAILABLE),
@@ -62,7 +64,7 @@ fn assert_row(state: Phase, row: &[(ChainEvent, Phase, &[ChainAction])]) {
 fn boot_and_fetch_get_the_first_credential() {
     use Attempt::{Running, Waiting};
     assert_row(Phase::Boot, &[(E::Started, fetch(None, Running), &[A::Begin])]);
-    for trigger in [None, Some(Trigger::Expired)] {
+    for trigger in [None, Some(Trigger::Revoked), Some(Trigger::Expired)] {
         assert_row(
             fetch(trigger, Running),
             &[
@@ -95,6 +97,7 @@ fn serving_renewing_and_degraded_rotate_for_the_same_reasons() {
                     &[A::Renew],
                 ),
                 (E::Rejected, begun(Trigger::Rejected), &[A::Begin]),
+                (E::Revoked, fetch(Some(Trigger::Revoked), Attempt::Running), &[A::Withdraw, A::Begin]),
                 (E::Expired, fetch(Some(Trigger::Expired), Attempt::Running), &[A::Withdraw, A::Begin]),
             ],
         );
@@ -111,6 +114,7 @@ fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
                 (E::RotationDue(Trigger::Planned), raised(Trigger::Planned), &[]),
                 (E::RotationDue(Trigger::Degraded), raised(Trigger::Degraded), &[]),
                 (E::Rejected, raised(Trigger::Rejected), &[]),
+                (E::Revoked, fetch(Some(Trigger::Revoked), attempt), &[A::Withdraw]),
                 (E::Expired, fetch(Some(Trigger::Expired), attempt), &[A::Withdraw]),
             ];
             if attempt == Running {
@@ -119,6 +123,7 @@ fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
             }
             if trigger.ends_with_a_renewal() {
                 row.push((E::Renewed, Phase::Serving, &[A::Abandon]));
+                row.push((E::DatabaseAway, Phase::Degraded, &[A::Abandon]));
             }
             assert_row(rotating(trigger, attempt), &row);
         }
@@ -128,6 +133,8 @@ fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
         &[
             (E::Renewed, Phase::Serving, &[A::Abandon]),
             (E::RenewalFailed, rotating(Trigger::Degraded, Running), &[A::Begin]),
+            (E::DatabaseAway, Phase::Degraded, &[A::Abandon]),
+            (E::Revoked, fetch(Some(Trigger::Revoked), Running), &[A::Withdraw, A::Begin]),
             (E::Rejected, rotating(Trigger::Rejected, Running), &[A::Begin]),
             (E::Expired, fetch(Some(Trigger::Expired), Running), &[A::Withdraw, A::Begin]),
         ],

@@ -142,6 +142,11 @@ impl FakeVault {
         self.state.lock().unwrap().tokens.values_mut().for_each(|token| token.revoked = true);
     }
 
+    /// Ends every lease, as an operator would.
+    pub(super) fn revoke_leases(&self) {
+        self.state.lock().unwrap().leases.values_mut().for_each(|(_, lease)| lease.revoked = true);
+    }
+
     /// Notes the request and waits; then the fault that is set for it, if any.
     async fn arrive(&self, operation: Operation, timeout: Duration) -> Result<(), VaultError> {
         let (delay, fault) = {
@@ -321,6 +326,8 @@ pub(super) enum Mood {
 #[derive(Default)]
 pub(super) struct FakeUpstream {
     mood: Mutex<Mood>,
+    /// Users that it rejects in any mood that lets others in.
+    rejected: Mutex<HashSet<String>>,
     probes: AtomicU64,
 }
 
@@ -329,15 +336,23 @@ impl FakeUpstream {
         *self.mood.lock().unwrap() = mood;
     }
 
+    /// Lets this user in no more.
+    pub(super) fn reject(&self, user: &str) {
+        self.rejected.lock().unwrap().insert(user.to_owned());
+    }
+
     pub(super) fn probes(&self) -> u64 {
         self.probes.load(Ordering::Relaxed)
     }
 }
 
 impl Prove for Arc<FakeUpstream> {
-    async fn prove(&self, _: &Credential) -> Result<(), UpstreamError> {
+    async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
         self.probes.fetch_add(1, Ordering::Relaxed);
-        let mood = *self.mood.lock().unwrap();
+        let mut mood = *self.mood.lock().unwrap();
+        if mood == Mood::Accepts && self.rejected.lock().unwrap().contains(&credential.user) {
+            mood = Mood::Rejects;
+        }
         let address = "db:5432".to_owned();
         let response = |code: &str| ErrorResponse {
             code: SqlState::parse(code.as_bytes()),
@@ -357,9 +372,10 @@ impl Prove for Arc<FakeUpstream> {
     }
 }
 
-pub(super) const OPERATIONS: [Operation; 6] = [
+pub(super) const OPERATIONS: [Operation; 7] = [
     Operation::Login,
     Operation::LookUpSelf,
+    Operation::LookUpLease,
     Operation::ReadCreds,
     Operation::RenewLease,
     Operation::RenewSelf,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::fakes::{FakeUpstream, FakeVault, Fault};
 use super::*;
-use crate::credential::{CredentialSource, Hold, Standing, channel};
+use crate::credential::{CredentialSource, Hold, Revocation, Standing, channel};
 use crate::vault::Operation;
 
 /// A chain at work, and all that is around it.

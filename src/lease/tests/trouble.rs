@@ -171,7 +171,7 @@ async fn renewal_that_succeeds_at_last_makes_the_successor_needless() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_renewal_is_no_reason_to_rotate_until_time_runs_low() {
-    for status in [400, 403, 404] {
+    for status in [400, 404, 405] {
         let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
         let (user, issued) = (rig.user().await, Instant::now());
         rig.vault.fail(Operation::RenewLease, Fault::Status(status));
@@ -202,13 +202,139 @@ async fn database_that_is_away_for_a_while_costs_no_new_credential() {
     assert_eq!((rig.user().await, rig.vault.count(Operation::Login)), (user, 1));
 }
 
+/// What Vault makes of the database's absence: 400 to renewals, 500 to creds reads.
 #[tokio::test(start_paused = true)]
-async fn token_revoked_by_an_operator_is_replaced() {
-    let rig = Rig::serving(|_, _| {}).await;
+async fn database_away_brings_no_attempt_at_a_successor_and_a_renewal_soon_after() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+    rig.vault.fail(Operation::RenewLease, Fault::Status(400));
+    rig.vault.fail(Operation::ReadCreds, Fault::Status(500));
+    rig.upstream.set(Mood::Unreachable);
+    while rig.vault.count(Operation::RenewLease) == 0 {
+        time::sleep(ms(100)).await;
+    }
+    time::sleep(secs(20)).await;
+    assert_eq!((rig.vault.count(Operation::Login), rig.vault.count(Operation::ReadCreds)), (1, 1));
+    rig.vault.recover();
+    rig.upstream.set(Mood::Accepts);
+    let renewals = rig.vault.count(Operation::RenewLease);
+    time::sleep(secs(5)).await;
+    assert!(rig.vault.count(Operation::RenewLease) > renewals);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewal_that_is_not_allowed_plans_a_rotation() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 600)).await;
+    rig.vault.fail(Operation::RenewLease, Fault::Status(403));
+    while rig.vault.count(Operation::Login) == 1 {
+        assert!(rig.source.is_ready());
+        time::sleep(ms(100)).await;
+    }
+    assert_eq!(rig.vault.count(Operation::RenewLease), 1);
+    time::sleep(secs(1)).await;
+    assert_eq!(rig.metric(r#"pglease_rotations_total{trigger="planned",result="ok"}"#), 1);
+}
+
+/// Lease or token, met by a renewal or by a login.
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_ended_is_replaced_and_its_sessions_end() {
+    for (token, login) in [(false, false), (false, true), (true, false), (true, true)] {
+        let rig = Rig::serving(|_, _| {}).await;
+        let held = rig.hold().await;
+        if token {
+            rig.vault.revoke_all();
+        } else {
+            rig.vault.revoke_leases();
+        }
+        rig.upstream.reject("v-1");
+        if login {
+            let rejected = rig.hold().await;
+            drop(rig.source.replace(rejected).await.unwrap());
+        }
+        let mut standing = held.standing();
+        let revoked = standing.wait_for(|standing| *standing == Standing::Revoked(Revocation::ByVault));
+        time::timeout(secs(8), revoked).await.unwrap().unwrap();
+        assert_eq!(rig.user().await, "v-2", "{token} {login}");
+        time::sleep(secs(60)).await;
+        assert_eq!(*held.standing().borrow(), Standing::Revoked(Revocation::ByVault), "{token} {login}");
+        assert_eq!(rig.vault.living_tokens(), 1, "{token} {login}");
+        assert_eq!(rig.vault.count(Operation::ReadCreds), 2, "{token} {login}");
+        assert_eq!(rig.metric("pglease_orphans_total"), 0, "{token} {login}");
+        if !login {
+            assert_eq!(rig.metric(r#"pglease_rotations_total{trigger="revoked",result="ok"}"#), 1);
+        }
+        drop(held);
+        assert_eq!(rig.end().await, ChainEnd { revoked: 1, failed: 0 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_of_every_generation_end_when_an_operator_ended_them_all() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 3_600)).await;
+    let (older, rejected) = (rig.hold().await, rig.hold().await);
+    let newer = rig.source.replace(rejected).await.unwrap();
     rig.vault.revoke_all();
-    time::sleep(secs(10)).await;
-    assert_ne!(rig.user().await, "v-1");
-    assert_eq!(rig.vault.living_leases(), 1);
+    for user in ["v-1", "v-2"] {
+        rig.upstream.reject(user);
+    }
+    drop(rig.source.replace(rig.hold().await).await.unwrap());
+    time::sleep(secs(2)).await;
+    for held in [older, newer] {
+        assert_eq!(*held.standing().borrow(), Standing::Revoked(Revocation::ByVault));
+    }
+}
+
+/// A password that was changed, or NOLOGIN.
+#[tokio::test(start_paused = true)]
+async fn credential_that_only_upstream_rejects_is_replaced_and_its_sessions_live() {
+    let rig = Rig::serving(|_, _| {}).await;
+    let held = rig.hold().await;
+    rig.upstream.reject("v-1");
+    held.doubt();
+    time::sleep(secs(1)).await;
+    assert_eq!(rig.user().await, "v-2");
+    time::sleep(secs(60)).await;
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+    assert_eq!((rig.vault.living_leases(), rig.vault.count(Operation::ReadCreds)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubts_without_a_reason_cost_a_look_each_ten_seconds() {
+    let rig = Rig::serving(|_, _| {}).await;
+    let held = rig.hold().await;
+    for _ in 0..600 {
+        held.doubt();
+        time::sleep(ms(100)).await;
+    }
+    let looks = rig.vault.count(Operation::LookUpLease);
+    assert!((5..=7).contains(&looks), "{looks}");
+    assert_eq!((rig.user().await.as_str(), rig.vault.count(Operation::Login)), ("v-1", 1));
+}
+
+/// Something between us and Vault, or a policy that was changed.
+#[tokio::test(start_paused = true)]
+async fn token_that_is_denied_everything_ends_no_session_while_upstream_accepts_its_credential() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+    let held = rig.hold().await;
+    rig.vault.fail_all(Fault::Status(403));
+    time::sleep(secs(45)).await;
+    rig.vault.recover();
+    time::sleep(secs(120)).await;
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+    assert_eq!((rig.user().await.as_str(), rig.vault.count(Operation::ReadCreds)), ("v-1", 1));
+}
+
+/// The revocation of its leases may fail, and then they let in for as long.
+#[tokio::test(start_paused = true)]
+async fn token_that_is_gone_while_others_live_was_revoked_whatever_upstream_says() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 60)).await;
+    let held = rig.hold().await;
+    rig.vault.revoke_all();
+    let mut standing = held.standing();
+    standing.wait_for(|standing| *standing == Standing::Revoked(Revocation::ByVault)).await.unwrap();
+    assert_eq!(rig.user().await, "v-2");
+    drop(held);
+    time::sleep(secs(120)).await;
+    assert_eq!(rig.vault.count(Operation::ReadCreds), 2);
 }
 
 #[tokio::test(start_paused = true)]

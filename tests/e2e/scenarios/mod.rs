@@ -3,6 +3,7 @@
 
 mod outage;
 mod renewal;
+mod revoked;
 
 use std::time::Duration;
 
