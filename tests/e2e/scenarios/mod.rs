@@ -1,7 +1,9 @@
 //! The life of a lease as an operator would try it: the program, an OpenBao, a PostgreSQL, and what goes wrong with
 //! them. Tests are named after the scenario or the case that they play.
 
+mod drain;
 mod outage;
+mod quota;
 mod renewal;
 mod revoked;
 
