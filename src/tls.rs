@@ -2,18 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tracing::warn;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+use zeroize::Zeroizing;
+
+use crate::config::{Ca, ClientCert};
 
 /// How far the other side's certificate is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,39 +30,68 @@ pub(crate) enum Verify {
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
-    #[error("reading CA file {path:?}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("CA file {path:?} is not PEM")]
-    Pem { path: PathBuf, source: pem::Error },
-    #[error("CA file {path:?} holds no usable certificate")]
-    NoCertificate { path: PathBuf },
+    #[error("reading {of} {path:?}")]
+    Read { of: PemKind, path: PathBuf, source: io::Error },
+    #[error("{of} {path:?} is not PEM")]
+    Pem { of: PemKind, path: PathBuf, source: pem::Error },
+    #[error("{of} {path:?} holds no usable certificate")]
+    NoCertificate { of: PemKind, path: PathBuf },
     #[error("the system has no CA certificates: name a CA file")]
     NoSystemRoots,
     #[error("{host:?} is neither a name nor an address that a certificate could be for")]
     ServerName { host: String },
+    #[error("client certificate {path:?} with its key")]
+    ClientCert { path: PathBuf, source: rustls::Error },
     #[error("TLS set-up")]
     Rustls(#[from] rustls::Error),
     #[error("TLS set-up")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
 }
 
-/// A client's configuration, ring underneath, TLS 1.2 and 1.3. Without `ca_file` the system's CAs count (read once,
-/// here); with [`Verify::Nothing`] no file is read.
+/// What a file is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PemKind {
+    Ca,
+    ClientCert,
+    ClientKey,
+}
+
+impl fmt::Display for PemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "CA file",
+            Self::ClientCert => "client certificate",
+            Self::ClientKey => "key of the client certificate",
+        })
+    }
+}
+
+/// A client's configuration, ring underneath, TLS 1.2 and 1.3. The system's CAs are read once, here; with
+/// [`Verify::Nothing`] no CA is. `client` is shown to a server that asks for a certificate.
 pub(crate) fn client_config(
     verify: Verify,
-    ca_file: Option<&Path>,
+    ca: &Ca,
+    client: Option<&ClientCert>,
 ) -> Result<rustls::ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier: Arc<dyn ServerCertVerifier> = match (verify, ca_file) {
+    let verifier: Arc<dyn ServerCertVerifier> = match (verify, ca) {
         (Verify::Nothing, _) => Arc::new(AnyCertificate { provider: Arc::clone(&provider) }),
-        (Verify::Full, None) => system_verifier(&provider)?,
-        (Verify::Full, Some(path)) => Arc::new(file_verifier(path, &provider)?),
+        (Verify::Full, Ca::System) => system_verifier(&provider)?,
+        (Verify::Full, Ca::File(path)) => Arc::new(file_verifier(path, &provider)?),
+        (Verify::Full, Ca::Dir(path)) => Arc::new(dir_verifier(path, &provider)?),
     };
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(verifier);
+    let Some(ClientCert { cert_file, key_file }) = client else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(PemKind::ClientCert, cert_file)?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate { of: PemKind::ClientCert, path: cert_file.clone() });
+    }
+    builder
+        .with_client_auth_cert(chain, private_key(key_file)?)
+        .map_err(|source| TlsError::ClientCert { path: cert_file.clone(), source })
 }
 
 /// What a server's certificate has to be for, from a host name or an IP address as settings spell it.
@@ -80,14 +112,33 @@ fn system_verifier(provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVer
 }
 
 fn file_verifier(path: &Path, provider: &Arc<CryptoProvider>) -> Result<FileVerifier, TlsError> {
-    let text = fs::read(path).map_err(|source| TlsError::Read { path: path.into(), source })?;
-    let certificates = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| TlsError::Pem { path: path.into(), source })?;
+    verifier_of(certificates(PemKind::Ca, path)?, path, provider)
+}
 
+/// Of every file of the directory; one that is no PEM, and may be there for something else, is passed over.
+fn dir_verifier(dir: &Path, provider: &Arc<CryptoProvider>) -> Result<FileVerifier, TlsError> {
+    let unreadable = |source| TlsError::Read { of: PemKind::Ca, path: dir.into(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            match certificates(PemKind::Ca, &path) {
+                Ok(certificates) => found.extend(certificates),
+                Err(error) => warn!(event = "tls.ca_ignored", ?path, %error),
+            }
+        }
+    }
+    verifier_of(found, dir, provider)
+}
+
+fn verifier_of(
+    certificates: Vec<CertificateDer<'static>>,
+    path: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> Result<FileVerifier, TlsError> {
     let mut roots = RootCertStore::empty();
     match roots.add_parsable_certificates(certificates.iter().cloned()) {
-        (0, _) => return Err(TlsError::NoCertificate { path: path.into() }),
+        (0, _) => return Err(TlsError::NoCertificate { of: PemKind::Ca, path: path.into() }),
         (_, 0) => {}
         (_, ignored) => {
             warn!(event = "tls.ca_ignored", ?path, ignored, "CA file holds unusable certificates");
@@ -95,6 +146,26 @@ fn file_verifier(path: &Path, provider: &Arc<CryptoProvider>) -> Result<FileVeri
     }
     let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider)).build()?;
     Ok(FileVerifier { chain, certificates })
+}
+
+/// Every certificate of a PEM file.
+fn certificates(of: PemKind, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = fs::read(path).map_err(|source| TlsError::Read { of, path: path.into(), source })?;
+    CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|source| TlsError::Pem {
+        of,
+        path: path.into(),
+        source,
+    })
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let of = PemKind::ClientKey;
+    let read = fs::read(path).map_err(|source| TlsError::Read { of, path: path.into(), source })?;
+    PrivateKeyDer::from_pem_slice(&Zeroizing::new(read)).map_err(|source| TlsError::Pem {
+        of,
+        path: path.into(),
+        source,
+    })
 }
 
 /// Believes a chain to a certificate of a file, and a self-signed certificate that is itself in the file.
@@ -217,7 +288,6 @@ impl ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-    use rustls::pki_types::PrivateKeyDer;
     use rustls::{ClientConnection, ServerConfig, ServerConnection};
     use tempfile::NamedTempFile;
 
@@ -268,7 +338,7 @@ mod tests {
         host: &str,
     ) -> Result<(), rustls::Error> {
         let ca = file(ca);
-        let config = client_config(verify, Some(ca.path())).unwrap();
+        let config = client_config(verify, &Ca::File(ca.path().into()), None).unwrap();
         let mut client = ClientConnection::new(config.into(), server_name(host).unwrap()).unwrap();
 
         let provider = Arc::new(ring::default_provider());
@@ -348,17 +418,52 @@ mod tests {
 
     #[test]
     fn unusable_ca_files_are_named() {
-        let missing = client_config(Verify::Full, Some(Path::new("/nowhere/ca.pem"))).unwrap_err();
+        let with_ca = |path: &Path| client_config(Verify::Full, &Ca::File(path.into()), None).unwrap_err();
+        let missing = with_ca(Path::new("/nowhere/ca.pem"));
         assert_eq!(missing.to_string(), "reading CA file \"/nowhere/ca.pem\"");
 
         let empty = file("no certificate here\n");
-        let error = client_config(Verify::Full, Some(empty.path())).unwrap_err();
-        assert!(matches!(error, TlsError::NoCertificate { path } if path == empty.path()));
+        let error = with_ca(empty.path());
+        assert!(matches!(error, TlsError::NoCertificate { path, .. } if path == empty.path()));
 
         let cut = file("-----BEGIN CERTIFICATE-----\nMIIB");
-        let error = client_config(Verify::Full, Some(cut.path())).unwrap_err();
+        let error = with_ca(cut.path());
         assert!(matches!(error, TlsError::Pem { path, .. } if path == cut.path()));
 
         assert!(matches!(server_name("a b"), Err(TlsError::ServerName { .. })));
+    }
+
+    #[test]
+    fn directory_of_cas_is_all_of_its_certificates() {
+        let (one, other) = (self_signed(params(&[], true)), self_signed(params(&[], true)));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("one.pem"), &one.pem).unwrap();
+        fs::write(dir.path().join("README"), "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let load = || client_config(Verify::Full, &Ca::Dir(dir.path().into()), None);
+        load().unwrap();
+        fs::write(dir.path().join("other.pem"), &other.pem).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        assert_eq!(dir_verifier(dir.path(), &provider).unwrap().certificates.len(), 2);
+
+        fs::remove_file(dir.path().join("one.pem")).unwrap();
+        fs::remove_file(dir.path().join("other.pem")).unwrap();
+        assert!(matches!(load(), Err(TlsError::NoCertificate { path, .. }) if path == dir.path()));
+    }
+
+    #[test]
+    fn client_certificate_comes_with_its_own_key_or_not_at_all() {
+        let (made, other) = (self_signed(params(&["app"], false)), self_signed(params(&["app"], false)));
+        let load = |cert: &str, key: &str| {
+            let (cert, key) = (file(cert), file(key));
+            let client = ClientCert { cert_file: cert.path().into(), key_file: key.path().into() };
+            client_config(Verify::Nothing, &Ca::System, Some(&client))
+                .map(|config| config.client_auth_cert_resolver.has_certs())
+        };
+        assert!(load(&made.pem, &made.key.serialize_pem()).unwrap());
+        assert!(matches!(load(&made.pem, &other.key.serialize_pem()), Err(TlsError::ClientCert { .. })));
+        assert!(matches!(load("", &made.key.serialize_pem()), Err(TlsError::NoCertificate { .. })));
+        let error = load(&made.pem, "no key").unwrap_err();
+        assert!(error.to_string().starts_with("key of the client certificate"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::error::{ConfigError, Place};
-use super::keys::{self, KEYS, Key, VARIABLE_PREFIX};
+use super::keys::{self, KEYS, Key, Kind, VARIABLE_PREFIX};
 use super::settings::{Layer, Setting};
 
 /// The process's own variables, for `load`.
@@ -37,19 +37,17 @@ pub(crate) fn read(
             None => errors.push(ConfigError::VariableNotUtf8 { variable: name.to_owned() }),
         }
     }
+    environment.vault.sort_by(|one, other| one.place.cmp(&other.place));
     environment
 }
 
 fn read_one(environment: &mut Environment, name: &str, value: &str, errors: &mut Vec<ConfigError>) {
     let place = || Place::Variable(name.to_owned());
-    let vaults = VAULT_VARIABLES.iter().find(|vaults| vaults.name == name);
+    let vaults = VAULT_VARIABLES.iter().find(|(vaults, _)| *vaults == name);
 
-    if let Some(vaults) = vaults {
-        match vaults.key.and_then(keys::find) {
-            Some(key) => environment.vault.push(Setting::from_text(key, value, place())),
-            None if vaults.off.contains(&value) => {}
-            None => errors.push(ConfigError::VariableNotBuilt { variable: vaults.name }),
-        }
+    if let Some(key) = vaults.and_then(|(_, key)| keys::find(key)) {
+        let value = if key.kind == Kind::Boolean { boolean_of_go(value) } else { value };
+        environment.vault.push(Setting::from_text(key, value, place()));
     } else if name == CONFIG_FILE {
         environment.config_file = Some(value.to_owned());
     } else if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
@@ -61,7 +59,16 @@ fn read_one(environment: &mut Environment, name: &str, value: &str, errors: &mut
 
 fn is_read(name: &str) -> bool {
     (name.starts_with(VARIABLE_PREFIX) && !name.starts_with(TESTS_PREFIX))
-        || VAULT_VARIABLES.iter().any(|vaults| vaults.name == name)
+        || VAULT_VARIABLES.iter().any(|(vaults, _)| *vaults == name)
+}
+
+/// What Go's `ParseBool` takes for true and false, in our words.
+fn boolean_of_go(value: &str) -> &str {
+    match value {
+        "1" | "t" | "T" | "TRUE" | "True" => "true",
+        "0" | "f" | "F" | "FALSE" | "False" => "false",
+        other => other,
+    }
 }
 
 /// Whether Kubernetes sets it in every pod of a namespace that has a Service `pglease` or `pglease-…`.
@@ -99,32 +106,19 @@ const TESTS_PREFIX: &str = "PGLEASE_TEST_";
 /// Stands before a port's number in Kubernetes' variables.
 const SERVICE_PORT: &str = "_PORT_";
 
-/// A variable that Vault's own tools know.
-#[derive(Debug)]
-struct VaultVariable {
-    name: &'static str,
-    /// What it sets; without one it is not built yet.
-    key: Option<&'static str>,
-    /// Values that ask for nothing.
-    off: &'static [&'static str],
-}
-
-const fn sets(name: &'static str, key: &'static str) -> VaultVariable {
-    VaultVariable { name, key: Some(key), off: &[] }
-}
-
-const VAULT_VARIABLES: &[VaultVariable] = &[
-    sets("VAULT_ADDR", "vault.address"),
-    sets("VAULT_NAMESPACE", "vault.namespace"),
-    sets("VAULT_CACERT", "vault.ca_file"),
-    sets("VAULT_CLIENT_CERT", "vault.client_cert_file"),
-    sets("VAULT_CLIENT_KEY", "vault.client_key_file"),
-    sets("VAULT_TLS_SERVER_NAME", "vault.tls_server_name"),
-    VaultVariable { name: "VAULT_CAPATH", key: None, off: &[] },
-    VaultVariable { name: "VAULT_PROXY_ADDR", key: None, off: &[] },
-    VaultVariable { name: "VAULT_HTTP_PROXY", key: None, off: &[] },
-    // What Go's ParseBool takes for false.
-    VaultVariable { name: "VAULT_SKIP_VERIFY", key: None, off: &["0", "f", "F", "false", "False", "FALSE"] },
+/// Variables that Vault's own tools know, with what they set. Of two for one key the last by name counts, as with
+/// them.
+const VAULT_VARIABLES: &[(&str, &str)] = &[
+    ("VAULT_ADDR", "vault.address"),
+    ("VAULT_NAMESPACE", "vault.namespace"),
+    ("VAULT_CACERT", "vault.ca_file"),
+    ("VAULT_CAPATH", "vault.ca_dir"),
+    ("VAULT_CLIENT_CERT", "vault.client_cert_file"),
+    ("VAULT_CLIENT_KEY", "vault.client_key_file"),
+    ("VAULT_TLS_SERVER_NAME", "vault.tls_server_name"),
+    ("VAULT_SKIP_VERIFY", "vault.skip_verify"),
+    ("VAULT_HTTP_PROXY", "vault.proxy"),
+    ("VAULT_PROXY_ADDR", "vault.proxy"),
 ];
 
 #[cfg(test)]

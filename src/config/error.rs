@@ -37,9 +37,6 @@ pub(crate) enum ConfigError {
     UnknownKey { key: String, place: Place, nearest: Option<&'static str> },
     #[error("{variable}: unknown variable; {}", did_you_mean(nearest.as_deref()))]
     UnknownVariable { variable: String, nearest: Option<String> },
-    /// One of Vault's own variables.
-    #[error("{variable}: not built yet; unset it")]
-    VariableNotBuilt { variable: &'static str },
     #[error("{variable}: not UTF-8; write it in UTF-8")]
     VariableNotUtf8 { variable: String },
     #[error("{place}: not TOML: {message}")]
@@ -75,7 +72,6 @@ impl ConfigError {
             | Self::Value { written: Written { place, .. }, .. }
             | Self::RouteShadowed { place, .. } => Some(place),
             Self::UnknownVariable { .. }
-            | Self::VariableNotBuilt { .. }
             | Self::VariableNotUtf8 { .. }
             | Self::Missing { route: None, .. }
             | Self::NoRoute => None,
@@ -150,8 +146,12 @@ pub(crate) enum Problem {
     NotAFile,
     #[error("the file is empty; fill it, or name another")]
     EmptyFile,
-    #[error("the file holds no certificate; name a PEM file of CAs")]
+    #[error("not a directory; name one that is there")]
+    NotADirectory,
+    #[error("the file holds no certificate; name a PEM file with one")]
     NoCertificate,
+    #[error("the file holds no private key; name a PEM file with one, unencrypted")]
+    NoKey,
     #[error("the file is not UTF-8; write it in UTF-8")]
     FileNotUtf8,
     #[error("the file is larger than {max_len} bytes; name the right one")]
@@ -179,6 +179,18 @@ pub(crate) enum Problem {
     NotAMount,
     #[error("begins with \"auth/\"; leave that out")]
     MountWithAuth,
+    #[error("{host:?} is neither a name nor an IP address; write it without scheme, port and path")]
+    NotAHost { host: String },
+    #[error("neither a name nor an IP address that a certificate could be for; write one")]
+    NotAServerName,
+    #[error("not an HTTP proxy; write it like \"http://proxy.example.com:3128\"")]
+    NotAProxy,
+    #[error("holds a user or password, which pglease does not send; remove it")]
+    ProxyWithUser,
+    #[error("no key of {method}; remove one of them")]
+    OfAnotherMethod { method: Written },
+    #[error("plain HTTP, and the login method \"cert\" is a certificate of TLS; use https://")]
+    CertWithoutTls,
 
     #[error(transparent)]
     Upstream(#[from] UpstreamError),

@@ -162,6 +162,13 @@ fn warnings(config: &Config) -> Vec<String> {
             config.vault.address
         ));
     }
+    if config.vault.tls.skip_verify {
+        warnings.push(format!(
+            "vault.skip_verify is on: the certificate of vault.address {} is not verified, so whoever is on the way \
+             can pose as Vault and have what pglease logs in with; use vault.ca_file",
+            config.vault.address
+        ));
+    }
     for upstream in config.routes.iter().map(|route| &route.upstream) {
         let (host, port) = (&upstream.host, upstream.port);
         let warning = match upstream.ssl_mode {

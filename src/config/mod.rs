@@ -47,22 +47,84 @@ pub(crate) struct Config {
 pub(crate) struct VaultConfig {
     /// `http://` or `https://`, host, port, and a path prefix if any; no slash at its end.
     pub(crate) address: String,
-    /// Sent as `X-Vault-Namespace`.
+    /// Of the secrets; sent as `X-Vault-Namespace`.
     pub(crate) namespace: Option<String>,
-    /// PEM file of the CAs that Vault's certificate is verified against; without it the system's.
-    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) tls: VaultTls,
+    /// Hosts that Vault may redirect to beside its own, as a URL has them.
+    pub(crate) redirect_hosts: Vec<String>,
+    /// `http://`, host and port of an HTTP proxy.
+    pub(crate) proxy: Option<String>,
     pub(crate) login: LoginConfig,
 }
 
-/// The kubernetes auth method.
+/// TLS towards Vault. All files are read again when they change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VaultTls {
+    pub(crate) ca: Ca,
+    /// pglease's own certificate.
+    pub(crate) client: Option<ClientCert>,
+    /// What Vault's certificate is for, where that is not the address's host.
+    pub(crate) server_name: Option<String>,
+    /// Whether any certificate will do.
+    pub(crate) skip_verify: bool,
+}
+
+/// The CAs that a server's certificate is verified against.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ca {
+    #[default]
+    System,
+    /// PEM.
+    File(PathBuf),
+    /// A directory of PEM files.
+    Dir(PathBuf),
+}
+
+/// PEM files of a certificate, with its chain, and of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientCert {
+    pub(crate) cert_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+}
+
+/// As what pglease logs in to Vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LoginConfig {
-    /// `auth/<mount>`, without slashes at its ends.
-    pub(crate) mount: String,
-    /// The auth role.
-    pub(crate) role: String,
-    /// Read again at each login.
-    pub(crate) jwt_file: PathBuf,
+    /// Of the auth method and its tokens.
+    pub(crate) namespace: Option<String>,
+    pub(crate) method: LoginMethod,
+}
+
+/// An auth method with what it needs. `mount` is `auth/<mount>` without slashes at its ends; files are read again at
+/// each login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LoginMethod {
+    Kubernetes {
+        mount: String,
+        role: String,
+        jwt_file: PathBuf,
+    },
+    Jwt {
+        mount: String,
+        role: String,
+        jwt_file: PathBuf,
+    },
+    AppRole {
+        mount: String,
+        role_id: String,
+        secret_id_file: PathBuf,
+        /// The file holds a response-wrapping token instead of the `SecretID`.
+        wrapped: bool,
+    },
+    /// Logs in with [`VaultTls::client`].
+    Cert {
+        mount: String,
+        role: Option<String>,
+    },
+    /// A token that somebody else keeps alive.
+    TokenFile {
+        token_file: PathBuf,
+    },
 }
 
 /// Where applications connect.

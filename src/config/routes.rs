@@ -80,7 +80,7 @@ fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
     };
     let path = upstream.ssl_root_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
     if let Some(path) = path
-        && let Err(problem) = value::ca_file(&path)
+        && let Err(problem) = value::certificate_file(&path)
     {
         reader.fault("route.upstream", Problem::RootCert { path, problem: Box::new(problem) });
         return None;

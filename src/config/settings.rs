@@ -147,11 +147,7 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Result<T, Problem>,
     ) -> Option<T> {
         let Some(text) = self.text(name) else {
-            // What is written wrongly in the file did not get here, and is not missing.
-            if !self.errors.iter().any(|error| error.is_about(name)) {
-                self.errors.push(ConfigError::Missing { key: name, route: self.settings.route.clone() });
-            }
-            return None;
+            return self.missing(name);
         };
         parse(&text).map_err(|problem| self.fault(name, problem)).ok()
     }
@@ -205,6 +201,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Keeps that nobody wrote a key that is needed.
+    pub(crate) fn missing<T>(&mut self, name: &'static str) -> Option<T> {
+        // What is written wrongly in the file did not get here, and is not missing.
+        if !self.errors.iter().any(|error| error.is_about(name)) {
+            self.errors.push(ConfigError::Missing { key: name, route: self.settings.route.clone() });
+        }
+        None
+    }
+
     /// The key with its value, as it is shown. `None` where there is neither value nor default.
     pub(crate) fn written(&self, name: &str) -> Option<Written> {
         if let Some(setting) = self.settings.by_key.get(name) {
@@ -217,6 +222,12 @@ impl<'a> Reader<'a> {
     /// Whether somebody wrote it.
     pub(crate) fn is_written(&self, name: &str) -> bool {
         self.settings.by_key.contains_key(name)
+    }
+
+    /// Whether somebody asked for something with it: for other than nothing, and than what holds anyway.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        let text = self.settings.by_key.get(name).map(Setting::text);
+        text.is_some_and(|text| !text.is_empty() && keys::find(name).and_then(preset) != Some(text))
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -111,12 +111,31 @@ pub(crate) fn readable_file(path: &str) -> Result<PathBuf, Problem> {
 }
 
 /// As [`readable_file`], with a certificate in it, or what looks like one.
-pub(crate) fn ca_file(path: &str) -> Result<PathBuf, Problem> {
+pub(crate) fn certificate_file(path: &str) -> Result<PathBuf, Problem> {
+    file_with(path, PEM_CERTIFICATE, Problem::NoCertificate)
+}
+
+/// As [`readable_file`], with a private key in it, or what looks like one.
+pub(crate) fn key_file(path: &str) -> Result<PathBuf, Problem> {
+    file_with(path, PEM_KEY, Problem::NoKey)
+}
+
+fn file_with(path: &str, wanted: &[u8], missing: Problem) -> Result<PathBuf, Problem> {
     let path = readable_file(path)?;
-    let mut text = Vec::new();
-    open_file(&path)?.take(MAX_CA_FILE_LEN).read_to_end(&mut text).map_err(unreadable)?;
-    let is_there = text.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE);
-    if is_there { Ok(path) } else { Err(Problem::NoCertificate) }
+    let mut text = Zeroizing::new(Vec::new());
+    open_file(&path)?.take(MAX_PEM_FILE_LEN).read_to_end(&mut text).map_err(unreadable)?;
+    let is_there = text.windows(wanted.len()).any(|window| window == wanted);
+    if is_there { Ok(path) } else { Err(missing) }
+}
+
+/// Path of a directory that can be listed now.
+pub(crate) fn directory(path: &str) -> Result<PathBuf, Problem> {
+    let path = PathBuf::from(text(path)?);
+    if !std::fs::metadata(&path).map_err(unreadable)?.is_dir() {
+        return Err(Problem::NotADirectory);
+    }
+    std::fs::read_dir(&path).map_err(unreadable)?;
+    Ok(path)
 }
 
 /// The file, if it is one: opening a pipe would wait for whoever writes into it.
@@ -142,8 +161,10 @@ const MAX_DURATION_LEN: usize = 64;
 const MAX_DURATION_DIGITS: usize = 9;
 /// A certificate begins so (RFC 7468 §5.1).
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+/// So ends the line before a key: of PKCS#8, PKCS#1 or SEC1 (RFC 7468 §10, RFC 5915 §4).
+const PEM_KEY: &[u8] = b"PRIVATE KEY-----";
 /// Far more than all CAs of a system.
-const MAX_CA_FILE_LEN: u64 = 4 * 1024 * 1024;
+const MAX_PEM_FILE_LEN: u64 = 4 * 1024 * 1024;
 /// How much of a file is looked at for something other than blanks.
 const BEGINNING_LEN: usize = 512;
 

@@ -2,29 +2,146 @@
 
 use std::net::IpAddr;
 
-use reqwest::Url;
+use rustls::pki_types::ServerName;
+use url::{Host, Url};
 
 use super::error::Problem;
 use super::settings::Reader;
-use super::{LoginConfig, VaultConfig, value};
+use super::{Ca, ClientCert, LoginConfig, LoginMethod, VaultConfig, VaultTls, value};
 
 pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
     let address = reader.value("vault.address", address);
-    let namespace = reader.optional("vault.namespace", namespace);
-    let ca_file = reader.optional("vault.ca_file", value::ca_file);
-    let login = login(reader);
-    Some(VaultConfig { address: address?, namespace: namespace.flatten(), ca_file, login: login? })
+    let namespace = reader.optional("vault.namespace", namespace).flatten();
+    let tls = tls(reader);
+    let redirect_hosts = reader.list("vault.redirect_hosts", host);
+    let proxy = reader.optional("vault.proxy", proxy);
+    let login = login(reader, namespace.as_deref());
+    let (address, tls, login) = (address?, tls?, login?);
+    if matches!(login.method, LoginMethod::Cert { .. }) {
+        check_cert(reader, &address)?;
+    }
+    Some(VaultConfig { address, namespace, tls, redirect_hosts: redirect_hosts?, proxy, login })
 }
 
-fn login(reader: &mut Reader<'_>) -> Option<LoginConfig> {
-    let method = reader.word("vault.login.method", &[("kubernetes", ())]);
-    let mount = reader.value("vault.login.mount", login_mount);
-    let role = reader.value("vault.login.role", value::text);
-    // Whether the default is there matters to nobody who meant another method.
-    method?;
-    let jwt_file = reader.value("vault.login.jwt_file", value::readable_file);
-    Some(LoginConfig { mount: mount?, role: role?, jwt_file: jwt_file? })
+fn tls(reader: &mut Reader<'_>) -> Option<VaultTls> {
+    let file = reader.optional("vault.ca_file", value::certificate_file);
+    let dir = reader.optional("vault.ca_dir", value::directory);
+    let client = client_cert(reader);
+    let server_name = reader.optional("vault.tls_server_name", server_name);
+    let skip_verify = reader.value("vault.skip_verify", value::boolean);
+    let ca = file.map(Ca::File).or(dir.map(Ca::Dir)).unwrap_or_default();
+    Some(VaultTls { ca, client, server_name, skip_verify: skip_verify? })
 }
+
+/// Both files or none.
+fn client_cert(reader: &mut Reader<'_>) -> Option<ClientCert> {
+    let cert_file = reader.is_given(CERT_FILE).then(|| reader.optional(CERT_FILE, value::certificate_file));
+    let key_file = reader.is_given(KEY_FILE).then(|| reader.optional(KEY_FILE, value::key_file));
+    match (cert_file, key_file) {
+        (None, None) => None,
+        (Some(cert_file), Some(key_file)) => Some(ClientCert { cert_file: cert_file?, key_file: key_file? }),
+        (Some(cert_file), None) => cert_file.and_then(|_| reader.missing(KEY_FILE)),
+        (None, Some(key_file)) => key_file.and_then(|_| reader.missing(CERT_FILE)),
+    }
+}
+
+/// The method `cert` logs in with the certificate of the connection.
+fn check_cert(reader: &mut Reader<'_>, address: &str) -> Option<()> {
+    if !reader.is_given(CERT_FILE) {
+        return reader.missing(CERT_FILE);
+    }
+    if !address.starts_with(HTTPS) {
+        reader.fault("vault.address", Problem::CertWithoutTls);
+        return None;
+    }
+    Some(())
+}
+
+fn login(reader: &mut Reader<'_>, of_secrets: Option<&str>) -> Option<LoginConfig> {
+    let own = reader.optional("vault.login.namespace", namespace);
+    let namespace = own.unwrap_or_else(|| of_secrets.map(str::to_owned));
+    let method = reader.word("vault.login.method", METHODS)?;
+    refuse_others(reader, method);
+    let mount = mount(reader, method);
+    let method = match method {
+        Method::Kubernetes | Method::Jwt => {
+            let role = reader.value(ROLE, value::text);
+            let jwt_file = reader.value(JWT_FILE, value::readable_file);
+            let (mount, role, jwt_file) = (mount?, role?, jwt_file?);
+            if method == Method::Jwt {
+                LoginMethod::Jwt { mount, role, jwt_file }
+            } else {
+                LoginMethod::Kubernetes { mount, role, jwt_file }
+            }
+        }
+        Method::AppRole => {
+            let role_id = reader.value(ROLE_ID, value::text);
+            let secret_id_file = reader.value(SECRET_ID_FILE, value::readable_file);
+            let wrapped = reader.value(SECRET_ID_WRAPPED, value::boolean);
+            let (mount, role_id, secret_id_file) = (mount?, role_id?, secret_id_file?);
+            LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped: wrapped? }
+        }
+        Method::Cert => LoginMethod::Cert { mount: mount?, role: reader.optional(ROLE, value::text) },
+        Method::TokenFile => {
+            LoginMethod::TokenFile { token_file: reader.value(TOKEN_FILE, value::readable_file)? }
+        }
+    };
+    Some(LoginConfig { namespace, method })
+}
+
+/// As it is written, or as the method is called.
+fn mount(reader: &mut Reader<'_>, method: Method) -> Option<String> {
+    let name = METHODS.iter().find_map(|(name, known)| (*known == method).then_some(*name))?;
+    if reader.is_given(MOUNT) { reader.optional(MOUNT, login_mount) } else { Some(name.to_owned()) }
+}
+
+/// Refuses what is written for keys of other methods.
+fn refuse_others(reader: &mut Reader<'_>, method: Method) {
+    let Some(written) = reader.written("vault.login.method") else { return };
+    for (key, methods) in KEYS_OF_METHODS {
+        if !methods.contains(&method) && reader.is_given(key) {
+            reader.fault(key, Problem::OfAnotherMethod { method: written.clone() });
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Kubernetes,
+    Jwt,
+    AppRole,
+    Cert,
+    TokenFile,
+}
+
+const METHODS: &[(&str, Method)] = &[
+    ("kubernetes", Method::Kubernetes),
+    ("jwt", Method::Jwt),
+    ("approle", Method::AppRole),
+    ("cert", Method::Cert),
+    ("token_file", Method::TokenFile),
+];
+
+/// The keys that not every method has, and those that have them.
+const KEYS_OF_METHODS: &[(&str, &[Method])] = &[
+    (MOUNT, &[Method::Kubernetes, Method::Jwt, Method::AppRole, Method::Cert]),
+    (ROLE, &[Method::Kubernetes, Method::Jwt, Method::Cert]),
+    (JWT_FILE, &[Method::Kubernetes, Method::Jwt]),
+    (ROLE_ID, &[Method::AppRole]),
+    (SECRET_ID_FILE, &[Method::AppRole]),
+    (SECRET_ID_WRAPPED, &[Method::AppRole]),
+    (TOKEN_FILE, &[Method::TokenFile]),
+];
+
+const CERT_FILE: &str = "vault.client_cert_file";
+const KEY_FILE: &str = "vault.client_key_file";
+const MOUNT: &str = "vault.login.mount";
+const ROLE: &str = "vault.login.role";
+const JWT_FILE: &str = "vault.login.jwt_file";
+const ROLE_ID: &str = "vault.login.role_id";
+const SECRET_ID_FILE: &str = "vault.login.secret_id_file";
+const SECRET_ID_WRAPPED: &str = "vault.login.secret_id_wrapped";
+const TOKEN_FILE: &str = "vault.login.token_file";
 
 /// Scheme, host, port and path prefix, without slashes at its end and without the API's `/v1`, which callers add.
 fn address(text: &str) -> Result<String, Problem> {
@@ -54,6 +171,36 @@ fn address(text: &str) -> Result<String, Problem> {
         None if path.is_empty() => origin,
         None => format!("{origin}/{path}"),
     })
+}
+
+/// A host without scheme, port and path, as a URL has it.
+fn host(text: &str) -> Result<String, Problem> {
+    let host = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => Host::Ipv6(address),
+        _ => Host::parse(text).map_err(|_| Problem::NotAHost { host: text.to_owned() })?,
+    };
+    Ok(host.to_string())
+}
+
+/// `http://`, host and port.
+fn proxy(text: &str) -> Result<String, Problem> {
+    let text = value::text(text)?;
+    let url = Url::parse(&text).map_err(|_| Problem::NotAProxy)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Problem::ProxyWithUser);
+    }
+    let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if url.scheme() == "http" && url.has_host() && is_bare {
+        Ok(url.origin().ascii_serialization())
+    } else {
+        Err(Problem::NotAProxy)
+    }
+}
+
+/// A name or an IP address that a certificate can be for.
+fn server_name(text: &str) -> Result<String, Problem> {
+    ServerName::try_from(text).map_err(|_| Problem::NotAServerName)?;
+    Ok(text.to_owned())
 }
 
 /// Whether what goes to this address stays on this machine or within TLS.
@@ -119,6 +266,8 @@ fn is_role(role: &str) -> bool {
         && role.ends_with(is_word)
         && role.chars().all(|character| is_word(character) || matches!(character, '-' | '.'))
 }
+
+const HTTPS: &str = "https://";
 
 /// First name of each path of Vault's API.
 const API_VERSION: &str = "v1";

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{SslMode, UpstreamConfig};
+use crate::config::{Ca, SslMode, UpstreamConfig};
 use crate::net;
 use crate::tls::{self, TlsError, Verify};
 use crate::wire::binding::{EndPointError, EndPointHash};
@@ -64,7 +64,8 @@ impl Tls {
             SslMode::Require => Verify::Nothing,
             SslMode::VerifyFull => Verify::Full,
         };
-        let client = tls::client_config(verify, config.ssl_root_cert.as_deref())?;
+        let ca = config.ssl_root_cert.clone().map_or(Ca::System, Ca::File);
+        let client = tls::client_config(verify, &ca, None)?;
         let server_name = tls::server_name(&config.host)?;
         Ok(Some(Self { connector: Arc::new(client).into(), server_name }))
     }

@@ -11,13 +11,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Grant, Lease, Login, StaticCredential, Token, TokenKind};
 use crate::ids::LeaseId;
 
-/// POST `auth/<mount>/login` of the kubernetes method.
-#[derive(Serialize)]
-pub(super) struct LoginBody<'a> {
-    pub(super) role: &'a str,
-    pub(super) jwt: &'a str,
-}
-
 /// PUT `sys/leases/renew`. `increment` 0 asks for what the `vault_role` grants by default.
 #[derive(Serialize)]
 pub(super) struct RenewBody<'a> {
@@ -49,6 +42,8 @@ pub(crate) enum Unusable {
     Status { status: u16 },
     #[error("no token in it")]
     NoToken,
+    #[error("no SecretID in it")]
+    NoSecretId,
     #[error("no lease in it: is it a static role?")]
     NoLease,
     #[error("no user name or password in it, or one that PostgreSQL cannot carry")]
@@ -91,6 +86,18 @@ struct Lookup {
     renewable: bool,
     #[serde(default)]
     num_uses: i64,
+}
+
+/// Answer to an unwrap of a `SecretID`.
+#[derive(Deserialize)]
+struct UnwrapAnswer {
+    data: Unwrapped,
+}
+
+#[derive(Deserialize)]
+struct Unwrapped {
+    #[serde(default, deserialize_with = "secret")]
+    secret_id: Option<SecretString>,
 }
 
 /// Answer to a creds read.
@@ -152,6 +159,12 @@ pub(super) fn parse_login(body: &[u8]) -> Result<Login, Unusable> {
     let grant = Grant { ttl: endless_or(auth.lease_duration)?, renewable: auth.renewable };
     let kind = if auth.token_type == "batch" { TokenKind::Batch } else { TokenKind::Service };
     Ok(Login { token: Token(token), kind, grant, jwt_expiry: None })
+}
+
+/// What was wrapped.
+pub(super) fn parse_unwrapped(body: &[u8]) -> Result<SecretString, Unusable> {
+    let UnwrapAnswer { data } = parse(body)?;
+    data.secret_id.ok_or(Unusable::NoSecretId)
 }
 
 /// What renew-self granted.

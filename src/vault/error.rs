@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::api::Unusable;
+use super::approle::SPENT;
+use super::http::ExchangeError;
 use crate::tls::TlsError;
 
 /// A request that pglease makes of Vault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Operation {
     Login,
+    Unwrap,
     LookUpSelf,
     ReadCreds,
     RenewLease,
@@ -27,6 +30,7 @@ impl Operation {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
+            Self::Unwrap => "unwrap",
             Self::LookUpSelf => "lookup_self",
             Self::ReadCreds => "creds",
             Self::RenewLease => "renew",
@@ -35,6 +39,20 @@ impl Operation {
             Self::ExpireLease => "expire",
             Self::ReadStaticCreds => "static_creds",
             Self::RevokeSelf => "revoke_self",
+        }
+    }
+}
+
+impl Operation {
+    /// Whether it is about the token, not about secrets.
+    pub(super) fn is_of_login(self) -> bool {
+        match self {
+            Self::Login | Self::Unwrap | Self::LookUpSelf | Self::RenewSelf | Self::RevokeSelf => true,
+            Self::ReadCreds
+            | Self::RenewLease
+            | Self::LookUpLease
+            | Self::ExpireLease
+            | Self::ReadStaticCreds => false,
         }
     }
 }
@@ -48,32 +66,56 @@ impl fmt::Display for Operation {
 /// Why there is no client for Vault.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VaultSetupError {
-    #[error("vault.ca_file")]
+    #[error("TLS with vault.address")]
     Tls(#[from] TlsError),
-    #[error("vault.namespace cannot be sent as a header")]
-    Namespace,
-    #[error("HTTP client for vault.address")]
-    Client(#[source] reqwest::Error),
+    #[error("{setting} cannot be sent as a header")]
+    Namespace { setting: &'static str },
+    #[error("vault.address is no URL")]
+    Address,
+    #[error("vault.proxy is no URL")]
+    Proxy,
 }
 
 /// Why Vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VaultError {
-    #[error("reading vault.login.jwt_file {path:?}")]
-    JwtFile { path: PathBuf, source: io::Error },
-    #[error("vault.login.jwt_file {path:?} is empty")]
-    JwtFileEmpty { path: PathBuf },
+    #[error("{setting} {path:?} {problem}")]
+    File { setting: &'static str, path: PathBuf, problem: FileProblem },
+    #[error("vault.login.secret_id_file {path:?}: {SPENT}")]
+    Spent { path: PathBuf },
+    /// Vault is not asked again yet.
+    #[error(
+        "vault.login.role_id, or what vault.login.secret_id_file {path:?} holds, was refused {times} times: not tried \
+         again for {} s, unless the file changes",
+        left.as_secs()
+    )]
+    HeldBack { path: PathBuf, times: u32, left: Duration },
     /// The request never went out.
     #[error("no connection to Vault for {operation}")]
-    NoConnection { operation: Operation, source: Option<reqwest::Error> },
+    NoConnection { operation: Operation, source: Option<ExchangeError> },
     /// The request went out, and Vault may have done it.
     #[error("no answer from Vault to {operation}")]
-    NoAnswer { operation: Operation, source: Option<reqwest::Error> },
+    NoAnswer { operation: Operation, source: Option<ExchangeError> },
     /// `texts` are Vault's own: for people, never for a decision.
     #[error("Vault answered {operation} with {status}{}", said(texts))]
     Refused { operation: Operation, status: u16, texts: String, retry_after: Option<Duration> },
     #[error("Vault's answer to {operation} is of no use")]
     Unusable { operation: Operation, source: Unusable },
+}
+
+/// What is wrong with a file that a login needs.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileProblem {
+    #[error("cannot be read")]
+    Unreadable(#[source] io::Error),
+    #[error("is empty")]
+    Empty,
+    #[error("is longer than 65536 bytes")]
+    TooLong,
+    #[error("holds characters that are not of one line of text")]
+    Characters,
+    #[error("holds a token that may be used a limited number of times: use one with num_uses 0")]
+    LimitedUses,
 }
 
 fn said(texts: &str) -> String {
@@ -89,7 +131,7 @@ pub(crate) enum Answer {
     Lost,
     /// A success of another shape or status than the API's.
     Malformed,
-    /// A standby names another address; not followed.
+    /// A standby names another address, which was not followed.
     Redirect,
     /// 400.
     BadRequest,
@@ -109,7 +151,9 @@ impl VaultError {
     /// What kind of answer this was.
     pub(crate) fn answer(&self) -> Answer {
         match self {
-            Self::JwtFile { .. } | Self::JwtFileEmpty { .. } | Self::NoConnection { .. } => Answer::NotSent,
+            Self::File { .. } | Self::Spent { .. } | Self::HeldBack { .. } | Self::NoConnection { .. } => {
+                Answer::NotSent
+            }
             Self::NoAnswer { .. } => Answer::Lost,
             Self::Unusable { .. } => Answer::Malformed,
             Self::Refused { status, retry_after, .. } => match status {
@@ -132,8 +176,9 @@ impl VaultError {
                 Some(*status)
             }
             Self::Unusable { .. } => Some(200),
-            Self::JwtFile { .. }
-            | Self::JwtFileEmpty { .. }
+            Self::File { .. }
+            | Self::Spent { .. }
+            | Self::HeldBack { .. }
             | Self::NoConnection { .. }
             | Self::NoAnswer { .. } => None,
         }

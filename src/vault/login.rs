@@ -1,39 +1,130 @@
-//! The kubernetes auth method: what pglease logs in to Vault with. Pure, but for reading the file.
+//! The auth methods: what pglease logs in to Vault with.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use hyper::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::VaultError;
+use super::error::{FileProblem, Operation};
+use super::{Call, LOGIN_TIMEOUT, Login, Token, TokenKind, Unusable, Vault, VaultError, api, unusable};
+use crate::config::LoginMethod;
 
-/// The token of the pod's service account.
-pub(super) struct Jwt {
-    pub(super) text: SecretString,
-    /// `exp` as Unix time, where the JWT has one that can be read.
-    pub(super) expiry: Option<Duration>,
+/// POST `auth/<mount>/login` of the methods `kubernetes` and `jwt`.
+#[derive(Serialize)]
+struct JwtBody<'a> {
+    role: &'a str,
+    jwt: &'a str,
 }
 
-/// Reads the JWT: once for each login, as the kubelet replaces the file.
-pub(super) fn read_jwt(path: &Path) -> Result<Jwt, VaultError> {
-    let unreadable = |source| VaultError::JwtFile { path: path.to_owned(), source };
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    File::open(path)
-        .and_then(|file| file.take(MAX_JWT_LEN + 1).read_to_string(&mut text))
-        .and_then(|_| {
-            let fits = u64::try_from(text.len()).is_ok_and(|len| len <= MAX_JWT_LEN);
-            if fits { Ok(()) } else { Err(io::Error::other("it is too long for a JWT")) }
-        })
-        .map_err(unreadable)?;
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(VaultError::JwtFileEmpty { path: path.to_owned() });
+/// That of `approle`.
+#[derive(Serialize)]
+struct AppRoleBody<'a> {
+    role_id: &'a str,
+    secret_id: &'a str,
+}
+
+/// That of `cert`. Without a name Vault looks for the role that the certificate fits.
+#[derive(Serialize)]
+struct CertBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+impl Vault {
+    pub(super) async fn log_in_by(&self, method: &LoginMethod) -> Result<Login, VaultError> {
+        match method {
+            LoginMethod::Kubernetes { mount, role, jwt_file } => {
+                let jwt = read_file(JWT_FILE, jwt_file)?;
+                let login = self.log_in_with_jwt(mount, role, &jwt).await?;
+                Ok(Login { jwt_expiry: expiry(jwt.expose_secret()), ..login })
+            }
+            // Nobody looks at the JWT again once it has been taken: its end is nobody's.
+            LoginMethod::Jwt { mount, role, jwt_file } => {
+                self.log_in_with_jwt(mount, role, &read_file(JWT_FILE, jwt_file)?).await
+            }
+            LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped } => {
+                let secret_id = self.secret_id(secret_id_file, *wrapped).await?;
+                self.log_in_as_app(mount, role_id, secret_id_file, &secret_id).await
+            }
+            LoginMethod::Cert { mount, role } => {
+                self.post_login(mount, CertBody { name: role.as_deref() }, "").await
+            }
+            LoginMethod::TokenFile { token_file } => self.take_token(token_file).await,
+        }
     }
-    Ok(Jwt { text: SecretString::from(text), expiry: expiry(text) })
+
+    async fn log_in_with_jwt(
+        &self,
+        mount: &str,
+        role: &str,
+        jwt: &SecretString,
+    ) -> Result<Login, VaultError> {
+        let jwt = jwt.expose_secret();
+        self.post_login(mount, JwtBody { role, jwt }, jwt).await
+    }
+
+    async fn log_in_as_app(
+        &self,
+        mount: &str,
+        role_id: &str,
+        secret_id_file: &Path,
+        secret_id: &SecretString,
+    ) -> Result<Login, VaultError> {
+        self.secret_ids.check(secret_id, secret_id_file)?;
+        let body = AppRoleBody { role_id, secret_id: secret_id.expose_secret() };
+        let login = self.post_login(mount, body, secret_id.expose_secret()).await;
+        self.secret_ids.took(secret_id, &login);
+        login
+    }
+
+    /// `secret` is in the body.
+    async fn post_login(&self, mount: &str, body: impl Serialize, secret: &str) -> Result<Login, VaultError> {
+        let path = format!("auth/{mount}/login");
+        let call = Call::new(Operation::Login, Method::POST, &path, LOGIN_TIMEOUT);
+        let answer = self.call(call.secret(secret).body(body)).await?;
+        api::parse_login(&answer).map_err(unusable(Operation::Login))
+    }
+
+    /// A token that somebody else has logged in for: lookup-self tells what it is worth.
+    async fn take_token(&self, path: &Path) -> Result<Login, VaultError> {
+        let token = Token(read_file(TOKEN_FILE, path)?);
+        let file = |problem| VaultError::File { setting: TOKEN_FILE, path: path.to_owned(), problem };
+        if !token.0.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(file(FileProblem::Characters));
+        }
+        let call = Call::new(Operation::Login, Method::GET, "auth/token/lookup-self", LOGIN_TIMEOUT);
+        let answer = self.call(call.token(&token)).await?;
+        let grant = api::parse_lookup(&answer).map_err(|source| {
+            let is_limited = source == Unusable::LimitedUses;
+            if is_limited { file(FileProblem::LimitedUses) } else { unusable(Operation::Login)(source) }
+        })?;
+        Ok(Login { token, kind: TokenKind::Foreign, grant, jwt_expiry: None })
+    }
+}
+
+/// What a file holds, without the blanks around it. Read once for each login, as others replace it.
+pub(super) fn read_file(setting: &'static str, path: &Path) -> Result<SecretString, VaultError> {
+    let problem = |problem| VaultError::File { setting, path: path.to_owned(), problem };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_CAPACITY));
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes))
+        .map_err(|source| problem(FileProblem::Unreadable(source)))?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_FILE_LEN) {
+        return Err(problem(FileProblem::TooLong));
+    }
+    let text = str::from_utf8(&bytes).map_err(|_| problem(FileProblem::Characters))?.trim();
+    if text.is_empty() {
+        Err(problem(FileProblem::Empty))
+    } else if text.chars().any(char::is_control) {
+        Err(problem(FileProblem::Characters))
+    } else {
+        Ok(SecretString::from(text))
+    }
 }
 
 #[derive(Deserialize)]
@@ -41,7 +132,7 @@ struct Claims {
     exp: u64,
 }
 
-/// `exp` of a JWT (RFC 7519 §4.1.4), unverified: it moves a plan and nothing more.
+/// `exp` of a JWT (RFC 7519 §4.1.4) as Unix time, unverified: it moves a plan and nothing more.
 fn expiry(jwt: &str) -> Option<Duration> {
     let payload = jwt.split('.').nth(1)?;
     let claims: Claims = serde_json::from_slice(&decode_base64url(payload)?).ok()?;
@@ -71,15 +162,14 @@ fn decode_base64url(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-impl std::fmt::Debug for Jwt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let len = self.text.expose_secret().len();
-        f.debug_struct("Jwt").field("len", &len).field("expiry", &self.expiry).finish()
-    }
-}
+const JWT_FILE: &str = "vault.login.jwt_file";
+const TOKEN_FILE: &str = "vault.login.token_file";
 
-/// Longest JWT that is read.
-const MAX_JWT_LEN: u64 = 64 * 1024;
+/// Longest file that is read: no JWT is longer.
+const MAX_FILE_LEN: u64 = 64 * 1024;
+
+/// What common ones fit in, so that no copy is left behind by growing.
+const FILE_CAPACITY: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -88,40 +178,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jwt_is_read_without_its_newline_and_its_expiry_found() {
+    fn file_is_read_without_its_newline() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        // {"alg":"RS256"} . {"exp":1700000000,"aud":["k8s"],"x":"ÿ?~"} . x
-        fs::write(
-            &path,
-            "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjE3MDAwMDAwMDAsImF1ZCI6WyJrOHMiXSwieCI6IsO_P34ifQ.eA\n",
-        )
-        .unwrap();
-
-        let jwt = read_jwt(&path).unwrap();
-        assert!(jwt.text.expose_secret().ends_with(".eA"));
-        assert_eq!(jwt.expiry, Some(Duration::from_secs(1_700_000_000)));
+        fs::write(&path, "abc\n").unwrap();
+        assert_eq!(read_file(JWT_FILE, &path).unwrap().expose_secret(), "abc");
     }
 
     #[test]
-    fn text_that_is_no_jwt_has_no_expiry() {
+    fn expiry_of_a_jwt_is_found_and_that_of_another_text_is_not() {
+        // {"alg":"RS256"} . {"exp":1700000000,"aud":["k8s"],"x":"ÿ?~"} . x
+        let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjE3MDAwMDAwMDAsImF1ZCI6WyJrOHMiXSwieCI6IsO_P34ifQ.eA";
+        assert_eq!(expiry(jwt), Some(Duration::from_secs(1_700_000_000)));
         for text in ["opaque", "a.b.c", "..", "a.%%.c", "a.e30.c", "a.eyJleHAiOi0xfQ.c"] {
             assert_eq!(expiry(text), None, "{text}");
         }
     }
 
     #[test]
-    fn missing_empty_or_huge_file_is_named_with_its_key() {
+    fn file_that_is_of_no_use_is_named_with_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        assert!(read_jwt(&path).unwrap_err().to_string().contains("vault.login.jwt_file"));
-
-        fs::write(&path, " \n").unwrap();
-        let error = read_jwt(&path).unwrap_err();
-        assert!(matches!(error, VaultError::JwtFileEmpty { .. }));
-        assert!(error.to_string().contains("vault.login.jwt_file"));
-
-        fs::write(&path, vec![b'a'; 100_000]).unwrap();
-        assert!(matches!(read_jwt(&path), Err(VaultError::JwtFile { .. })));
+        let says = |words: &str| {
+            let error = read_file(TOKEN_FILE, &path).unwrap_err().to_string();
+            assert_eq!(error, format!("vault.login.token_file {path:?} {words}"));
+        };
+        says("cannot be read");
+        for (text, words) in [
+            (&b" \n"[..], "is empty"),
+            (b"s.one\ns.two\n", "holds characters that are not of one line of text"),
+            (b"s.one\0", "holds characters that are not of one line of text"),
+            (b"s.\xff", "holds characters that are not of one line of text"),
+            (&vec![b'a'; 100_000], "is longer than 65536 bytes"),
+        ] {
+            fs::write(&path, text).unwrap();
+            says(words);
+        }
     }
 }

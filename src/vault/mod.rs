@@ -1,32 +1,42 @@
 //! The HTTP client for Vault and OpenBao: login, creds, renewal, revocation. Called by the chains only; runs no
 //! task of its own.
 //!
-//! Each call is one request: nothing is tried twice here, no redirect is followed, no proxy of the pod's environment
-//! is used. A call that is dropped closes its connection, and Vault rolls back what it had not finished.
+//! Each call is one request, but that a redirect is followed to where the settings allow it and a 412 is tried again;
+//! no proxy of the pod's environment is used. A call that is dropped closes its connection, and Vault rolls back what
+//! it had not finished.
 
 mod api;
+mod approle;
+mod connect;
+mod elsewhere;
 mod error;
+mod http;
 mod login;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, redirect, retry};
-use rustls::RootCertStore;
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use tokio::time::Instant;
+use url::Url;
 use zeroize::Zeroizing;
 
 pub(crate) use api::Unusable;
 pub(crate) use error::{Answer, Operation, VaultError, VaultSetupError};
 
+use approle::SecretIds;
+use connect::Connection;
+use elsewhere::Elsewhere;
+use http::{BodyError, Failed, Outgoing};
+
 use crate::config::VaultConfig;
 use crate::ids::LeaseId;
 use crate::telemetry::{Metrics, OperationLabels, VaultLabels};
-use crate::tls::{self, TlsError, Verify};
 
 /// Vault's own login of one generation.
 #[derive(Clone, Debug)]
@@ -49,7 +59,6 @@ pub(crate) enum TokenKind {
     /// A batch token: neither renewed nor revoked; its leases can be, one by one.
     Batch,
     /// Somebody else keeps and renews it: never revoked by us; leases read with it are ended one by one.
-    #[expect(dead_code, reason = "the login method token_file is not built yet")]
     Foreign,
 }
 
@@ -124,7 +133,6 @@ pub(crate) trait VaultApi: Send + Sync + 'static {
 
     /// Ends one lease and leaves its token alone, as far as the default policy allows: a renewal for one second.
     /// The credential is gone about a second later.
-    #[expect(dead_code, reason = "every token is revoked with its leases yet")]
     fn expire_lease(
         &self,
         token: &Token,
@@ -146,32 +154,42 @@ pub(crate) trait VaultApi: Send + Sync + 'static {
 /// One Vault, as `vault` in the settings names it.
 #[derive(Debug)]
 pub(crate) struct Vault {
-    http: Client,
     config: VaultConfig,
-    namespace: Option<HeaderValue>,
+    connection: Connection,
+    secret_ids: SecretIds,
+    namespaces: Namespaces,
+    elsewhere: Elsewhere,
     metrics: Arc<Metrics>,
 }
 
+/// `X-Vault-Namespace`, which differs where the secrets are elsewhere than the login.
+#[derive(Debug)]
+struct Namespaces {
+    secrets: Option<HeaderValue>,
+    login: Option<HeaderValue>,
+}
+
+impl Namespaces {
+    fn new(config: &VaultConfig) -> Result<Self, VaultSetupError> {
+        let header = |setting, namespace: &Option<String>| {
+            let header = namespace.as_deref().map(HeaderValue::from_str).transpose();
+            header.map_err(|_| VaultSetupError::Namespace { setting })
+        };
+        let secrets = header(NAMESPACE, &config.namespace)?;
+        Ok(Self { secrets, login: header(LOGIN_NAMESPACE, &config.login.namespace)? })
+    }
+}
+
 impl Vault {
-    /// Reads the CA file and makes the client; connects to nothing.
+    /// Reads the files of TLS; connects to nothing.
     pub(crate) fn load(config: &VaultConfig, metrics: Arc<Metrics>) -> Result<Self, VaultSetupError> {
-        let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose();
-        let http = Client::builder()
-            .tls_backend_preconfigured(tls_config(config)?)
-            .https_only(config.address.starts_with("https://"))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .user_agent(concat!("pglease/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build()
-            .map_err(VaultSetupError::Client)?;
+        Url::parse(&config.address).map_err(|_| VaultSetupError::Address)?;
         Ok(Self {
-            http,
             config: config.clone(),
-            namespace: namespace.map_err(|_| VaultSetupError::Namespace)?,
+            connection: Connection::load(config)?,
+            secret_ids: SecretIds::default(),
+            namespaces: Namespaces::new(config)?,
+            elsewhere: Elsewhere::default(),
             metrics,
         })
     }
@@ -193,46 +211,21 @@ impl Vault {
         result.map(|(_, body)| body)
     }
 
+    /// Makes the request and judges the answer's status.
     async fn exchange(
         &self,
         call: &Call<'_, impl Serialize>,
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), VaultError> {
         let operation = call.operation;
-        let unsent = |source: reqwest::Error| VaultError::NoConnection { operation, source: Some(source) };
-        let mut request = self
-            .http
-            .request(call.method.clone(), format!("{}/v1/{}", self.config.address, call.path))
-            .header(VAULT_REQUEST, "true")
-            .timeout(call.timeout);
-        if let Some(namespace) = &self.namespace {
-            request = request.header(VAULT_NAMESPACE, namespace);
-        }
-        if let Some(token) = call.token {
-            request = request.header(VAULT_TOKEN, token.header(operation)?);
-        }
-        if let Some(body) = &call.body {
-            request = request.json(body);
-        }
-        let request = request.build().map_err(unsent)?;
-        let response =
-            self.http.execute(request).await.map_err(|source| {
-                if source.is_connect() { unsent(source) } else { lost(operation, source) }
-            })?;
-        self.read(call, response).await
-    }
-
-    /// Reads the answer and judges its status.
-    async fn read(
-        &self,
-        call: &Call<'_, impl Serialize>,
-        response: Response,
-    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), VaultError> {
-        let operation = call.operation;
-        let status = response.status();
-        let retry_after = retry_after(&response);
-        let body = read_bounded(response).await;
+        let outgoing = self.outgoing(call)?;
+        let answered = http::exchange(&self.config, &self.connection, outgoing, call.timeout).await;
+        let answered = answered.map_err(|failed| match failed {
+            Failed::Unsent(source) => VaultError::NoConnection { operation, source: Some(source) },
+            Failed::Lost(source) => VaultError::NoAnswer { operation, source: Some(source) },
+        })?;
+        let status = answered.status;
         if status.is_success() {
-            let body = body.map_err(|error| error.of(operation))?;
+            let body = answered.body.map_err(|error| body_error(operation, error))?;
             return if status == call.expected {
                 Ok((status, body))
             } else {
@@ -243,22 +236,54 @@ impl Vault {
         // A refusal stands, whatever becomes of its text.
         let token = call.token.map(|token| token.0.expose_secret());
         let secrets: Vec<_> = token.into_iter().chain(call.secret).collect();
-        let texts = body.map_or_else(|_| String::new(), |body| api::parse_errors(&body, &secrets));
-        Err(VaultError::Refused { operation, status: status.as_u16(), texts, retry_after })
+        let texts = answered.body.map_or_else(|_| String::new(), |body| api::parse_errors(&body, &secrets));
+        let texts = [Some(texts), answered.not_followed, self.namespace_in_question(operation, status)];
+        let texts: Vec<_> = texts.into_iter().flatten().filter(|text| !text.is_empty()).collect();
+        let (status, texts) = (status.as_u16(), texts.join("; "));
+        Err(VaultError::Refused { operation, status, texts, retry_after: answered.retry_after })
+    }
+
+    fn outgoing(&self, call: &Call<'_, impl Serialize>) -> Result<Outgoing, VaultError> {
+        let operation = call.operation;
+        let unsent = |_| VaultError::NoConnection { operation, source: None };
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("pglease/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(VAULT_REQUEST, HeaderValue::from_static("true"));
+        let Namespaces { secrets, login } = &self.namespaces;
+        let namespace = if operation.is_of_login() { login } else { secrets };
+        if let Some(namespace) = namespace {
+            headers.insert(VAULT_NAMESPACE, namespace.clone());
+        }
+        if let Some(token) = call.token {
+            headers.insert(VAULT_TOKEN, token.header(operation)?);
+        }
+        let mut bytes = Bytes::new();
+        if let Some(body) = &call.body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            // No type of ours fails to become JSON.
+            bytes = serde_json::to_vec(body).unwrap_or_default().into();
+        }
+        let url = format!("{}/v1/{}", self.config.address, call.path);
+        let url = Url::parse(&url).map_err(unsent)?;
+        Ok(Outgoing { method: call.method.clone(), url, headers, body: bytes })
+    }
+
+    /// What Vault answers 404 to, and to some 403, where the namespace is wrong.
+    fn namespace_in_question(&self, operation: Operation, status: StatusCode) -> Option<String> {
+        let VaultConfig { namespace, login, .. } = &self.config;
+        let (setting, namespace) = if !operation.is_of_login() || login.namespace == *namespace {
+            (NAMESPACE, namespace)
+        } else {
+            (LOGIN_NAMESPACE, &login.namespace)
+        };
+        let is_in_question = matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+        namespace.as_ref().filter(|_| is_in_question).map(|namespace| format!("in {setting} {namespace:?}"))
     }
 }
 
 impl VaultApi for Vault {
     async fn log_in(&self) -> Result<Login, VaultError> {
-        let config = &self.config.login;
-        let jwt = login::read_jwt(&config.jwt_file)?;
-        let path = format!("auth/{}/login", config.mount);
-        let body = api::LoginBody { role: &config.role, jwt: jwt.text.expose_secret() };
-        let call =
-            Call::new(Operation::Login, Method::POST, &path, LOGIN_TIMEOUT).secret(body.jwt).body(body);
-        let answer = self.call(call).await?;
-        let login = api::parse_login(&answer).map_err(unusable(Operation::Login))?;
-        Ok(Login { jwt_expiry: jwt.expiry, ..login })
+        self.log_in_by(&self.config.login.method).await
     }
 
     async fn look_up_self(&self, token: &Token) -> Result<Grant, VaultError> {
@@ -276,7 +301,11 @@ impl VaultApi for Vault {
     ) -> Result<Lease, VaultError> {
         let call = Call::new(Operation::ReadCreds, Method::GET, vault_path, timeout).token(token);
         let answer = self.call(call).await?;
-        api::parse_creds(&answer).map_err(unusable(Operation::ReadCreds))
+        let lease = api::parse_creds(&answer).map_err(unusable(Operation::ReadCreds))?;
+        if self.config.namespace != self.config.login.namespace {
+            self.elsewhere.add(token, &lease.id);
+        }
+        Ok(lease)
     }
 
     async fn renew_lease(
@@ -321,9 +350,11 @@ impl VaultApi for Vault {
     }
 
     async fn revoke_self(&self, token: &Token) -> Result<(), VaultError> {
+        let ended = elsewhere::end_leases(self, &self.elsewhere, token).await?;
         let call = Call::new(Operation::RevokeSelf, Method::POST, "auth/token/revoke-self", REVOKE_TIMEOUT);
         let call = Call { expected: StatusCode::NO_CONTENT, ..call };
-        self.call(call.token(token)).await.map(drop)
+        self.call(call.token(token)).await?;
+        ended
     }
 }
 
@@ -384,80 +415,28 @@ impl<'a, B> Call<'a, B> {
     }
 }
 
-/// Why an answer's body could not be read to its end.
-enum BodyError {
-    TooLong,
-    Broken(reqwest::Error),
-}
-
-impl BodyError {
-    fn of(self, operation: Operation) -> VaultError {
-        match self {
-            Self::TooLong => VaultError::Unusable { operation, source: Unusable::TooLong },
-            Self::Broken(source) => lost(operation, source),
-        }
+fn body_error(operation: Operation, error: BodyError) -> VaultError {
+    match error {
+        BodyError::TooLong => VaultError::Unusable { operation, source: Unusable::TooLong },
+        BodyError::Broken(source) => VaultError::NoAnswer { operation, source: Some(source) },
     }
-}
-
-fn lost(operation: Operation, source: reqwest::Error) -> VaultError {
-    VaultError::NoAnswer { operation, source: Some(source) }
 }
 
 fn unusable(operation: Operation) -> impl Fn(Unusable) -> VaultError {
     move |source| VaultError::Unusable { operation, source }
 }
 
-async fn read_bounded(mut response: Response) -> Result<Zeroizing<Vec<u8>>, BodyError> {
-    let mut body = Zeroizing::new(Vec::with_capacity(BODY_CAPACITY));
-    while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
-        if body.len() + chunk.len() > api::MAX_BODY_LEN {
-            return Err(BodyError::TooLong);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// `Retry-After` in seconds (RFC 9110 §10.2.3); its form as a date, which Vault does not send, is ignored.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
-}
-
-fn tls_config(config: &VaultConfig) -> Result<rustls::ClientConfig, VaultSetupError> {
-    if config.address.starts_with("https://") {
-        return Ok(tls::client_config(Verify::Full, config.ca_file.as_deref())?);
-    }
-    // Plain HTTP needs no CA, and a machine without any must be able to speak it.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::from)?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    Ok(config)
-}
-
 const VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 const VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 const VAULT_TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 
-/// Of every request; none of it is time in which Vault works.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Above the longest pause of a chain in trouble, below the idle limits of common load balancers.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+const NAMESPACE: &str = "vault.namespace";
+const LOGIN_NAMESPACE: &str = "vault.login.namespace";
 
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 const STATIC_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Nobody is made to wait longer by a header.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
-
-/// What common answers fit in, so that no copy of a secret is left behind by growing.
-const BODY_CAPACITY: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests;

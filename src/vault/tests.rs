@@ -6,38 +6,44 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::config::LoginConfig;
+use crate::config::{LoginConfig, LoginMethod, VaultTls};
 
 /// A Vault that gives each request the next scripted answer and keeps what was asked.
 struct FakeVault {
     vault: Vault,
     metrics: Arc<Metrics>,
     requests: JoinSet<Vec<String>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl FakeVault {
     async fn answering(answers: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let jwt_file = dir.path().join("token");
-        std::fs::write(&jwt_file, "jwt-canary\n").unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}/prefix", listener.local_addr().unwrap());
-        let answers: Vec<String> = answers.iter().map(|&answer| answer.to_owned()).collect();
+        Self::with(answers, |_, _| {}).await
+    }
 
+    /// With the method made of a file that holds `secret-canary`.
+    async fn logging_in(method: impl FnOnce(PathBuf) -> LoginMethod, answers: &[&str]) -> Self {
+        Self::with(answers, |config, file| config.login.method = method(file)).await
+    }
+
+    async fn with(answers: &[&str], change: impl FnOnce(&mut VaultConfig, PathBuf)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "secret-canary\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = answers.iter().map(|answer| answer.replace("HERE", &address.to_string())).collect();
         let mut requests = JoinSet::new();
-        requests.spawn(async move {
-            let mut seen = Vec::new();
-            for answer in answers {
-                let (mut client, _) = listener.accept().await.unwrap();
-                seen.push(read_request(&mut client).await);
-                client.write_all(answer.as_bytes()).await.unwrap();
-            }
-            seen
-        });
+        requests.spawn(serve(listener, answers));
         let metrics = Arc::new(Metrics::new());
-        let vault = Vault::load(&config(address, jwt_file), Arc::clone(&metrics)).unwrap();
-        Self { vault, metrics, requests, _dir: dir }
+        let mut config = config(format!("http://{address}/prefix"), file.clone());
+        change(&mut config, file);
+        let vault = Vault::load(&config, Arc::clone(&metrics)).unwrap();
+        Self { vault, metrics, requests, dir }
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.dir.path().join("token"), text).unwrap();
     }
 
     async fn requests(mut self) -> Vec<String> {
@@ -45,12 +51,28 @@ impl FakeVault {
     }
 }
 
+async fn serve(listener: TcpListener, answers: Vec<String>) -> Vec<String> {
+    let mut seen = Vec::new();
+    for answer in answers {
+        let (mut client, _) = listener.accept().await.unwrap();
+        seen.push(read_request(&mut client).await);
+        client.write_all(answer.as_bytes()).await.unwrap();
+    }
+    seen
+}
+
 fn config(address: String, jwt_file: PathBuf) -> VaultConfig {
+    let (mount, role) = ("kubernetes".to_owned(), "web".to_owned());
     VaultConfig {
         address,
         namespace: Some("team".to_owned()),
-        ca_file: None,
-        login: LoginConfig { mount: "kubernetes".to_owned(), role: "web".to_owned(), jwt_file },
+        tls: VaultTls::default(),
+        redirect_hosts: vec![],
+        proxy: None,
+        login: LoginConfig {
+            namespace: Some("team".to_owned()),
+            method: LoginMethod::Kubernetes { mount, role, jwt_file },
+        },
     }
 }
 
@@ -92,7 +114,7 @@ async fn login_posts_role_and_jwt_below_the_prefix() {
     assert!(request.contains("x-vault-request: true\r\n"), "{request}");
     assert!(request.contains("x-vault-namespace: team\r\n"), "{request}");
     assert!(!request.contains("x-vault-token"), "{request}");
-    assert!(request.ends_with(r#"{"role":"web","jwt":"jwt-canary"}"#), "{request}");
+    assert!(request.ends_with(r#"{"role":"web","jwt":"secret-canary"}"#), "{request}");
 }
 
 #[tokio::test]
@@ -136,9 +158,10 @@ async fn each_call_is_the_request_that_the_api_wants() {
 
 #[tokio::test]
 async fn refusals_carry_status_and_words_but_no_secret() {
-    let echo = http("403 Forbidden", r#"{"errors":["permission denied for s.canary and jwt-canary"]}"#);
+    let echo = http("403 Forbidden", r#"{"errors":["permission denied for s.canary and secret-canary"]}"#);
     let busy = "HTTP/1.1 429 Too Many\r\nretry-after: 9\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let moved = "HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let moved =
+        "HTTP/1.1 307 Moved\r\nlocation: http://stranger/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let gone = http("400 Bad Request", r#"{"errors":["lease not found: database/creds/x/canary"]}"#);
     let fake = FakeVault::answering(&[&echo, &echo, &gone, busy, moved]).await;
 
@@ -146,10 +169,10 @@ async fn refusals_carry_status_and_words_but_no_secret() {
     assert_eq!(error.answer(), Answer::Denied);
     assert_eq!(
         error.to_string(),
-        "Vault answered creds with 403: permission denied for [redacted] and jwt-canary"
+        "Vault answered creds with 403: permission denied for [redacted] and secret-canary; in vault.namespace \"team\""
     );
     let error = fake.vault.log_in().await.unwrap_err();
-    assert!(!format!("{error} {error:?}").contains("jwt-canary"), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("secret-canary"), "{error:?}");
     let lease = LeaseId::from("database/creds/x/canary");
     let error = fake.vault.renew_lease(&token(), &lease, SECOND).await.unwrap_err();
     assert_eq!(error.to_string(), "Vault answered renew with 400: lease not found: [redacted]");
@@ -198,9 +221,270 @@ async fn lost_answers_are_told_from_connections_never_made() {
 #[tokio::test]
 async fn address_that_does_not_answer_is_named() {
     let vault = FakeVault::answering(&[""]).await;
-    let address = vault.vault.config.address.clone();
+    let address = vault.vault.config.address.trim_end_matches("/prefix").to_owned();
     for _ in ["closed at once", "closed for good"] {
         let error = vault.vault.log_in().await.unwrap_err();
         assert!(crate::telemetry::Causes(&error).to_string().contains(&address), "{error:?}");
     }
+}
+
+const LOGIN: &str = r#"{"auth":{"client_token":"s.new","lease_duration":60,"renewable":true,"num_uses":0}}"#;
+
+#[tokio::test]
+async fn each_method_posts_what_it_has() {
+    let (ok, mount, role) = (http("200 OK", LOGIN), || "m".to_owned(), || "web".to_owned());
+    // {"exp":1700000000}
+    let jwt = "e30.eyJleHAiOjE3MDAwMDAwMDB9.x";
+
+    let kubernetes = |jwt_file| LoginMethod::Kubernetes { mount: mount(), role: role(), jwt_file };
+    let fake = FakeVault::logging_in(kubernetes, &[&ok]).await;
+    fake.write(jwt);
+    assert_eq!(fake.vault.log_in().await.unwrap().jwt_expiry, Some(Duration::from_secs(1_700_000_000)));
+
+    let by_jwt = |jwt_file| LoginMethod::Jwt { mount: mount(), role: role(), jwt_file };
+    let fake = FakeVault::logging_in(by_jwt, &[&ok]).await;
+    fake.write(jwt);
+    assert_eq!(fake.vault.log_in().await.unwrap().jwt_expiry, None);
+    let request = fake.requests().await.remove(0);
+    assert!(request.starts_with("POST /prefix/v1/auth/m/login "), "{request}");
+    assert!(request.ends_with(&format!(r#"{{"role":"web","jwt":"{jwt}"}}"#)), "{request}");
+
+    for (role, body) in [(Some(role()), r#"{"name":"web"}"#), (None, "{}")] {
+        let fake = FakeVault::logging_in(|_| LoginMethod::Cert { mount: mount(), role }, &[&ok]).await;
+        assert_eq!(fake.vault.log_in().await.unwrap().kind, TokenKind::Service);
+        let request = fake.requests().await.remove(0);
+        assert!(request.ends_with(&format!("\r\n\r\n{body}")), "{request}");
+    }
+}
+
+fn approle(wrapped: bool) -> impl FnOnce(PathBuf) -> LoginMethod {
+    let (mount, role_id) = ("approle".to_owned(), "the-role".to_owned());
+    move |secret_id_file| LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped }
+}
+
+#[tokio::test]
+async fn secret_id_is_read_at_each_login_and_held_back_once_it_was_refused_twice() {
+    let wrong = http("400 Bad Request", r#"{"errors":["invalid role or secret ID secret-canary"]}"#);
+    let fake = FakeVault::logging_in(approle(false), &[&wrong, &wrong, &http("200 OK", LOGIN)]).await;
+    for _ in 0..2 {
+        let error = fake.vault.log_in().await.unwrap_err();
+        assert_eq!(error.answer(), Answer::BadRequest);
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+    let error = fake.vault.log_in().await.unwrap_err();
+    assert!(matches!(error, VaultError::HeldBack { times: 2, .. }), "{error}");
+    assert!(error.to_string().contains("vault.login.secret_id_file"), "{error}");
+
+    fake.write("right");
+    fake.vault.log_in().await.unwrap();
+    let request = fake.requests().await.remove(2);
+    assert!(request.starts_with("POST /prefix/v1/auth/approle/login "), "{request}");
+    assert!(request.ends_with(r#"{"role_id":"the-role","secret_id":"right"}"#), "{request}");
+}
+
+#[tokio::test]
+async fn wrapped_secret_id_is_opened_once_and_a_spent_one_is_said_so() {
+    let ok = http("200 OK", LOGIN);
+    let unwrapped =
+        http("200 OK", r#"{"data":{"secret_id":"within","secret_id_accessor":"a","secret_id_ttl":0}}"#);
+    let sealed = http("503 Service Unavailable", r#"{"errors":["Vault is sealed"]}"#);
+    let spent = http("400 Bad Request", r#"{"errors":["wrapping token is not valid or does not exist"]}"#);
+    let fake = FakeVault::logging_in(approle(true), &[&sealed, &unwrapped, &ok, &ok, &spent]).await;
+
+    assert_eq!(fake.vault.log_in().await.unwrap_err().answer(), Answer::Unavailable);
+    // Two chains at once have one token to open.
+    let (one, other) = tokio::join!(fake.vault.log_in(), fake.vault.log_in());
+    assert!(one.is_ok() && other.is_ok());
+
+    fake.write("s.opened-by-another");
+    for _ in 0..2 {
+        let error = fake.vault.log_in().await.unwrap_err();
+        assert_eq!(error.answer(), Answer::NotSent);
+        assert!(error.to_string().contains("somebody else may have"), "{error}");
+    }
+    let requests = fake.requests().await;
+    assert!(requests[1].starts_with("POST /prefix/v1/sys/wrapping/unwrap "), "{}", requests[1]);
+    assert!(requests[1].contains("x-vault-token: secret-canary\r\n"), "{}", requests[1]);
+    for login in &requests[2..4] {
+        assert!(login.ends_with(r#"{"role_id":"the-role","secret_id":"within"}"#), "{login}");
+    }
+    assert!(requests[4].contains("x-vault-token: s.opened-by-another\r\n"), "{}", requests[4]);
+}
+
+#[tokio::test]
+async fn token_of_a_file_is_looked_up_and_is_somebody_elses() {
+    let lookup =
+        |uses: u32| http("200 OK", &format!(r#"{{"data":{{"ttl":59,"renewable":true,"num_uses":{uses}}}}}"#));
+    let method = |token_file| LoginMethod::TokenFile { token_file };
+    let fake = FakeVault::logging_in(method, &[&lookup(0), &lookup(3), &http("403 Forbidden", "{}")]).await;
+
+    let login = fake.vault.log_in().await.unwrap();
+    assert_eq!((login.kind, login.token.text()), (TokenKind::Foreign, "secret-canary"));
+    assert_eq!(login.grant, Grant { ttl: Some(59 * SECOND), renewable: true });
+    let limited = fake.vault.log_in().await.unwrap_err().to_string();
+    assert!(limited.starts_with("vault.login.token_file ") && limited.contains("num_uses"), "{limited}");
+    assert_eq!(fake.vault.log_in().await.unwrap_err().answer(), Answer::Denied);
+    for no_token in ["s.\u{e9}", "s.a b"] {
+        fake.write(no_token);
+        let error = fake.vault.log_in().await.unwrap_err().to_string();
+        assert!(error.starts_with("vault.login.token_file "), "{error}");
+    }
+    for request in fake.requests().await {
+        assert!(request.starts_with("GET /prefix/v1/auth/token/lookup-self "), "{request}");
+        assert!(request.contains("x-vault-token: secret-canary\r\n"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn login_and_secrets_have_namespaces_of_their_own() {
+    let creds = r#"{"lease_id":"l.team","lease_duration":10,"renewable":true,"data":{"username":"u","password":"p"}}"#;
+    let done = http("200 OK", r#"{"lease_id":"l.team","lease_duration":1,"renewable":true}"#);
+    let revoked = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+    let unknown = http("404 Not Found", r#"{"errors":["namespace not found"]}"#);
+    let answers =
+        [&http("200 OK", LOGIN), &http("200 OK", creds), &done, &done, revoked, revoked, &unknown, &unknown];
+    let fake = FakeVault::with(&answers, |config, _| config.login.namespace = Some("pods".to_owned())).await;
+    let (vault, lease) = (&fake.vault, LeaseId::from("l.team"));
+
+    let token = vault.log_in().await.unwrap().token;
+    vault.read_creds(&token, "x", SECOND).await.unwrap();
+    vault.renew_lease(&token, &lease, SECOND).await.unwrap();
+    // Its lease first, which would not end with it, and but once.
+    vault.revoke_self(&token).await.unwrap();
+    vault.revoke_self(&token).await.unwrap();
+    let login = vault.log_in().await.unwrap_err();
+    assert_eq!(login.answer(), Answer::NotFound);
+    assert!(
+        login.to_string().ends_with(r#"namespace not found; in vault.login.namespace "pods""#),
+        "{login}"
+    );
+    let creds = vault.read_creds(&token, "x", SECOND).await.unwrap_err();
+    assert!(creds.to_string().ends_with(r#"namespace not found; in vault.namespace "team""#), "{creds}");
+
+    let requests = fake.requests().await;
+    let namespaces = requests.iter().map(|request| request.contains("x-vault-namespace: pods\r\n"));
+    assert_eq!(namespaces.collect::<Vec<_>>(), [true, false, false, false, true, true, true, false]);
+    assert!(requests[3].ends_with(r#"{"lease_id":"l.team","increment":1}"#), "{}", requests[3]);
+}
+
+fn redirect(location: &str) -> String {
+    format!("HTTP/1.1 307 Moved\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+}
+
+#[tokio::test]
+async fn redirects_are_followed_within_bounds() {
+    // Relative, and to the own host.
+    let (one, two) = (redirect("/elsewhere/v1/a"), redirect("http://HERE/b"));
+    let fake = FakeVault::answering(&[&one, &two, &http("200 OK", LOGIN), &one, &two, &one]).await;
+    fake.vault.log_in().await.unwrap();
+    let error = fake.vault.log_in().await.unwrap_err();
+    assert_eq!(error.answer(), Answer::Redirect);
+    assert!(error.to_string().contains("one redirect too many"), "{error}");
+    let requests = fake.requests().await;
+    for (request, line) in requests.iter().zip(["POST /prefix/v1/auth", "POST /elsewhere/v1/a ", "POST /b "])
+    {
+        assert!(request.starts_with(line), "{request}");
+        assert!(request.ends_with(r#"{"role":"web","jwt":"secret-canary"}"#), "{request}");
+    }
+
+    for (location, why) in [
+        ("https://127.0.0.1:1/", "another scheme"),
+        ("http://stranger.example.com:8200/v1/x", "http://stranger.example.com:8200, a host that"),
+        ("http://u:p@127.0.0.1:1/", "as some user"),
+        ("unix:/run/x", "names no address"),
+        ("", "one redirect too many"),
+    ] {
+        let moved = redirect(location);
+        let fake = FakeVault::answering(&[&moved, &moved, &moved]).await;
+        let error = fake.vault.renew_self(&token(), SECOND).await.unwrap_err();
+        assert_eq!(error.answer(), Answer::Redirect, "{location}");
+        assert!(error.to_string().contains(why), "{location}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn redirect_to_a_host_of_the_settings_is_followed_to_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let moved = redirect(&format!("http://localhost:{}/v1/x", listener.local_addr().unwrap().port()));
+    let mut leader = JoinSet::new();
+    leader.spawn(serve(listener, vec![http("200 OK", LOGIN)]));
+    let hosts = |hosts: &[&str]| hosts.iter().map(|&host| host.to_owned()).collect();
+
+    let fake = FakeVault::with(&[&moved], |config, _| config.redirect_hosts = hosts(&["other"])).await;
+    assert_eq!(fake.vault.renew_self(&token(), SECOND).await.unwrap_err().answer(), Answer::Redirect);
+    let fake = FakeVault::with(&[&moved], |config, _| config.redirect_hosts = hosts(&["localhost"])).await;
+    fake.vault.renew_self(&token(), 10 * SECOND).await.unwrap();
+    let request = leader.join_next().await.unwrap().unwrap().remove(0);
+    assert!(request.contains("x-vault-token: s.canary\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn standby_that_lags_is_asked_again_at_once_and_no_more_than_three_times() {
+    let lags = http("412 Precondition Failed", "{}");
+    let fake = FakeVault::answering(&[&lags, &lags, &lags, &http("200 OK", LOGIN)]).await;
+    fake.vault.log_in().await.unwrap();
+    let fake = FakeVault::answering(&[&lags, &lags, &lags, &lags]).await;
+    let error = fake.vault.log_in().await.unwrap_err();
+    assert_eq!(error.answer(), Answer::TryLater { retry_after: None });
+    assert_eq!(fake.requests().await.len(), 4);
+}
+
+#[tokio::test]
+async fn slow_answers_are_cut_at_the_time_limit() {
+    let slow = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+    let fake = FakeVault::answering(&[slow]).await;
+    let begun = Instant::now();
+    let error = fake.vault.read_creds(&token(), "x", Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(error.answer(), Answer::Lost);
+    assert!(begun.elapsed() < 10 * SECOND);
+
+    // A refusal stands without its words.
+    let fake = FakeVault::answering(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\n{"]).await;
+    let error = fake.vault.read_creds(&token(), "x", SECOND).await.unwrap_err();
+    assert_eq!(error.answer(), Answer::Denied);
+}
+
+#[tokio::test]
+async fn success_of_another_kind_is_malformed_for_every_call() {
+    let bodies = ["null", "[]", "{}", r#"{"auth":null,"data":null}"#, r#"{"auth":{},"data":{}}"#, "1e999"];
+    let answers: Vec<_> = bodies.iter().map(|body| http("200 OK", body)).collect();
+    let mut answers: Vec<_> = answers.iter().map(String::as_str).collect();
+    let (accepted, nothing) = (http("202 Accepted", LOGIN), "HTTP/1.1 204 No\r\nconnection: close\r\n\r\n");
+    answers.extend([accepted.as_str(), nothing]);
+    let lease = LeaseId::from("l");
+    for call in 0..6 {
+        let fake = FakeVault::answering(&answers).await;
+        let (vault, token) = (&fake.vault, token());
+        for _ in &answers {
+            let answer = match call {
+                0 => vault.log_in().await.map(drop),
+                1 => vault.look_up_self(&token).await.map(drop),
+                2 => vault.read_creds(&token, "x", SECOND).await.map(drop),
+                3 => vault.renew_lease(&token, &lease, SECOND).await.map(drop),
+                4 => vault.renew_self(&token, SECOND).await.map(drop),
+                _ => vault.look_up_lease(&token, &lease).await.map(drop),
+            };
+            assert_eq!(answer.unwrap_err().answer(), Answer::Malformed, "{call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn proxy_of_the_settings_is_asked_to_connect() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let fake = FakeVault::with(&[&http("200 OK", LOGIN)], |config, _| config.proxy = Some(address)).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (mut client, _) = proxy.accept().await.unwrap();
+        let request = read_request(&mut client).await;
+        let target = request.split(' ').nth(1).unwrap().to_owned();
+        let mut server = TcpStream::connect(target).await.unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        vec![request]
+    });
+    fake.vault.log_in().await.unwrap();
+    let request = tasks.join_next().await.unwrap().unwrap().remove(0);
+    assert!(request.starts_with("CONNECT 127.0.0.1:"), "{request}");
 }

@@ -46,12 +46,16 @@ async fn documented_set_up_and_settings_serve_an_application() {
         "kubernetes_host={} kubernetes_ca_cert=@{ca_file} token_reviewer_jwt=reviewer disable_local_ca_jwt=true",
         token_review.url()
     );
+    let issuer = rcgen::KeyPair::generate().unwrap();
+    fs::write(path("issuer.pem"), issuer.public_key_pem()).unwrap();
     let commands = adapted(
         &blocks(SETUP, "sh"),
         &[
             ("@postgres:5432/", format!("@localhost:{}/", postgres.port())),
             ("sslmode=verify-full", format!("sslmode=verify-full&sslrootcert={ca_file}")),
             ("kubernetes_host=https://kubernetes.default.svc", kubernetes),
+            ("@issuer.pem", format!("@{}", path("issuer.pem"))),
+            ("@ca.pem", format!("@{ca_file}")),
         ],
     );
     fs::write(path("vault"), format!("#!/bin/sh\nexec '{}' \"$@\"\n", openbao.program().display())).unwrap();

@@ -75,22 +75,81 @@ fn what_is_not_built_says_so() {
         "[admin]\naddress = \"127.0.0.1:9633\"\n",
         "admin.address = \"127.0.0.1:9633\" (pglease.toml:10): not built yet; leave it out",
     );
-    flag_says(
-        "--vault-login-method=approle",
-        "vault.login.method = \"approle\" (--vault-login-method): not built yet; use \"kubernetes\"",
-    );
     flag_says("--listen-auth=peer", "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\"");
-    variable_says("VAULT_SKIP_VERIFY", "true", "VAULT_SKIP_VERIFY: not built yet; unset it");
-    variable_says("VAULT_CAPATH", "/etc/ssl", "VAULT_CAPATH: not built yet; unset it");
-    variable_says(
-        "VAULT_TLS_SERVER_NAME",
-        "vault",
-        "vault.tls_server_name = \"vault\" (VAULT_TLS_SERVER_NAME): not built yet; leave it out",
-    );
     flag_says(
         "--vault-path=database/static-creds/app",
         "route.vault_path = \"database/static-creds/app\" (--vault-path): static roles are not built yet; use \
          \"<mount>/creds/<role>\"",
+    );
+}
+
+#[test]
+fn keys_of_another_login_method_name_it() {
+    variable_says(
+        "PGLEASE_VAULT_LOGIN_SECRET_ID_FILE",
+        "DIR/token",
+        "vault.login.secret_id_file = \"token\" (PGLEASE_VAULT_LOGIN_SECRET_ID_FILE): no key of vault.login.method = \
+         \"kubernetes\" (default); remove one of them",
+    );
+    flag_says(
+        "--vault-login-secret-id-wrapped",
+        "vault.login.secret_id_wrapped = true (--vault-login-secret-id-wrapped): no key of vault.login.method = \
+         \"kubernetes\" (default); remove one of them",
+    );
+    let login = |text: &str| {
+        let (before, _) = MINIMAL_FILE.split_once("role = ").unwrap();
+        let (_, after) = MINIMAL_FILE.split_once("jwt_file = \"DIR/token\"\n").unwrap();
+        Given::nothing().file(&format!("{before}{text}{after}")).errors()
+    };
+    assert_eq!(
+        login("method = \"approle\"\nrole = \"web\"\nrole_id = \"r\"\nsecret_id_file = \"DIR/token\"\n"),
+        "vault.login.role = \"web\" (pglease.toml:5): no key of vault.login.method = \"approle\" (pglease.toml:4); \
+         remove one of them"
+    );
+    assert_eq!(
+        login("method = \"token_file\"\nmount = \"x\"\ntoken_file = \"DIR/token\"\n"),
+        "vault.login.mount = \"x\" (pglease.toml:5): no key of vault.login.method = \"token_file\" \
+         (pglease.toml:4); remove one of them"
+    );
+    let missing = |method: &str| {
+        let errors = login(&format!("method = {method:?}\n"));
+        errors.lines().map(|line| line.split_once(": not set").unwrap().0.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(missing("approle"), ["vault.login.role_id", "vault.login.secret_id_file"]);
+    assert_eq!(missing("token_file"), ["vault.login.token_file"]);
+    assert_eq!(missing("cert"), ["vault.client_cert_file"]);
+}
+
+#[test]
+fn certificates_towards_vault_come_whole_and_over_tls() {
+    variable_says(
+        "VAULT_CLIENT_CERT",
+        "DIR/ca.pem",
+        "vault.client_key_file: not set; set --vault-client-key-file or PGLEASE_VAULT_CLIENT_KEY_FILE, or \
+         client_key_file in the file's [vault]",
+    );
+    variable_says(
+        "VAULT_SKIP_VERIFY",
+        "yes",
+        "vault.skip_verify = \"yes\" (VAULT_SKIP_VERIFY): neither true nor false; write one of them",
+    );
+    let mut given = Given::minimum()
+        .variable("VAULT_CLIENT_CERT", "DIR/ca.pem")
+        .variable("VAULT_CLIENT_KEY", "DIR/ca.pem");
+    assert_eq!(
+        given.errors(),
+        "vault.client_key_file = \"ca.pem\" (VAULT_CLIENT_KEY): the file holds no private key; name a PEM file with \
+         one, unencrypted"
+    );
+    given = given
+        .variable("VAULT_CLIENT_KEY", "DIR/key.pem")
+        .variable("PGLEASE_VAULT_ADDRESS", "http://vault:8200")
+        .variable("PGLEASE_VAULT_LOGIN_METHOD", "cert");
+    given.variables.retain(|(name, _)| name != "PGLEASE_VAULT_LOGIN_JWT_FILE");
+    assert_eq!(
+        given.errors(),
+        "vault.address = \"http://vault:8200\" (PGLEASE_VAULT_ADDRESS): plain HTTP, and the login method \"cert\" is \
+         a certificate of TLS; use https://"
     );
 }
 
@@ -221,12 +280,12 @@ fn values_that_cannot_be_are_refused() {
 fn files_that_are_something_else_are_refused() {
     flag_says(
         "--vault-ca-file=DIR/token",
-        "vault.ca_file = \"token\" (--vault-ca-file): the file holds no certificate; name a PEM file of CAs",
+        "vault.ca_file = \"token\" (--vault-ca-file): the file holds no certificate; name a PEM file with one",
     );
     flag_says(
         "--upstream=postgresql://db?sslrootcert=DIR/token",
         "route.upstream = \"postgresql://db?sslrootcert=token\" (--upstream): sslrootcert \"token\": the file holds \
-         no certificate; name a PEM file of CAs",
+         no certificate; name a PEM file with one",
     );
     let given = Given::nothing().arguments(&["--config-file", "DIR/other"]);
     let says = |bytes: &[u8], problem: &str| {
@@ -279,6 +338,23 @@ fn each_problem_has_its_cure() {
             "--vault-path=data base/creds/a",
             "not a path of Vault's; write names with single slashes between them, without spaces, %, ? or #",
         ),
+        (
+            "--vault-redirect-hosts=vault,https://vault:8200",
+            "\"https://vault:8200\" is neither a name nor an IP address; write it without scheme, port and path",
+        ),
+        (
+            "--vault-tls-server-name=https://vault",
+            "neither a name nor an IP address that a certificate could be for; write one",
+        ),
+        (
+            "--vault-proxy=socks5://proxy:1080",
+            "not an HTTP proxy; write it like \"http://proxy.example.com:3128\"",
+        ),
+        (
+            "--vault-proxy=http://a:b@proxy:3128",
+            "holds a user or password, which pglease does not send; remove it",
+        ),
+        ("--vault-ca-dir=DIR/token", "not a directory; name one that is there"),
         ("--vault-login-mount=auth/kubernetes", "begins with \"auth/\"; leave that out"),
         ("--upstream=postgresql://db/a%07", "has a dbname with a control character; remove it"),
         (
@@ -443,6 +519,8 @@ fn what_the_settings_give_up_is_a_warning_once() {
              sslmode=verify-full",
         ]
     );
+    let blind = Given::minimum().variable("VAULT_SKIP_VERIFY", "true").load().unwrap().warnings;
+    assert!(blind[0].starts_with("vault.skip_verify is on: "), "{blind:?}");
     let require = Given::minimum().arguments(&["--upstream=host=db sslmode=require"]);
     assert_eq!(
         require.load().unwrap().warnings,

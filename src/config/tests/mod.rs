@@ -11,8 +11,8 @@ use super::error::ConfigErrors;
 use super::keys::{Built, KEYS, Kind, Preset};
 use super::*;
 
-/// What a test writes in the three ways. `DIR` stands for a directory with the files `token`, `ca.pem` and
-/// `empty`.
+/// What a test writes in the three ways. `DIR` stands for a directory with the files `token`, `ca.pem`, `key.pem`
+/// and `empty`.
 struct Given {
     dir: TempDir,
     file: Option<String>,
@@ -25,6 +25,7 @@ impl Given {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "eyJhbGciOi").unwrap();
         std::fs::write(dir.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+        std::fs::write(dir.path().join("key.pem"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
         std::fs::write(dir.path().join("empty"), "").unwrap();
         Self { dir, file: None, variables: Vec::new(), arguments: Vec::new() }
     }
@@ -102,11 +103,16 @@ fn defaults_hold_where_nobody_wrote_anything() {
         vault: VaultConfig {
             address: "https://vault:8200".to_owned(),
             namespace: None,
-            ca_file: None,
+            tls: VaultTls::default(),
+            redirect_hosts: vec![],
+            proxy: None,
             login: LoginConfig {
-                mount: "kubernetes".to_owned(),
-                role: "web".to_owned(),
-                jwt_file: given.dir.path().join("token"),
+                namespace: None,
+                method: LoginMethod::Kubernetes {
+                    mount: "kubernetes".to_owned(),
+                    role: "web".to_owned(),
+                    jwt_file: given.dir.path().join("token"),
+                },
             },
         },
         listen: ListenConfig {
@@ -143,7 +149,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
     assert_eq!(given.load(), Ok(Loaded { config: expected.clone(), warnings: vec![] }));
     let by_file = Given::minimal_file("");
     let mut config = by_file.config();
-    config.vault.login.jwt_file.clone_from(&expected.vault.login.jwt_file);
+    config.vault.login.clone_from(&expected.vault.login);
     assert_eq!(config, expected);
 }
 
@@ -191,8 +197,16 @@ fn every_value_arrives_where_it_belongs() {
         address = "http://127.0.0.1:8200/prefix/v1/"
         namespace = "/team/"
         ca_file = "DIR/ca.pem"
+        ca_dir = "DIR"
+        client_cert_file = "DIR/ca.pem"
+        client_key_file = "DIR/key.pem"
+        tls_server_name = "vault.example.com"
+        skip_verify = false
+        redirect_hosts = ["vault-1.example.com", "::1"]
+        proxy = "http://proxy:3128/"
         [vault.login]
         method = "kubernetes"
+        namespace = "/"
         mount = "k8s/prod-1/"
         role = "web"
         jwt_file = "DIR/token"
@@ -230,8 +244,22 @@ fn every_value_arrives_where_it_belongs() {
 
     assert_eq!(config.vault.address, "http://127.0.0.1:8200/prefix");
     assert_eq!(config.vault.namespace.as_deref(), Some("team"));
-    assert_eq!(config.vault.ca_file, Some(ca_file.clone()));
-    assert_eq!(config.vault.login.mount, "k8s/prod-1");
+    let client = ClientCert { cert_file: ca_file.clone(), key_file: given.dir.path().join("key.pem") };
+    assert_eq!(
+        config.vault.tls,
+        VaultTls {
+            ca: Ca::File(ca_file.clone()),
+            client: Some(client),
+            server_name: Some("vault.example.com".to_owned()),
+            skip_verify: false,
+        }
+    );
+    assert_eq!(config.vault.redirect_hosts, ["vault-1.example.com", "[::1]"]);
+    assert_eq!(config.vault.proxy.as_deref(), Some("http://proxy:3128"));
+    assert_eq!(config.vault.login.namespace, None);
+    assert!(
+        matches!(config.vault.login.method, LoginMethod::Kubernetes { mount, .. } if mount == "k8s/prod-1")
+    );
     let second: SocketAddr = "127.0.0.2:0".parse().unwrap();
     let addresses = vec![ListenAddress::Localhost { port: 15432 }, ListenAddress::Socket(second)];
     assert_eq!(
@@ -302,8 +330,69 @@ fn empty_variables_are_none_and_empty_optional_values_are_off() {
         .arguments(&["--vault-namespace=", "--vault-ca-file=", "--startup-role="]);
     let config = given.config();
 
-    assert_eq!((config.vault.namespace, config.vault.ca_file), (None, None));
+    assert_eq!((config.vault.namespace, config.vault.tls), (None, VaultTls::default()));
     assert_eq!(config.routes[0].startup_role, None);
+}
+
+#[test]
+fn each_method_has_its_keys_and_its_mount() {
+    let given = |method: &str, more: &str| {
+        let file = MINIMAL_FILE.replace("role = \"web\"\njwt_file = \"DIR/token\"\n", more);
+        Given::nothing()
+            .file(&file.replace("[vault.login]\n", &format!("[vault.login]\nmethod = {method:?}\n")))
+    };
+    let method = |given: &Given| given.config().vault.login.method;
+    let token = |given: &Given| given.dir.path().join("token");
+
+    let jwt = given("jwt", "role = \"web\"\njwt_file = \"DIR/token\"\n");
+    let (mount, role, jwt_file) = ("jwt".to_owned(), "web".to_owned(), token(&jwt));
+    assert_eq!(method(&jwt), LoginMethod::Jwt { mount, role, jwt_file });
+
+    let text = "mount = \"apps\"\nrole_id = \"r\"\nsecret_id_file = \"DIR/token\"\n";
+    for (more, wrapped) in [("", false), ("secret_id_wrapped = true\n", true)] {
+        let approle = given("approle", &format!("{text}{more}"));
+        let (mount, role_id, secret_id_file) = ("apps".to_owned(), "r".to_owned(), token(&approle));
+        assert_eq!(method(&approle), LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped });
+    }
+
+    for (more, role) in [("", None), ("role = \"web\"\n", Some("web".to_owned()))] {
+        let cert = given("cert", more)
+            .variable("VAULT_CLIENT_CERT", "DIR/ca.pem")
+            .variable("VAULT_CLIENT_KEY", "DIR/key.pem");
+        assert_eq!(method(&cert), LoginMethod::Cert { mount: "cert".to_owned(), role });
+    }
+
+    let file = given("token_file", "token_file = \"DIR/token\"\n");
+    assert_eq!(method(&file), LoginMethod::TokenFile { token_file: token(&file) });
+}
+
+#[test]
+fn login_is_in_the_namespace_of_the_secrets_unless_it_has_its_own() {
+    let given = Given::minimum().variable("VAULT_NAMESPACE", "team/");
+    assert_eq!(given.config().vault.login.namespace.as_deref(), Some("team"));
+    let given = given.variable("PGLEASE_VAULT_LOGIN_NAMESPACE", "pods");
+    let VaultConfig { namespace, login, .. } = given.config().vault;
+    assert_eq!((namespace.as_deref(), login.namespace.as_deref()), (Some("team"), Some("pods")));
+    let given = given.variable("PGLEASE_VAULT_LOGIN_NAMESPACE", "/");
+    assert_eq!(given.config().vault.login.namespace, None);
+}
+
+#[test]
+fn vaults_own_variables_mean_what_they_mean_elsewhere() {
+    let config = Given::minimum()
+        .variable("VAULT_CAPATH", "DIR")
+        .variable("VAULT_TLS_SERVER_NAME", "10.0.0.1")
+        .variable("VAULT_SKIP_VERIFY", "1")
+        .variable("VAULT_PROXY_ADDR", "http://one:3128")
+        .variable("VAULT_HTTP_PROXY", "http://other:3128")
+        .variable("HTTPS_PROXY", "http://pods:3128")
+        .config();
+    assert!(matches!(config.vault.tls.ca, Ca::Dir(_)) && config.vault.tls.skip_verify);
+    assert_eq!(config.vault.tls.server_name.as_deref(), Some("10.0.0.1"));
+    assert_eq!(config.vault.proxy.as_deref(), Some("http://one:3128"));
+    let config =
+        Given::minimum().variable("VAULT_CAPATH", "DIR").variable("VAULT_CACERT", "DIR/ca.pem").config();
+    assert!(matches!(config.vault.tls.ca, Ca::File(_)));
 }
 
 #[test]
