@@ -18,6 +18,7 @@ mod keeper;
 mod promotion;
 mod proof;
 mod requests;
+mod retire;
 mod schedule;
 mod state;
 mod term;
