@@ -159,6 +159,8 @@ pub(crate) struct RouteConfig {
     /// Sent as the startup parameter `role`, where the client does not name one itself.
     pub(crate) startup_role: Option<String>,
     pub(crate) at_lease_end: AtLeaseEnd,
+    /// Age at which a session ends once it is idle, give or take a tenth; `None`: never.
+    pub(crate) max_session_age: Option<Duration>,
     /// `/startup` and `/readyz` do not wait for it.
     pub(crate) optional: bool,
 }

@@ -55,6 +55,7 @@ fn route(reader: &mut Reader<'_>, clients: &Clients) -> Option<RouteConfig> {
         "route.at_lease_end",
         &[("auto", AtLeaseEnd::Auto), ("leave", AtLeaseEnd::Leave), ("close", AtLeaseEnd::Close)],
     );
+    let max_session_age = reader.value("route.max_session_age", value::duration);
     let optional = reader.value("route.optional", value::boolean);
     Some(RouteConfig {
         database: clients.database.clone(),
@@ -63,6 +64,7 @@ fn route(reader: &mut Reader<'_>, clients: &Clients) -> Option<RouteConfig> {
         vault_path: vault_path?,
         startup_role,
         at_lease_end: at_lease_end?,
+        max_session_age: Some(max_session_age?).filter(|age| !age.is_zero()),
         optional: optional?,
     })
 }

@@ -45,6 +45,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
         vault_path: "database/creds/db-app".to_owned(),
         startup_role: None,
         at_lease_end: AtLeaseEnd::Auto,
+        max_session_age: None,
         optional: false,
     };
     let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());

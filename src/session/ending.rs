@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::Blame;
+use crate::config::AtLeaseEnd;
 use crate::credential::{LeaseEnd, Revocation, Standing};
 use crate::drain::Phase;
 use crate::wire::error::{ClientError, SqlState};
@@ -18,6 +19,8 @@ pub(crate) enum Order {
     LeaseOver,
     /// Its credential was revoked before its time.
     Revoked(Revocation),
+    /// It is idle, and as old as its route lets it get.
+    MaxAge,
     /// The process stops and it is idle.
     Draining,
     /// The process stops, and time is up.
@@ -34,6 +37,7 @@ impl Order {
             Self::LeaseOver => "lease_over",
             Self::Revoked(Revocation::ByVault) => "revoked",
             Self::Revoked(Revocation::ByOperator) => "rotate_close",
+            Self::MaxAge => "max_session_age",
             Self::Draining => "drain",
             Self::Cut => "cut",
             Self::HungUp => "hung_up",
@@ -44,7 +48,7 @@ impl Order {
     pub(crate) fn blame(self) -> Blame {
         match self {
             Self::LeaseEnds | Self::LeaseOver | Self::Revoked(Revocation::ByVault) => Blame::Vault,
-            Self::Revoked(Revocation::ByOperator) | Self::Draining | Self::Cut => Blame::Proxy,
+            Self::Revoked(Revocation::ByOperator) | Self::MaxAge | Self::Draining | Self::Cut => Blame::Proxy,
             Self::HungUp => Blame::Client,
         }
     }
@@ -80,6 +84,12 @@ impl Order {
                 "Connect again to get a session on the new credential. Without --close, pglease rotate leaves \
                  sessions open.",
             ),
+            Self::MaxAge => (
+                "terminating connection because it is as old as sessions may get",
+                "The session was idle, and had reached max_session_age of its route, which varies by a tenth.",
+                "Connect again to get a new session. To not notice, let the pool close connections before they are \
+                 nine tenths that old; max_session_age = \"0s\" sets no limit.",
+            ),
             Self::Draining => (
                 "terminating connection because pglease is shutting down",
                 "pglease was told to stop, and the session was idle.",
@@ -103,8 +113,12 @@ impl Order {
 pub(crate) struct Outlook {
     pub(crate) standing: Standing,
     pub(crate) phase: Phase,
-    /// The end of the lease does the session no harm.
-    pub(crate) outlives_lease: bool,
+    /// `Auto` leaves it to what the chain knows of the end.
+    pub(crate) at_lease_end: AtLeaseEnd,
+    /// From when on it is too old to go on once it is idle; `None`: never.
+    pub(crate) aged_from: Option<Instant>,
+    /// Whether there is a credential for its client to come back with.
+    pub(crate) has_credential: bool,
     /// Uniform in 0–1, the same for the life of the session.
     pub(crate) seed: f64,
 }
@@ -123,45 +137,60 @@ pub(crate) struct Doing {
 /// What becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing is scheduled, whatever it does.
-    Stay,
-    /// To be judged again at this time, and whenever it does something else.
-    LookAgain(Instant),
+    Stay(Look),
     End(Order),
+}
+
+/// When it is to be judged again, but for when something changes around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) at: Option<Instant>,
+    /// Whenever it does something else.
+    pub(crate) closely: bool,
+}
+
+impl Look {
+    fn closely_until(at: Instant) -> Self {
+        Self { at: Some(at), closely: true }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { at: self.at.into_iter().chain(other.at).min(), closely: self.closely || other.closely }
+    }
 }
 
 impl Outlook {
     /// The verdict on a session that does `doing` at `now`.
     pub(crate) fn judge(&self, doing: Doing, now: Instant) -> Verdict {
-        match (self.judge_phase(doing, now), self.judge_lease(doing, now)) {
-            (Verdict::End(order), _) | (_, Verdict::End(order)) => Verdict::End(order),
-            (Verdict::LookAgain(one), Verdict::LookAgain(other)) => Verdict::LookAgain(one.min(other)),
-            (Verdict::LookAgain(at), Verdict::Stay) | (Verdict::Stay, Verdict::LookAgain(at)) => {
-                Verdict::LookAgain(at)
-            }
-            (Verdict::Stay, Verdict::Stay) => Verdict::Stay,
-        }
+        let judges = [Self::judge_phase, Self::judge_lease, Self::judge_age];
+        judges.iter().fold(Verdict::Stay(Look::default()), |verdict, judge| match verdict {
+            Verdict::End(_) => verdict,
+            Verdict::Stay(one) => match judge(self, doing, now) {
+                Verdict::Stay(other) => Verdict::Stay(one.or(other)),
+                end @ Verdict::End(_) => end,
+            },
+        })
     }
 
     fn judge_phase(&self, doing: Doing, now: Instant) -> Verdict {
         match self.phase {
-            Phase::Serving => Verdict::Stay,
+            Phase::Serving => Verdict::Stay(Look::default()),
             Phase::Cut => Verdict::End(Order::Cut),
             Phase::Draining { cut_at, .. } if now >= cut_at => Verdict::End(Order::Cut),
             Phase::Draining { .. } if doing.hung_up && doing.is_running => Verdict::End(Order::HungUp),
             Phase::Draining { idle_from, cut_at, .. } => match doing.idle_since {
                 Some(_) if now >= idle_from => Verdict::End(Order::Draining),
-                Some(_) => Verdict::LookAgain(idle_from.min(cut_at)),
-                None => Verdict::LookAgain(cut_at),
+                Some(_) => Verdict::Stay(Look::closely_until(idle_from.min(cut_at))),
+                None => Verdict::Stay(Look::closely_until(cut_at)),
             },
         }
     }
 
     fn judge_lease(&self, doing: Doing, now: Instant) -> Verdict {
         let end = match self.standing {
-            Standing::Kept => return Verdict::Stay,
+            Standing::Kept => return Verdict::Stay(Look::default()),
             Standing::Revoked(by) => return Verdict::End(Order::Revoked(by)),
-            Standing::Ending(_) if self.outlives_lease => return Verdict::Stay,
+            Standing::Ending(end) if self.outlives(end) => return Verdict::Stay(Look::default()),
             Standing::Ending(end) => end,
         };
         let due = doing.idle_since.map(|idle_since| idle_due(end, idle_since, self.seed));
@@ -172,8 +201,35 @@ impl Outlook {
             return Verdict::End(Order::LeaseOver);
         }
         let next = if now < end.boundary_from { end.boundary_from } else { end.cut_at };
-        Verdict::LookAgain(due.map_or(next, |due| due.min(next)))
+        Verdict::Stay(Look::closely_until(due.map_or(next, |due| due.min(next))))
     }
+
+    fn outlives(&self, end: LeaseEnd) -> bool {
+        match self.at_lease_end {
+            AtLeaseEnd::Leave => true,
+            AtLeaseEnd::Auto => end.harmless,
+            AtLeaseEnd::Close => false,
+        }
+    }
+
+    /// Nobody loses a session for its age who would not get another.
+    fn judge_age(&self, doing: Doing, now: Instant) -> Verdict {
+        match self.aged_from {
+            None => Verdict::Stay(Look::default()),
+            Some(at) if now < at => Verdict::Stay(Look { at: Some(at), closely: false }),
+            Some(_) if !self.has_credential => {
+                Verdict::Stay(Look { at: Some(now + WITHOUT_CREDENTIAL), closely: false })
+            }
+            Some(_) if doing.idle_since.is_some() => Verdict::End(Order::MaxAge),
+            Some(_) => Verdict::Stay(Look { at: None, closely: true }),
+        }
+    }
+}
+
+/// When a session that began at `began` has reached `max_age`, give or take a tenth, so that a pool that connected at
+/// once does not reconnect at once.
+pub(crate) fn aged_from(began: Instant, max_age: Duration, seed: f64) -> Instant {
+    began + max_age.mul_f64(0.9 + 0.2 * seed.clamp(0.0, 1.0))
 }
 
 /// When an idle session ends for its lease: not before it has been idle for [`SETTLED`], and spread over the time
@@ -192,6 +248,8 @@ fn idle_due(end: LeaseEnd, idle_since: Instant, seed: f64) -> Instant {
 
 /// A session that was in use less than this ago is likely to be used again at once.
 const SETTLED: Duration = Duration::from_secs(2);
+/// While there is no credential, a session that is old enough to end is looked at this often.
+const WITHOUT_CREDENTIAL: Duration = Duration::from_secs(1);
 /// Idle for so long, a session stands half-way between those just used and those long forgotten.
 const HALF_RANK: Duration = Duration::from_mins(1);
 
@@ -219,8 +277,16 @@ mod tests {
     }
 
     fn outlook(standing: Standing, phase: Phase) -> Outlook {
-        Outlook { standing, phase, outlives_lease: false, seed: 0.5 }
+        let at_lease_end = AtLeaseEnd::Auto;
+        Outlook { standing, phase, at_lease_end, aged_from: None, has_credential: true, seed: 0.5 }
     }
+
+    /// To be judged again after so many seconds, and whenever it does something else.
+    fn look(start: Instant, secs: u64) -> Verdict {
+        Verdict::Stay(Look::closely_until(at(start, secs)))
+    }
+
+    const CALM: Verdict = Verdict::Stay(Look { at: None, closely: false });
 
     const BETWEEN: Doing = Doing { idle_since: None, is_running: false, hung_up: false };
     const RUNNING: Doing = Doing { is_running: true, ..BETWEEN };
@@ -233,11 +299,62 @@ mod tests {
     async fn nothing_happens_while_nothing_is_scheduled() {
         let start = Instant::now();
         let calm = outlook(Standing::Kept, Phase::Serving);
-        let leaves =
-            Outlook { outlives_lease: true, ..outlook(Standing::Ending(lease_end(start)), Phase::Serving) };
         for doing in [RUNNING, BETWEEN, idle_since(start, 0)] {
-            assert_eq!(calm.judge(doing, start), Verdict::Stay);
-            assert_eq!(leaves.judge(doing, at(start, 1000)), Verdict::Stay);
+            assert_eq!(calm.judge(doing, start), CALM);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_outlives_its_lease_by_the_word_of_its_route_or_of_the_chain() {
+        let start = Instant::now();
+        for (at_lease_end, harmless, outlives) in [
+            (AtLeaseEnd::Leave, false, true),
+            (AtLeaseEnd::Leave, true, true),
+            (AtLeaseEnd::Auto, false, false),
+            (AtLeaseEnd::Auto, true, true),
+            (AtLeaseEnd::Close, false, false),
+            (AtLeaseEnd::Close, true, false),
+        ] {
+            let end = LeaseEnd { harmless, ..lease_end(start) };
+            let ending = Outlook { at_lease_end, ..outlook(Standing::Ending(end), Phase::Serving) };
+            for doing in [RUNNING, BETWEEN, idle_since(start, 0)] {
+                let verdict = ending.judge(doing, at(start, 1000));
+                assert_eq!(verdict == CALM, outlives, "{at_lease_end:?}, harmless: {harmless}, {verdict:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn age_ends_a_session_at_an_idle_point_while_there_is_a_credential() {
+        let start = Instant::now();
+        let aged = Outlook { aged_from: Some(at(start, 100)), ..outlook(Standing::Kept, Phase::Serving) };
+        let without = Outlook { has_credential: false, ..aged };
+        let stay = |at, closely| Verdict::Stay(Look { at, closely });
+        let table = [
+            // Until then nothing that the session does is looked at.
+            (aged, idle_since(start, 0), 99, stay(Some(at(start, 100)), false)),
+            (aged, RUNNING, 99, stay(Some(at(start, 100)), false)),
+            (aged, idle_since(start, 0), 100, Verdict::End(Order::MaxAge)),
+            (aged, idle_since(start, 500), 500, Verdict::End(Order::MaxAge)),
+            (aged, RUNNING, 1000, stay(None, true)),
+            (aged, BETWEEN, 1000, stay(None, true)),
+            (without, idle_since(start, 0), 100, stay(Some(at(start, 101)), false)),
+            (without, RUNNING, 100, stay(Some(at(start, 101)), false)),
+        ];
+        for (outlook, doing, now, expected) in table {
+            assert_eq!(outlook.judge(doing, at(start, now)), expected, "{doing:?} at {now}");
+        }
+        let harmless = LeaseEnd { harmless: true, ..lease_end(start) };
+        let young_lease = Outlook { standing: Standing::Ending(harmless), ..aged };
+        assert_eq!(young_lease.judge(idle_since(start, 0), at(start, 100)), Verdict::End(Order::MaxAge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_vary_by_a_tenth() {
+        let start = Instant::now();
+        for (seed, secs) in [(0.0, 90), (0.5, 100), (1.0, 110)] {
+            let aged = aged_from(start, Duration::from_secs(100), seed);
+            assert_eq!(aged.duration_since(start).as_millis(), secs * 1000);
         }
     }
 
@@ -245,7 +362,7 @@ mod tests {
     async fn lease_ends_sessions_by_what_they_do() {
         let start = Instant::now();
         let ending = outlook(Standing::Ending(lease_end(start)), Phase::Serving);
-        let look = |secs| Verdict::LookAgain(at(start, secs));
+        let look = |secs| look(start, secs);
         let ends = Verdict::End(Order::LeaseEnds);
         let table = [
             (RUNNING, 0, look(200)),
@@ -287,7 +404,7 @@ mod tests {
         let start = Instant::now();
         let phase = Phase::Draining { accept_until: start, idle_from: at(start, 5), cut_at: at(start, 20) };
         let drain = outlook(Standing::Kept, phase);
-        let look = |secs| Verdict::LookAgain(at(start, secs));
+        let look = |secs| look(start, secs);
         let hung_up = Doing { hung_up: true, ..RUNNING };
         let table = [
             (idle_since(start, 0), 0, look(5)),
@@ -308,7 +425,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn revocation_ends_all_at_once_even_those_that_outlive_their_lease() {
         for by in [Revocation::ByVault, Revocation::ByOperator] {
-            let revoked = Outlook { outlives_lease: true, ..outlook(Standing::Revoked(by), Phase::Serving) };
+            let revoked =
+                Outlook { at_lease_end: AtLeaseEnd::Leave, ..outlook(Standing::Revoked(by), Phase::Serving) };
             for doing in [RUNNING, BETWEEN] {
                 assert_eq!(revoked.judge(doing, Instant::now()), Verdict::End(Order::Revoked(by)));
             }
@@ -320,7 +438,7 @@ mod tests {
         let start = Instant::now();
         let phase = Phase::Draining { accept_until: start, idle_from: at(start, 5), cut_at: at(start, 20) };
         let both = outlook(Standing::Ending(lease_end(start)), phase);
-        assert_eq!(both.judge(RUNNING, start), Verdict::LookAgain(at(start, 20)));
+        assert_eq!(both.judge(RUNNING, start), look(start, 20));
         assert_eq!(both.judge(idle_since(start, 0), at(start, 5)), Verdict::End(Order::Draining));
     }
 
@@ -349,6 +467,7 @@ mod tests {
             (Order::LeaseOver, "has ended", "still busy", "max_ttl"),
             (Order::Revoked(Revocation::ByVault), "was revoked", "before its time", "audit log"),
             (Order::Revoked(Revocation::ByOperator), "operator", "pglease rotate --close", "Without --close"),
+            (Order::MaxAge, "as old as", "max_session_age", "max_session_age = \"0s\""),
             (Order::Draining, "shutting down", "idle", "drain.grace"),
             (Order::Cut, "shutting down", "still busy", "drain.deadline"),
             (Order::HungUp, "shutting down", "still busy", "drain.deadline"),

@@ -32,7 +32,8 @@ use tokio::sync::watch as channel;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::credential::Hold;
+use crate::config::AtLeaseEnd;
+use crate::credential::{CredentialSource, Hold};
 use crate::drain::Phase;
 use crate::ids::SessionId;
 use crate::net::Stream;
@@ -50,7 +51,7 @@ use record::Record;
 use relay::{Relay, RelayEnd};
 use route::{Outbound, Route};
 use startup::{Startup, StartupError};
-use watch::Watch;
+use watch::{MaxAge, Watch};
 
 /// What all sessions of a process have in common.
 #[derive(Debug)]
@@ -186,7 +187,7 @@ where
 
     let asking = auth::trust(message)?;
     let route = route::find(&shared.routes, &asking)?;
-    let Outbound { parameters, outlives_lease } = route::outbound(&asking, &route.config);
+    let Outbound { parameters, at_lease_end } = route::outbound(&asking, &route.config);
     let attempt = Attempt {
         route,
         parameters: &parameters,
@@ -212,7 +213,8 @@ where
         early,
         hold,
         registration,
-        outlives_lease,
+        at_lease_end,
+        max_age: route.config.max_session_age.map(|max_age| (max_age, route.source.clone())),
     });
     record.opened(&asking, route, opened.hold.credential(), opened.registration.as_ref());
     if let Err(error) = greet(client, &greeting).await {
@@ -244,7 +246,8 @@ struct Opened {
     /// Given back when upstream has ended.
     hold: Hold,
     registration: Option<Registration>,
-    outlives_lease: bool,
+    at_lease_end: AtLeaseEnd,
+    max_age: Option<(Duration, CredentialSource)>,
 }
 
 impl Opened {
@@ -253,7 +256,8 @@ impl Opened {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { upstream, after_key, early, hold, registration, outlives_lease } = *self;
+        let Self { upstream, after_key, early, hold, registration, at_lease_end, max_age } = *self;
+        let seed = fastrand::f64();
         let mut tracker = Tracker::new();
         tracker.backend(&after_key);
         drop(after_key);
@@ -263,8 +267,12 @@ impl Opened {
             standing: hold.standing(),
             doubts: Doubts::new(hold, Arc::clone(&shared.metrics)),
             phase: shared.phase(),
-            outlives_lease,
-            seed: fastrand::f64(),
+            at_lease_end,
+            max_age: max_age.map(|(max_age, source)| MaxAge {
+                aged_from: ending::aged_from(Instant::now(), max_age, seed),
+                source,
+            }),
+            seed,
             cancellable: registration.as_ref().map(|registration| Arc::clone(registration.session())),
         };
 

@@ -101,19 +101,18 @@ where
     pub(crate) async fn run(&mut self, watch: &mut Watch) -> RelayEnd {
         loop {
             // Nothing is awaited between the poll that found both sides quiet and this verdict on it.
-            let look_again = match watch.judge(self.doing()) {
+            let look = match watch.judge(self.doing()) {
                 Verdict::End(order) => return RelayEnd::Ordered(order),
-                Verdict::LookAgain(at) => Some(at),
-                Verdict::Stay => None,
+                Verdict::Stay(look) => look,
             };
             let ended = {
-                let changed = pin!(watch.changed(look_again));
+                let changed = pin!(watch.changed(look.at));
                 let mut outside = Rarely::new(changed);
                 let ended = poll_fn(|cx| {
                     if let Some(end) = self.poll_bytes(cx) {
                         return Poll::Ready(Some(end));
                     }
-                    if self.settle() && look_again.is_some() || self.tracker.has_signs() {
+                    if self.settle() && look.closely || self.tracker.has_signs() {
                         return Poll::Ready(None);
                     }
                     Pin::new(&mut outside).poll(cx).map(|()| None)

@@ -54,8 +54,8 @@ pub(crate) fn find<'a>(routes: &'a [Route], client: &Client) -> Result<&'a Route
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outbound {
     pub(crate) parameters: StartupParameters,
-    /// Whether the session goes on unharmed when its lease has ended.
-    pub(crate) outlives_lease: bool,
+    /// `Auto` where it depends on the end of the lease.
+    pub(crate) at_lease_end: AtLeaseEnd,
 }
 
 /// The client's parameters as they are, except `database` (the route's, or else what the client meant: upstream's
@@ -71,12 +71,13 @@ pub(crate) fn outbound(client: &Client, config: &RouteConfig) -> Outbound {
     if let Some(role) = role {
         parameters.push("role", role.as_str());
     }
-    let outlives_lease = match config.at_lease_end {
-        AtLeaseEnd::Leave => true,
-        AtLeaseEnd::Auto => role.is_some(),
-        AtLeaseEnd::Close => false,
+    // Rights that are the startup role's own do not end with the lease. Of a role that the client names itself nobody
+    // knows that: it may be `none`.
+    let at_lease_end = match config.at_lease_end {
+        AtLeaseEnd::Auto if role.is_some() => AtLeaseEnd::Leave,
+        as_written @ (AtLeaseEnd::Auto | AtLeaseEnd::Leave | AtLeaseEnd::Close) => as_written,
     };
-    Outbound { parameters, outlives_lease }
+    Outbound { parameters, at_lease_end }
 }
 
 /// Whether the client names a role of its own: as a parameter, or as `-c role=…`, `--role=…` in `options`.
@@ -134,6 +135,7 @@ mod tests {
             vault_path: "database/creds/db-app".to_owned(),
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,
+            max_session_age: None,
             optional: false,
         }
     }
@@ -194,7 +196,7 @@ mod tests {
             pairs(&outbound),
             owned(&[("application_name", "app"), ("a.b", "c"), ("database", "bob")])
         );
-        assert!(!outbound.outlives_lease);
+        assert_eq!(outbound.at_lease_end, AtLeaseEnd::Auto);
     }
 
     #[test]
@@ -205,9 +207,11 @@ mod tests {
 
         let sent = outbound(&asking, &config);
         assert_eq!(pairs(&sent), owned(&[("database", "wizard_prod"), ("role", "app_owner")]));
-        assert!(sent.outlives_lease);
-        config.at_lease_end = AtLeaseEnd::Close;
-        assert!(!outbound(&asking, &config).outlives_lease);
+        assert_eq!(sent.at_lease_end, AtLeaseEnd::Leave);
+        for configured in [AtLeaseEnd::Close, AtLeaseEnd::Leave] {
+            config.at_lease_end = configured;
+            assert_eq!(outbound(&asking, &config).at_lease_end, configured);
+        }
     }
 
     #[test]
@@ -215,11 +219,10 @@ mod tests {
         let config = RouteConfig { startup_role: Some("app_owner".to_owned()), ..config() };
         let own_role = |name, value| {
             let outbound = outbound(&client(&[("user", "alice"), (name, value)]), &config);
-            assert_eq!(
-                outbound.outlives_lease,
-                pairs(&outbound).contains(&("role".into(), "app_owner".into()))
-            );
-            !outbound.outlives_lease
+            let has_startup_role = pairs(&outbound).contains(&("role".into(), "app_owner".into()));
+            let expected = if has_startup_role { AtLeaseEnd::Leave } else { AtLeaseEnd::Auto };
+            assert_eq!(outbound.at_lease_end, expected);
+            !has_startup_role
         };
         for (name, value) in [
             ("role", "reader"),

@@ -54,6 +54,7 @@ fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
         vault_path: "database/creds/db-app".to_owned(),
         startup_role: Some("app_owner".to_owned()),
         at_lease_end: AtLeaseEnd::Close,
+        max_session_age: None,
         optional: false,
     };
     let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());

@@ -9,7 +9,8 @@ use tokio::time::{self, Instant};
 use super::cancel::Cancellable;
 use super::doubt::Doubts;
 use super::ending::{Doing, Outlook, Verdict};
-use crate::credential::Standing;
+use crate::config::AtLeaseEnd;
+use crate::credential::{CredentialSource, Standing};
 use crate::drain::Phase;
 use crate::wire::status::Signs;
 
@@ -20,12 +21,20 @@ pub(crate) struct Watch {
     pub(crate) phase: watch::Receiver<Phase>,
     /// With the hold on the credential.
     pub(crate) doubts: Doubts,
-    /// The end of the lease does the session no harm.
-    pub(crate) outlives_lease: bool,
+    pub(crate) at_lease_end: AtLeaseEnd,
+    pub(crate) max_age: Option<MaxAge>,
     /// Uniform in 0–1.
     pub(crate) seed: f64,
     /// `None` where upstream gave no cancel key.
     pub(crate) cancellable: Option<Arc<Cancellable>>,
+}
+
+/// The end of a session that gets too old.
+#[derive(Debug)]
+pub(crate) struct MaxAge {
+    pub(crate) aged_from: Instant,
+    /// Where its client would get another one.
+    pub(crate) source: CredentialSource,
 }
 
 impl Watch {
@@ -35,7 +44,9 @@ impl Watch {
         let outlook = Outlook {
             standing: *self.standing.borrow_and_update(),
             phase: *self.phase.borrow_and_update(),
-            outlives_lease: self.outlives_lease,
+            at_lease_end: self.at_lease_end,
+            aged_from: self.max_age.as_ref().map(|max_age| max_age.aged_from),
+            has_credential: self.max_age.as_ref().is_none_or(|max_age| max_age.source.is_ready()),
             seed: self.seed,
         };
         let is_cancelled = self.cancellable.as_ref().is_some_and(|session| session.is_under_way());

@@ -157,3 +157,31 @@ async fn session_with_a_startup_role_outlives_the_drop_of_its_own() {
         world.superuser.rows("SELECT tableowner FROM pg_tables WHERE tablename = 'made_here'").await;
     assert_eq!(owner_of_table, [[Some(owner)]]);
 }
+
+#[tokio::test]
+async fn session_ends_at_an_idle_point_once_it_is_as_old_as_its_route_lets_it_get() {
+    let world = World::shared(WorldOptions::default()).await;
+    let route = world.route("db-app") + "max_session_age = \"6s\"\n";
+    let pglease = pglease_with(&(world.settings() + &route)).await;
+    let began = time::Instant::now();
+    let idle = pglease.connect("app").await.unwrap();
+    let busy = pglease.connect("app").await.unwrap();
+    busy.batch_execute("BEGIN").await.unwrap();
+
+    let told = idle.last_words().await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(5400), "{:?}", began.elapsed());
+    assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN, "{told:?}");
+    assert!(told.detail().is_some_and(|detail| detail.contains("max_session_age")), "{told:?}");
+    let end = pglease.wait_for_event("session.end", PATIENCE).await;
+    assert_eq!(end["reason"], "max_session_age", "{end}");
+
+    // Older than the oldest may get when idle, and in a transaction.
+    time::sleep_until(began + Duration::from_secs(8)).await;
+    busy.batch_execute("INSERT INTO t VALUES (3001); COMMIT").await.unwrap();
+    busy.last_words().await.unwrap();
+    let committed = world.superuser.rows("SELECT count(*) FROM t WHERE id = 3001").await;
+    assert_eq!(committed, [[Some("1".to_owned())]]);
+    // The lease lives on.
+    assert_eq!(world.living_roles().await.len(), 1);
+    assert_eq!(pglease.events("rotation.done").len(), 0);
+}

@@ -154,12 +154,11 @@ pub(crate) const KEYS: &[Key] = &[
         Value("auto"),
         "what becomes of open sessions when their lease ends for good",
     ),
-    later(
+    key(
         "route.max_session_age",
         Kind::Duration,
         Value("0s"),
-        "0s",
-        "age at which an idle session ends; 0s is off",
+        "age at which a session ends once it is idle, give or take a tenth; 0s is off",
     ),
     later("route.warm", Kind::Integer { min: 0, max: 1_000 }, Value("0"), "0", "sessions logged in ahead"),
     key("route.optional", Kind::Boolean, Value("false"), "/startup and /readyz do not wait for this route"),

@@ -135,6 +135,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             vault_path: "database/creds/db-app".to_owned(),
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,
+            max_session_age: None,
             optional: false,
         }],
         drain: DrainConfig {
@@ -222,6 +223,7 @@ fn every_value_arrives_where_it_belongs() {
         vault_path = "/database/creds/db-app/"
         startup_role = "app_owner"
         at_lease_end = "leave"
+        max_session_age = "1h"
         optional = true
         [[route]]
         user = "reporting"
@@ -276,6 +278,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!(wizard.vault_path, "database/creds/db-app");
     assert_eq!(wizard.startup_role.as_deref(), Some("app_owner"));
     assert_eq!((wizard.at_lease_end, wizard.optional), (AtLeaseEnd::Leave, true));
+    assert_eq!(wizard.max_session_age, Some(Duration::from_hours(1)));
     assert_eq!((reporting.database.as_deref(), reporting.user.as_deref()), (None, Some("reporting")));
     assert_eq!(reporting.upstream.ssl_root_cert, Some(ca_file));
     assert_eq!((reporting.upstream.database.clone(), reporting.at_lease_end), (None, AtLeaseEnd::Close));
@@ -399,7 +402,6 @@ fn vaults_own_variables_mean_what_they_mean_elsewhere() {
 fn keys_that_are_not_built_may_be_written_where_they_ask_for_nothing() {
     let given = Given::minimal_file(
         r#"
-        max_session_age = "0s"
         warm = 0
         [listen]
         unix_socket = ""

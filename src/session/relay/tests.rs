@@ -9,10 +9,14 @@ use tokio::sync::watch as channel;
 use tokio::time;
 
 use super::*;
-use crate::credential::{self, Credential, Issued, LeaseEnd, Publisher, Revocation, Standing, Suspicion};
+use crate::config::AtLeaseEnd;
+use crate::credential::{
+    self, Credential, CredentialSource, Issued, LeaseEnd, Publisher, Revocation, Standing, Suspicion,
+};
 use crate::drain::Phase;
 use crate::ids::{GenerationId, LeaseId};
 use crate::session::doubt::Doubts;
+use crate::session::watch::MaxAge;
 use crate::telemetry::Metrics;
 
 /// A relay, the far ends of its two connections, and what surrounds it.
@@ -27,7 +31,17 @@ struct Far {
     upstream: DuplexStream,
     issued: Issued,
     publisher: Publisher,
+    source: CredentialSource,
     phase: channel::Sender<Phase>,
+}
+
+fn credential(generation: u64) -> Credential {
+    Credential {
+        user: format!("v-{generation}"),
+        password: SecretString::from("secret"),
+        lease: Some(LeaseId::from("lease")),
+        generation: GenerationId(generation),
+    }
 }
 
 /// A scene of a session that is idle; `pipe_len` is what each pipe takes.
@@ -37,12 +51,7 @@ async fn scene(pipe_len: usize) -> Scene {
     let mut tracker = Tracker::new();
     tracker.backend(b"Z\0\0\0\x05I");
     let (publisher, source) = credential::channel();
-    let issued = publisher.promote(Credential {
-        user: "v-1".to_owned(),
-        password: SecretString::from("secret"),
-        lease: Some(LeaseId::from("lease")),
-        generation: GenerationId(1),
-    });
+    let issued = publisher.promote(credential(1));
     let hold = source.hold().await.unwrap();
     let (phase, phase_rx) = channel::channel(Phase::Serving);
     Scene {
@@ -51,11 +60,12 @@ async fn scene(pipe_len: usize) -> Scene {
             standing: hold.standing(),
             doubts: Doubts::new(hold, Arc::new(Metrics::new())),
             phase: phase_rx,
-            outlives_lease: false,
+            at_lease_end: AtLeaseEnd::Auto,
+            max_age: None,
             seed: 0.0,
             cancellable: None,
         },
-        far: Far { client: far_client, upstream: far_upstream, issued, publisher, phase },
+        far: Far { client: far_client, upstream: far_upstream, issued, publisher, source, phase },
     }
 }
 
@@ -471,4 +481,31 @@ async fn sign_that_the_role_is_gone_is_reported_while_the_session_goes_on_and_wh
     })
     .await;
     assert!(matches!(end, RelayEnd::UpstreamClosed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_that_gets_too_old_ends_when_it_is_idle_and_there_is_another_credential() {
+    let began = Instant::now();
+    let mut scene = scene(1024).await;
+    let (aged_from, source) = (began + secs(100), scene.far.source.clone());
+    scene.watch.max_age = Some(MaxAge { aged_from, source });
+    let (end, ..) = play(scene, async |mut far: Far| {
+        for _ in 0..20 {
+            statement(&mut far, IN_TRANSACTION).await;
+            time::sleep(secs(10)).await;
+        }
+        far.publisher.withdraw();
+        statement(&mut far, READY).await;
+        time::sleep(secs(100)).await;
+        far.client.write_all(QUERY).await.unwrap();
+        expect(&mut far.upstream, QUERY).await;
+        let issued = far.publisher.promote(credential(2));
+        time::sleep(secs(50)).await;
+        far.upstream.write_all(READY).await.unwrap();
+        expect(&mut far.client, READY).await;
+        (issued, far)
+    })
+    .await;
+    assert!(matches!(end, RelayEnd::Ordered(Order::MaxAge)));
+    assert_eq!(began.elapsed(), secs(350));
 }
