@@ -21,11 +21,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, DrainConfig, ListenConfig, RouteConfig};
+use crate::config::{self, Config, DrainConfig, ListenConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
-use crate::lease::{Chain, ChainEnd, ChainSettings};
+use crate::lease::{Chain, ChainEnd, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
 use crate::session::Shared;
 use crate::session::route::Route;
@@ -122,12 +122,27 @@ fn report_fault(chain: Result<ChainEnd, JoinError>) {
     }
 }
 
+/// The credentials of one `vault_path`.
+enum AnyChain {
+    Leased(Chain<Vault>),
+    Static(StaticChain<Vault>),
+}
+
+impl AnyChain {
+    async fn run(self, stop: CancellationToken) -> ChainEnd {
+        match self {
+            Self::Leased(chain) => chain.run(stop).await,
+            Self::Static(chain) => chain.run(stop).await,
+        }
+    }
+}
+
 /// What is built before anything is bound.
 struct Parts {
     routes: Vec<Route>,
     /// Of the routes that are not optional.
     awaited: Vec<CredentialSource>,
-    chains: Vec<Chain<Vault>>,
+    chains: Vec<AnyChain>,
 }
 
 impl Parts {
@@ -154,7 +169,12 @@ impl Parts {
         }
         let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, _))| {
             let settings = ChainSettings { vault_path: vault_path.to_owned(), provers: that_count(provers) };
-            Chain::new(settings, Arc::clone(&vault), publisher, Arc::clone(metrics))
+            let (vault, metrics) = (Arc::clone(&vault), Arc::clone(metrics));
+            if config::is_static(vault_path) {
+                AnyChain::Static(StaticChain::new(settings, vault, publisher, metrics))
+            } else {
+                AnyChain::Leased(Chain::new(settings, vault, publisher, metrics))
+            }
         };
         let chains = chains.into_iter().map(chain).collect();
         Ok(Self { routes, awaited, chains })

@@ -165,10 +165,11 @@ pub(crate) enum Problem {
     VaultAddressWithQuery,
     #[error("has an empty name in its path; write single slashes")]
     VaultAddressPath,
-    #[error("not of the form \"<mount>/creds/<role>\"; write it like \"database/creds/db-app\"")]
+    #[error(
+        "not of the form \"<mount>/creds/<role>\" or \"<mount>/static-creds/<role>\"; write it like \
+         \"database/creds/db-app\""
+    )]
     NotAVaultPath,
-    #[error("static roles are not built yet; use \"<mount>/creds/<role>\"")]
-    StaticRole,
     #[error("begins with the API's \"v1/\"; leave that out: \"<mount>/creds/<role>\"")]
     VaultPathWithVersion,
     #[error(

@@ -12,6 +12,7 @@ pub(crate) use {
     env::environment,
     flags::flags,
     load::{Loaded, load},
+    vault::is_static,
 };
 
 mod conninfo;
@@ -154,7 +155,7 @@ pub(crate) struct RouteConfig {
     /// What the client calls itself; `None`: anyone.
     pub(crate) user: Option<String>,
     pub(crate) upstream: UpstreamConfig,
-    /// `<mount>/creds/<vault_role>`; routes with the same path share a chain.
+    /// `<mount>/creds/<vault_role>` or `<mount>/static-creds/<role>`; routes with the same path share a chain.
     pub(crate) vault_path: String,
     /// Sent as the startup parameter `role`, where the client does not name one itself.
     pub(crate) startup_role: Option<String>,

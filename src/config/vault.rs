@@ -230,8 +230,8 @@ fn login_mount(text: &str) -> Result<String, Problem> {
     names(mount).map(|_| mount.to_owned())
 }
 
-/// `<mount>/creds/<role>`, without slashes at its ends. The mount may be several names deep, and each of the three
-/// may be called what the others are: place decides.
+/// `<mount>/creds/<role>`, or `<mount>/static-creds/<role>`, without slashes at its ends. The mount may be several names
+/// deep, and each of the three may be called what the others are: place decides.
 pub(crate) fn path(text: &str) -> Result<String, Problem> {
     let path = text.trim_matches('/');
     if path.is_empty() {
@@ -239,11 +239,15 @@ pub(crate) fn path(text: &str) -> Result<String, Problem> {
     }
     match names(path)?.as_slice() {
         [API_VERSION, ..] => Err(Problem::VaultPathWithVersion),
-        [_, .., "creds", role] if is_role(role) => Ok(path.to_owned()),
-        [_, .., "creds", role] => Err(Problem::NotAVaultRole { role: (*role).to_owned() }),
-        [_, .., "static-creds", _] => Err(Problem::StaticRole),
+        [_, .., "creds" | STATIC_CREDS, role] if is_role(role) => Ok(path.to_owned()),
+        [_, .., "creds" | STATIC_CREDS, role] => Err(Problem::NotAVaultRole { role: (*role).to_owned() }),
         _ => Err(Problem::NotAVaultPath),
     }
+}
+
+/// Whether a [`path`] is a static role's.
+pub(crate) fn is_static(path: &str) -> bool {
+    path.rsplit('/').nth(1) == Some(STATIC_CREDS)
 }
 
 /// The names between slashes, each of which stands in a URL as it is.
@@ -268,6 +272,9 @@ fn is_role(role: &str) -> bool {
 }
 
 const HTTPS: &str = "https://";
+
+/// Second to last name of a static role's path.
+const STATIC_CREDS: &str = "static-creds";
 
 /// First name of each path of Vault's API.
 const API_VERSION: &str = "v1";
@@ -324,8 +331,10 @@ mod tests {
             ("database/creds/static-creds", Ok("database/creds/static-creds")),
             ("static-creds/creds/a", Ok("static-creds/creds/a")),
             ("database/creds/Db_App.v2", Ok("database/creds/Db_App.v2")),
-            ("database/static-creds/a", Err(Problem::StaticRole)),
-            ("creds/static-creds/a", Err(Problem::StaticRole)),
+            ("/database/static-creds/a/", Ok("database/static-creds/a")),
+            ("creds/static-creds/a", Ok("creds/static-creds/a")),
+            ("database/static-creds/a.", role("a.")),
+            ("static-creds/a", Err(Problem::NotAVaultPath)),
             ("v1/database/creds/a", Err(Problem::VaultPathWithVersion)),
             ("database/creds/a.", role("a.")),
             ("database/creds/-a", role("-a")),
@@ -341,6 +350,19 @@ mod tests {
             ("/", Err(Problem::Empty)),
         ] {
             assert_eq!(path(text), expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn static_roles_are_told_by_the_place_of_their_name() {
+        for (path, expected) in [
+            ("database/static-creds/a", true),
+            ("creds/static-creds/creds", true),
+            ("database/creds/static-creds", false),
+            ("static-creds/creds/a", false),
+            ("static-creds/static-creds/static-creds", true),
+        ] {
+            assert_eq!(is_static(path), expected, "{path}");
         }
     }
 

@@ -403,15 +403,15 @@ fn pause_ceiling_serving(failure: Failure, trigger: Trigger, view: View) -> Dura
     }
 }
 
-const MAX_PAUSE_WHILE_CLIENTS_WAIT: Duration = Duration::from_secs(4);
+pub(super) const MAX_PAUSE_WHILE_CLIENTS_WAIT: Duration = Duration::from_secs(4);
 
-const MAX_PAUSE_UNSERVED: Duration = Duration::from_secs(10);
+pub(super) const MAX_PAUSE_UNSERVED: Duration = Duration::from_secs(10);
 
 /// Where upstream rejects even new credentials, as with a `pg_hba.conf` that does not know them.
 const MAX_PAUSE_WHEN_REJECTED: Duration = Duration::from_mins(5);
 
 /// The longest `Retry-After` that is honoured while nothing is offered.
-const MAX_ASKED_FOR_UNSERVED: Duration = Duration::from_secs(30);
+pub(super) const MAX_ASKED_FOR_UNSERVED: Duration = Duration::from_secs(30);
 
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 

@@ -74,4 +74,4 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 }
 
 /// All waits and tries of the end together.
-const MAX_END: Duration = Duration::from_secs(5);
+pub(super) const MAX_END: Duration = Duration::from_secs(5);

@@ -21,6 +21,7 @@ mod requests;
 mod retire;
 mod schedule;
 mod state;
+mod static_role;
 mod term;
 mod token;
 mod upkeep;
@@ -51,6 +52,7 @@ use crate::upstream::{Probe, UpstreamError};
 use crate::vault::VaultApi;
 
 pub(crate) use self::end::ChainEnd;
+pub(crate) use self::static_role::StaticChain;
 
 /// Tries a credential at one upstream.
 pub(crate) trait Prove: Send + Sync + 'static {

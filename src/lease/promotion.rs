@@ -52,18 +52,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if verdict == Verdict::Accepted {
             return;
         }
-        let error = match result {
-            Some(Err(error)) => Causes(error).to_string(),
-            Some(Ok(())) | None => format!("no verdict within {PROBE_TIMEOUT:?}"),
-        };
-        warn!(
-            event = "proof.failed",
-            vault_path = %self.vault_path,
-            generation = %id,
-            db_role = generation.user(),
-            rejected = verdict == Verdict::Rejected,
-            error,
-        );
+        log_failure(&self.vault_path, &generation.credential, verdict, result);
     }
 
     /// Promotes the candidate when its proof is enough, drops it when it was rejected or came to its end.
@@ -160,6 +149,27 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 /// One probe login; `None` where it takes too long.
 pub(super) async fn probe(prover: &impl Prove, credential: &Credential) -> Option<Result<(), UpstreamError>> {
     time::timeout(PROBE_TIMEOUT, prover.prove(credential)).await.ok()
+}
+
+/// Logs a probe login that did not speak for the credential.
+pub(super) fn log_failure(
+    vault_path: &str,
+    credential: &Credential,
+    verdict: Verdict,
+    result: Option<&Result<(), UpstreamError>>,
+) {
+    let error = match result {
+        Some(Err(error)) => Causes(error).to_string(),
+        Some(Ok(())) | None => format!("no verdict within {PROBE_TIMEOUT:?}"),
+    };
+    warn!(
+        event = "proof.failed",
+        vault_path,
+        generation = %credential.generation,
+        db_role = credential.user,
+        rejected = verdict == Verdict::Rejected,
+        error,
+    );
 }
 
 /// What a probe login says of the credential. Upstream's refusals of another kind come after it was accepted, but for

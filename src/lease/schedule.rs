@@ -71,6 +71,12 @@ pub(super) fn asked_for(answer: Answer, limit: Duration) -> Duration {
     }
 }
 
+/// From the read of a static role's password to the next: a second or two after its `ttl`, as Vault changes it not
+/// quite at its end.
+pub(super) fn next_static_read(ttl: Duration, u: f64) -> Duration {
+    ttl + Duration::from_secs(1).mul_f64(1.0 + unit(u))
+}
+
 /// The limit of one renewal: R/3 within 5 s to 30 s.
 pub(super) fn renewal_timeout(left: Duration) -> Duration {
     (left / 3).clamp(Duration::from_secs(5), Duration::from_secs(30))

@@ -22,6 +22,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT
 use hyper::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 use url::Url;
 use zeroize::Zeroizing;
@@ -66,7 +67,6 @@ pub(crate) enum TokenKind {
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) token: Token,
-    #[cfg_attr(not(test), expect(dead_code, reason = "a chain treats all tokens as its own yet"))]
     pub(crate) kind: TokenKind,
     pub(crate) grant: Grant,
     /// `exp` of the JWT that it was done with, as Unix time.
@@ -84,7 +84,6 @@ pub(crate) struct Lease {
 }
 
 /// The credential of a static role. It has no lease: Vault changes the password when `ttl` is over.
-#[cfg_attr(not(test), expect(dead_code, reason = "static roles are not served yet"))]
 #[derive(Debug)]
 pub(crate) struct StaticCredential {
     pub(crate) user: String,
@@ -140,7 +139,6 @@ pub(crate) trait VaultApi: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), VaultError>> + Send;
 
     /// GET of a `vault_path` of a static role, which makes nothing.
-    #[expect(dead_code, reason = "static roles are not served yet")]
     fn read_static_creds(
         &self,
         token: &Token,
@@ -355,6 +353,14 @@ impl VaultApi for Vault {
         let call = Call { expected: StatusCode::NO_CONTENT, ..call };
         self.call(call.token(token)).await?;
         ended
+    }
+}
+
+impl StaticCredential {
+    /// Whether it is this one.
+    pub(crate) fn is(&self, user: &str, password: &SecretString) -> bool {
+        let (own, other) = (self.password.expose_secret(), password.expose_secret());
+        self.user == user && bool::from(own.as_bytes().ct_eq(other.as_bytes()))
     }
 }
 

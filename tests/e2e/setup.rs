@@ -82,12 +82,14 @@ async fn documented_set_up_and_settings_serve_an_application() {
             ("[[route]]\n", "[[route]]\nuser = \"app\"\n".to_owned()),
         ],
     );
-    let migrations = format!(
-        "[[route]]\nupstream = \"postgresql://{upstream}?sslrootcert={ca_file}\"\n\
+    let others = format!(
+        "[[route]]\nuser = \"migration\"\nupstream = \"postgresql://{upstream}?sslrootcert={ca_file}\"\n\
          vault_path = \"database/creds/db-migrate\"\nstartup_role = \"app_owner\"\n\
+         [[route]]\nupstream = \"postgresql://{upstream}?sslrootcert={ca_file}\"\n\
+         vault_path = \"database/static-creds/report\"\n\
          [listen]\naddresses = [\"localhost:0\"]\n[http]\naddress = \"127.0.0.1:0\"\n"
     );
-    let pglease = pglease_with(&(settings + &migrations)).await;
+    let pglease = pglease_with(&(settings + &others)).await;
 
     let migration = pglease.connect_as("wizard", "migration").await.unwrap();
     migration
@@ -98,6 +100,8 @@ async fn documented_set_up_and_settings_serve_an_application() {
     application.batch_execute("INSERT INTO t (spell) VALUES ('alohomora')").await.unwrap();
     let refused = application.batch_execute("CREATE TABLE u ()").await.unwrap_err();
     assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    let report = pglease.connect_as("wizard", "report").await.unwrap();
+    assert_eq!(report.rows("SELECT session_user").await, [[Some("report".to_owned())]]);
 
     pglease.sigterm();
     let status = pglease.wait_exit(std::time::Duration::from_secs(30)).await;

@@ -234,8 +234,13 @@ impl<'a> World<'a> {
     /// A `[[route]]` of any database and user to the world's database on the credentials of `vault_role`. Ends
     /// in that table, so that further keys of it can follow.
     pub(crate) fn route(&self, vault_role: &str) -> String {
+        self.route_on(&self.vault_path(vault_role))
+    }
+
+    /// The same on any `vault_path`.
+    pub(crate) fn route_on(&self, vault_path: &str) -> String {
         let upstream = self.servers.postgres.url(&self.database());
-        format!("[[route]]\nupstream = {upstream:?}\nvault_path = {:?}\n", self.vault_path(vault_role))
+        format!("[[route]]\nupstream = {upstream:?}\nvault_path = {vault_path:?}\n")
     }
 
     async fn set_up_database(&self) {
@@ -283,6 +288,26 @@ impl<'a> World<'a> {
         openbao.write(&format!("{engine}/config/pg"), connection).await;
         // From here OpenBao alone knows the password of vault_admin.
         openbao.write(&format!("{engine}/rotate-root/pg"), json!({})).await;
+    }
+
+    /// Makes the static role `st`, whose password Vault changes each so many seconds, and lets the pods read it. Gives
+    /// its `db_role` and its `vault_path`.
+    pub(crate) async fn add_static_role(&self, rotation_period: u32) -> (String, String) {
+        let (openbao, engine) = (&self.servers.openbao, self.engine());
+        let (db_role, admin, groups) = (self.group("st"), self.group("vault_admin"), self.group("app_rw"));
+        let sql = format!(
+            "CREATE ROLE {db_role} LOGIN IN ROLE {groups}; GRANT {db_role} TO {admin} WITH ADMIN OPTION;"
+        );
+        self.superuser.batch_execute(&sql).await.unwrap();
+        let definition = json!({ "db_name": "pg", "username": db_role, "rotation_period": rotation_period });
+        openbao.write(&format!("{engine}/static-roles/st"), definition).await;
+
+        let policy = format!("sys/policies/acl/{}", self.group("db-app"));
+        let path = format!("{engine}/static-creds/st");
+        let rights = openbao.read(&policy).await["policy"].as_str().unwrap_or_default().to_owned();
+        let rights = format!("{rights}path \"{path}\" {{ capabilities = [\"read\"] }}\n");
+        openbao.write(&policy, json!({ "policy": rights })).await;
+        (db_role, path)
     }
 
     /// Writes a `vault_role`, a new one or another version of an old one.

@@ -141,7 +141,12 @@ pub(crate) const KEYS: &[Key] = &[
         Required,
         "PostgreSQL, as libpq URI or conninfo string, without user and password",
     ),
-    key("route.vault_path", Kind::Text, Required, "where credentials are read: <mount>/creds/<role>"),
+    key(
+        "route.vault_path",
+        Kind::Text,
+        Required,
+        "where credentials are read: <mount>/creds/<role>, or <mount>/static-creds/<role>",
+    ),
     key(
         "route.startup_role",
         Kind::Text,

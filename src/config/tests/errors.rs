@@ -76,11 +76,6 @@ fn what_is_not_built_says_so() {
         "admin.address = \"127.0.0.1:9633\" (pglease.toml:10): not built yet; leave it out",
     );
     flag_says("--listen-auth=peer", "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\"");
-    flag_says(
-        "--vault-path=database/static-creds/app",
-        "route.vault_path = \"database/static-creds/app\" (--vault-path): static roles are not built yet; use \
-         \"<mount>/creds/<role>\"",
-    );
 }
 
 #[test]
@@ -257,8 +252,8 @@ fn values_that_cannot_be_are_refused() {
     );
     flag_says(
         "--vault-path=database/db-app",
-        "route.vault_path = \"database/db-app\" (--vault-path): not of the form \"<mount>/creds/<role>\"; write it \
-         like \"database/creds/db-app\"",
+        "route.vault_path = \"database/db-app\" (--vault-path): not of the form \"<mount>/creds/<role>\" or \
+         \"<mount>/static-creds/<role>\"; write it like \"database/creds/db-app\"",
     );
     flag_says(
         "--vault-login-jwt-file=DIR/empty",
@@ -477,8 +472,8 @@ fn all_errors_are_told_at_once_in_the_order_of_their_places() {
         "log.lvl: unknown key (pglease.toml:4); did you mean log.level?",
         "route.upstream: not set (pglease.toml:5); set --upstream or PGLEASE_UPSTREAM, or upstream in the file's \
          [[route]]",
-        "route.vault_path = \"x\" (pglease.toml:6): not of the form \"<mount>/creds/<role>\"; write it like \
-         \"database/creds/db-app\"",
+        "route.vault_path = \"x\" (pglease.toml:6): not of the form \"<mount>/creds/<role>\" or \
+         \"<mount>/static-creds/<role>\"; write it like \"database/creds/db-app\"",
         "log.format = \"xml\" (PGLEASE_LOG_FORMAT): no such choice; use \"json\" or \"text\"",
         "http.address = \"x\" (--http-address): not an IP address with a port; write it like \"[::]:9632\"",
         "PGLEASE_NOPE_NOPE: unknown variable; remove it",

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Mutex;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
 use crate::ids::LeaseId;
@@ -37,6 +37,8 @@ pub(super) struct State {
     /// Life of the JWT file's content at each login; renew-self is refused when it is over.
     pub(super) jwt_life: Option<u64>,
     pub(super) delay: Duration,
+    /// Password of the static role, and when it changes.
+    pub(super) password: (&'static str, Instant),
     faults: HashMap<Operation, Fault>,
     requests: Vec<(Operation, Instant)>,
     tokens: HashMap<String, Span>,
@@ -86,6 +88,7 @@ impl Default for FakeVault {
             token_kind: TokenKind::Service,
             jwt_life: None,
             delay: ms(5),
+            password: ("first", Instant::now() + secs(3_600)),
             faults: HashMap::new(),
             requests: Vec::new(),
             tokens: HashMap::new(),
@@ -268,7 +271,9 @@ impl VaultApi for FakeVault {
     async fn read_static_creds(&self, token: &Token, _: &str) -> Result<StaticCredential, VaultError> {
         self.arrive(Operation::ReadStaticCreds, secs(15)).await?;
         self.check(Operation::ReadStaticCreds, token)?;
-        panic!("no static role is scripted")
+        let (password, changes_at) = self.state.lock().unwrap().password;
+        let ttl = secs(changes_at.saturating_duration_since(Instant::now()).as_secs());
+        Ok(StaticCredential { user: "st".to_owned(), password: SecretString::from(password), ttl })
     }
 
     async fn revoke_self(&self, token: &Token) -> Result<(), VaultError> {
@@ -328,6 +333,8 @@ pub(super) struct FakeUpstream {
     mood: Mutex<Mood>,
     /// Users that it rejects in any mood that lets others in.
     rejected: Mutex<HashSet<String>>,
+    /// Every other is rejected, where one is set.
+    password: Mutex<Option<&'static str>>,
     probes: AtomicU64,
 }
 
@@ -341,6 +348,14 @@ impl FakeUpstream {
         self.rejected.lock().unwrap().insert(user.to_owned());
     }
 
+    pub(super) fn set_password(&self, password: &'static str) {
+        *self.password.lock().unwrap() = Some(password);
+    }
+
+    pub(super) fn accepts(&self, password: &SecretString) -> bool {
+        self.password.lock().unwrap().is_none_or(|known| known == password.expose_secret())
+    }
+
     pub(super) fn probes(&self) -> u64 {
         self.probes.load(Ordering::Relaxed)
     }
@@ -350,7 +365,9 @@ impl Prove for Arc<FakeUpstream> {
     async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
         self.probes.fetch_add(1, Ordering::Relaxed);
         let mut mood = *self.mood.lock().unwrap();
-        if mood == Mood::Accepts && self.rejected.lock().unwrap().contains(&credential.user) {
+        if mood == Mood::Accepts && self.rejected.lock().unwrap().contains(&credential.user)
+            || !self.accepts(&credential.password)
+        {
             mood = Mood::Rejects;
         }
         let address = "db:5432".to_owned();
@@ -372,11 +389,12 @@ impl Prove for Arc<FakeUpstream> {
     }
 }
 
-pub(super) const OPERATIONS: [Operation; 7] = [
+pub(super) const OPERATIONS: [Operation; 8] = [
     Operation::Login,
     Operation::LookUpSelf,
     Operation::LookUpLease,
     Operation::ReadCreds,
+    Operation::ReadStaticCreds,
     Operation::RenewLease,
     Operation::RenewSelf,
     Operation::RevokeSelf,

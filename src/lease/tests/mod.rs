@@ -2,6 +2,7 @@
 
 mod fakes;
 mod life;
+mod static_role;
 mod trouble;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,27 +27,47 @@ struct Rig {
 impl Rig {
     /// Starts a chain at a Vault that `set_up` has changed.
     fn start(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
+        let (mut rig, publisher) = Self::prepare(set_up);
+        let (settings, vault, metrics, clock) = rig.parts();
+        let chain = Chain::with_clock(settings, vault, publisher, metrics, clock);
+        rig.chain.spawn(chain.run(rig.stop.clone()));
+        rig
+    }
+
+    /// The same for a static role.
+    fn start_static(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
+        let (mut rig, publisher) = Self::prepare(set_up);
+        let (settings, vault, metrics, clock) = rig.parts();
+        let chain = StaticChain::with_clock(settings, vault, publisher, metrics, clock);
+        rig.chain.spawn(chain.run(rig.stop.clone()));
+        rig
+    }
+
+    /// All but the chain.
+    fn prepare(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> (Self, Publisher) {
         fastrand::seed(SEED);
         let (vault, upstream) = (Arc::new(FakeVault::default()), Arc::new(FakeUpstream::default()));
         set_up(&vault, &upstream);
         let (publisher, source) = channel();
-        let metrics = Arc::new(Metrics::new());
-        let wall_ahead = Arc::new(AtomicU64::new(0));
+        let rig = Self {
+            vault,
+            upstream,
+            source,
+            metrics: Arc::new(Metrics::new()),
+            wall_ahead: Arc::new(AtomicU64::new(0)),
+            stop: CancellationToken::new(),
+            chain: JoinSet::new(),
+        };
+        (rig, publisher)
+    }
+
+    fn parts(&self) -> (ChainSettings<Arc<FakeUpstream>>, Arc<FakeVault>, Arc<Metrics>, Clock) {
         let settings = ChainSettings {
             vault_path: "database/creds/db-app".to_owned(),
-            provers: vec![Arc::clone(&upstream)],
+            provers: vec![Arc::clone(&self.upstream)],
         };
-        let chain = Chain::with_clock(
-            settings,
-            Arc::clone(&vault),
-            publisher,
-            Arc::clone(&metrics),
-            virtual_clock(Arc::clone(&wall_ahead)),
-        );
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(chain.run(stop.clone()));
-        Self { vault, upstream, source, metrics, wall_ahead, stop, chain: tasks }
+        let clock = virtual_clock(Arc::clone(&self.wall_ahead));
+        (settings, Arc::clone(&self.vault), Arc::clone(&self.metrics), clock)
     }
 
     /// Starts it and waits for the first credential.

@@ -6,6 +6,7 @@ mod outage;
 mod quota;
 mod renewal;
 mod revoked;
+mod static_role;
 
 use std::time::Duration;
 
