@@ -13,19 +13,21 @@ use std::sync::Arc;
 use std::thread;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Admin};
 use crate::config::{self, Config, DrainConfig, ListenConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
-use crate::lease::{Chain, ChainEnd, ChainSettings, StaticChain};
+use crate::lease::{Chain, ChainEnd, ChainHandle, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
 use crate::session::Shared;
 use crate::session::route::Route;
@@ -73,7 +75,10 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let parts = Parts::build(&config, &metrics)?;
     let listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
     let http_listener = http::bind(config.http).map_err(AppError::Http)?;
+    let admin_listener = admin::bind(config.admin).map_err(AppError::Http)?;
     let (addresses, http_address) = (join(listeners.addresses()), http_listener.local_addr()?);
+    let admin_address =
+        admin_listener.as_ref().map(TcpListener::local_addr).transpose()?.map(|at| at.to_string());
 
     let (pinger, pings) = http::pings();
     let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
@@ -81,16 +86,25 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         Shared::new(parts.routes, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
     let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
     let stop = CancellationToken::new();
+    let (ask_drain, drain_asked) = mpsc::channel(1);
+    let admin = Admin {
+        control: config.admin.control,
+        chains: parts.chains.iter().map(AnyChain::handle).collect(),
+        routes: config.routes,
+        phase: drain.subscribe(),
+        drain: ask_drain,
+        deadline: config.drain.deadline,
+    };
     let mut chains = JoinSet::new();
     for chain in parts.chains {
         chains.spawn(chain.run(stop.clone()));
     }
     let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
-    info!(event = "listen.ready", addresses, http = %http_address, version = VERSION);
+    info!(event = "listen.ready", addresses, http = %http_address, admin = admin_address, version = VERSION);
 
     let to_the_end = async {
         let mut sessions_ended = sessions_ended;
-        let mut stopping = pin!(signals.drive(&drain, config.drain));
+        let mut stopping = pin!(signals.drive(&drain, config.drain, drain_asked));
         let ended = loop {
             tokio::select! {
                 ended = &mut sessions_ended => {
@@ -109,10 +123,20 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     // The endpoints answer until all is given back.
     let ended = tokio::select! {
         ended = to_the_end => ended,
-        never = http::serve(http_listener, health) => match never {},
+        never = http::serve(http_listener, http::router(health), http::EXCHANGE_TIMEOUT) => match never {},
+        never = serve_admin(admin_listener, admin) => match never {},
     };
     info!(event = "process.end");
     ended.map_err(AppError::DataThread)
+}
+
+async fn serve_admin(listener: Option<TcpListener>, admin: Admin) -> Infallible {
+    match listener {
+        Some(listener) => {
+            http::serve(listener, admin::router(Arc::new(admin)), admin::EXCHANGE_TIMEOUT).await
+        }
+        None => future::pending().await,
+    }
 }
 
 /// A chain ends before it is stopped in a panic only, and has nothing left to revoke with then.
@@ -129,6 +153,13 @@ enum AnyChain {
 }
 
 impl AnyChain {
+    fn handle(&self) -> ChainHandle {
+        match self {
+            Self::Leased(chain) => chain.handle(),
+            Self::Static(chain) => chain.handle(),
+        }
+    }
+
     async fn run(self, stop: CancellationToken) -> ChainEnd {
         match self {
             Self::Leased(chain) => chain.run(stop).await,
@@ -231,11 +262,27 @@ impl StopSignals {
         }
     }
 
-    /// The first begins the drain, the second cuts it short; more change nothing.
-    async fn drive(mut self, drain: &Drain, config: DrainConfig) -> Infallible {
-        let signal = self.next().await;
-        info!(event = "drain.start", signal, deadline_seconds = config.deadline.as_secs_f64());
+    /// The first begins the drain, the second cuts it short; more change nothing. A drain that was `asked` for by
+    /// command is begun by no signal: the first one, which Kubernetes sends after a preStop command, leaves it alone.
+    async fn drive(
+        mut self,
+        drain: &Drain,
+        config: DrainConfig,
+        mut asked: mpsc::Receiver<()>,
+    ) -> Infallible {
+        let signal = tokio::select! {
+            signal = self.next() => Some(signal),
+            Some(()) = asked.recv() => None,
+        };
+        info!(
+            event = "drain.start",
+            signal = signal.unwrap_or("none: pglease drain"),
+            deadline_seconds = config.deadline.as_secs_f64(),
+        );
         drain.begin(config, Instant::now());
+        if signal.is_none() {
+            self.next().await;
+        }
         loop {
             let signal = self.next().await;
             warn!(event = "drain.cut", signal);

@@ -1,5 +1,7 @@
 //! The subcommands, and all that pglease prints.
 
+mod operate;
+
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
@@ -23,8 +25,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    if let Some(("proxy", matches)) = matches.subcommand() {
-        return proxy(matches);
+    match matches.subcommand() {
+        Some(("proxy", matches)) => return proxy(matches),
+        Some((name @ ("rotate" | "drain" | "status"), matches)) => return operate::run(name, matches),
+        _ => {}
     }
     say(&mut io::stdout(), concat!("pglease ", env!("CARGO_PKG_VERSION")));
     ExitCode::SUCCESS
@@ -45,6 +49,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(proxy)
+        .subcommands(operate::commands())
         .subcommand(Command::new("version").about("Print the version"))
 }
 

@@ -41,8 +41,18 @@ pub(crate) enum Revocation {
     /// Somebody at Vault revoked its lease or its token.
     ByVault,
     /// pglease was asked for it: `rotate --close`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "pglease cannot be asked for it yet"))]
     ByOperator,
+}
+
+impl Standing {
+    /// The word in `/status`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Ending(_) => "ending",
+            Self::Revoked(_) => "revoked",
+        }
+    }
 }
 
 /// When the sessions of an ending lease are told, where they are told at all. Ordered: each at or after the one
@@ -151,6 +161,20 @@ impl Issued {
     /// How many sessions hold it, as it changes.
     pub(crate) fn holds(&self) -> watch::Receiver<usize> {
         self.generation.holds.subscribe()
+    }
+
+    pub(crate) fn credential(&self) -> &Credential {
+        &self.generation.credential
+    }
+
+    /// Whether its sessions have been told to end.
+    pub(crate) fn is_revoked(&self) -> bool {
+        matches!(self.standing(), Standing::Revoked(_))
+    }
+
+    /// What the sessions that hold it have been told.
+    pub(crate) fn standing(&self) -> Standing {
+        *self.generation.standing.borrow()
     }
 
     /// Tells the sessions that hold it.

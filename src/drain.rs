@@ -18,6 +18,17 @@ pub(crate) enum Phase {
     Cut,
 }
 
+impl Phase {
+    /// The word in `/status`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining { .. } => "draining",
+            Self::Cut => "cut",
+        }
+    }
+}
+
 /// Moves the process from phase to phase.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {

@@ -55,28 +55,29 @@ impl Health {
 
 /// Why the endpoints cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("http.address = \"{address}\" cannot be bound")]
+#[error("{key} = \"{address}\" cannot be bound")]
 pub(crate) struct BindError {
-    address: SocketAddr,
-    source: io::Error,
+    pub(crate) key: &'static str,
+    pub(crate) address: SocketAddr,
+    pub(crate) source: io::Error,
 }
 
 /// Binds `http.address`; where nobody asked for it, and the machine has no IPv6, its counterpart in IPv4.
 pub(crate) fn bind(config: HttpConfig) -> Result<TcpListener, BindError> {
-    let address = config.address;
+    let (key, address) = ("http.address", config.address);
     match listen(address) {
         Err(error) if !config.explicit && address.is_ipv6() => {
             let fallback = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            let listener = listen(fallback).map_err(|source| BindError { address: fallback, source })?;
+            let listener = listen(fallback).map_err(|source| BindError { key, address: fallback, source })?;
             warn!(event = "http.without_ipv6", bound = %fallback, %error);
             Ok(listener)
         }
-        bound => bound.map_err(|source| BindError { address, source }),
+        bound => bound.map_err(|source| BindError { key, address, source }),
     }
 }
 
 /// An IPv6 wildcard takes IPv4 as well, whatever the machine's default is: probes come to the pod's only address.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -88,11 +89,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until the future is dropped.
+/// Serves until the future is dropped; each request and its answer within `limit`.
 ///
 /// Above [`MAX_CONNECTIONS`] the oldest goes: a probe takes a millisecond, so who is quick always gets through.
-pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> Infallible {
-    let router = router(health);
+pub(crate) async fn serve(listener: TcpListener, router: Router, limit: Duration) -> Infallible {
     let mut connections = JoinSet::new();
     let mut by_age = VecDeque::<AbortHandle>::new();
     let mut backoff = Backoff::default();
@@ -105,7 +105,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> Infalli
                     if by_age.len() >= MAX_CONNECTIONS && let Some(oldest) = by_age.pop_front() {
                         oldest.abort();
                     }
-                    by_age.push_back(connections.spawn(exchange(stream, router.clone())));
+                    by_age.push_back(connections.spawn(exchange(stream, router.clone(), limit)));
                 }
                 Err(error) => {
                     debug!(event = "http.accept_failed", %error);
@@ -118,7 +118,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) -> Infalli
 }
 
 /// GET and HEAD of what is here; another path is 404, another method 405.
-fn router(health: Arc<Health>) -> Router {
+pub(crate) fn router(health: Arc<Health>) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/liveness", get(livez))
@@ -129,13 +129,17 @@ fn router(health: Arc<Health>) -> Router {
         .with_state(health)
 }
 
-/// One request and its answer, within [`EXCHANGE_TIMEOUT`].
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+/// One request and its answer.
+pub(crate) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    limit: Duration,
+) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_BUF_LEN)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match time::timeout(EXCHANGE_TIMEOUT, connection).await {
+    match time::timeout(limit, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(event = "http.connection_failed", %error),
         Err(_) => debug!(event = "http.connection_timed_out"),
@@ -207,7 +211,7 @@ const PING_TIMEOUT: Duration = Duration::from_millis(900);
 const PINGS: usize = 16;
 
 /// Accept to the last byte of the answer.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Open at the same time: part of the descriptors that `app` keeps free of sessions.
 const MAX_CONNECTIONS: usize = 32;
@@ -271,7 +275,7 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        tokio::join!(exchange(server, router(Arc::clone(health))), answer).1
+        tokio::join!(exchange(server, router(Arc::clone(health)), EXCHANGE_TIMEOUT), answer).1
     }
 
     async fn status(health: &Arc<Health>, path: &str) -> String {
@@ -366,7 +370,7 @@ mod tests {
             }
         };
         tokio::select! {
-            never = serve(listener, health) => match never {},
+            never = serve(listener, router(health), EXCHANGE_TIMEOUT) => match never {},
             () = talk => {}
         }
     }

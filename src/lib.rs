@@ -31,5 +31,6 @@ mod backoff;
 mod ids;
 mod telemetry;
 mod http;
+mod admin;
 
 pub use cli::run;

@@ -133,6 +133,8 @@ pub(crate) enum Problem {
     ListenNotLoopback { address: String },
     #[error("no loopback address; use one like \"127.0.0.1:9633\"")]
     AdminNotLoopback,
+    #[error("there is no admin.address to be asked at; write one, or leave this out")]
+    NoAdminAddress,
     #[error("{address:?} is named twice; remove one")]
     ListenedTwice { address: String },
     #[error("nowhere to connect to; name an address, like \"localhost:5432\"")]

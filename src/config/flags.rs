@@ -17,6 +17,12 @@ pub(crate) fn flags() -> Vec<Arg> {
     [file].into_iter().chain(KEYS.iter().map(flag)).collect()
 }
 
+/// Those of [`flags`] that say where a running pglease is asked.
+pub(crate) fn admin_flags() -> Vec<Arg> {
+    let is_wanted = |arg: &Arg| [CONFIG_FILE, "admin.address"].contains(&arg.get_id().as_str());
+    flags().into_iter().filter(is_wanted).collect()
+}
+
 fn flag(key: &'static Key) -> Arg {
     let default = match key.default {
         Preset::Value(text) | Preset::Absent(text) => format!(" [default: {text}]"),

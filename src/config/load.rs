@@ -10,8 +10,8 @@ use tracing::Level;
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::settings::{self, FileSettings, Reader, Settings};
 use super::{
-    Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat, SslMode, env, file,
-    flags, routes, value, vault,
+    AdminConfig, Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat, SslMode,
+    env, file, flags, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -28,27 +28,51 @@ pub(crate) fn load(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut errors = Vec::new();
+    let Some((settings, routes)) = read(matches, variables, &mut errors) else {
+        return Err(ConfigErrors::new(errors));
+    };
+    let config = config(&settings, &routes, &mut errors);
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { warnings: warnings(&config), config }),
+        _ => Err(ConfigErrors::new(errors)),
+    }
+}
+
+/// Reads where a running pglease is to be asked, for the commands that ask it. What else is set is not looked at,
+/// since it may have been given by flags of the other.
+pub(crate) fn load_admin(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<AdminConfig, ConfigErrors> {
+    let mut errors = Vec::new();
+    let read = read(matches, variables, &mut errors);
+    let admin = read.and_then(|(settings, _)| admin(&mut Reader::new(&settings, &mut errors)));
+    match admin {
+        Some(admin) if errors.is_empty() => Ok(admin),
+        _ => Err(ConfigErrors::new(errors)),
+    }
+}
+
+/// The three ways laid over each other: what is not a route's, and the routes. `None` where the file cannot be read:
+/// all that stands in it would be called missing.
+fn read(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<(Settings, Vec<Settings>)> {
     let given = flags::read(matches);
-    let environment = env::read(variables, &mut errors);
+    let environment = env::read(variables, errors);
     let named = match (given.config_file, environment.config_file) {
         (Some(path), _) => Some((path, Place::Flag(flags::CONFIG_FILE_FLAG.to_owned()))),
         (None, Some(path)) => Some((path, Place::Variable(env::CONFIG_FILE.to_owned()))),
         (None, None) => None,
     };
     let file = match named {
-        Some((path, place)) => file::load(&path, place, &mut errors),
+        Some((path, place)) => file::load(&path, place, errors),
         None => Some(FileSettings::default()),
     };
-    // All that stands in a file which cannot be read would be called missing.
-    let Some(file) = file else { return Err(ConfigErrors::new(errors)) };
-
     let layers = [environment.vault, environment.settings, given.settings];
-    let (settings, routes) = settings::merge(file, layers, &mut errors);
-    let config = config(&settings, &routes, &mut errors);
-    match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { warnings: warnings(&config), config }),
-        _ => Err(ConfigErrors::new(errors)),
-    }
+    Some(settings::merge(file?, layers, errors))
 }
 
 fn config(settings: &Settings, routes: &[Settings], errors: &mut Vec<ConfigError>) -> Option<Config> {
@@ -57,12 +81,24 @@ fn config(settings: &Settings, routes: &[Settings], errors: &mut Vec<ConfigError
     let listen = listen(&mut reader);
     let drain = drain(&mut reader);
     let http = http(&mut reader, listen.as_ref());
+    let admin = admin(&mut reader);
+    if let (Some(admin), Some(listen), Some(http)) = (&admin, &listen, &http) {
+        check_admin(&mut reader, admin, listen, http);
+    }
     let log = log(&mut reader);
     if routes.is_empty() {
         errors.push(ConfigError::NoRoute);
     }
     let routes = routes::read(routes, errors);
-    Some(Config { vault: vault?, listen: listen?, routes, drain: drain?, http: http?, log: log? })
+    Some(Config {
+        vault: vault?,
+        listen: listen?,
+        routes,
+        drain: drain?,
+        http: http?,
+        admin: admin?,
+        log: log?,
+    })
 }
 
 fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
@@ -127,6 +163,29 @@ fn http(reader: &mut Reader<'_>, listen: Option<&ListenConfig>) -> Option<HttpCo
         reader.fault("http.address", Problem::SamePort { other });
     }
     Some(HttpConfig { address, explicit: reader.is_written("http.address") })
+}
+
+fn admin(reader: &mut Reader<'_>) -> Option<AdminConfig> {
+    let address = reader.value("admin.address", value::admin_address);
+    let control = reader.value("admin.control", value::boolean);
+    if address == Some(None) && control == Some(true) {
+        reader.fault("admin.control", Problem::NoAdminAddress);
+    }
+    Some(AdminConfig { address: address?, explicit: reader.is_written("admin.address"), control: control? })
+}
+
+/// What somebody asked for must not be another's. The default is done without where it is.
+fn check_admin(reader: &mut Reader<'_>, admin: &AdminConfig, listen: &ListenConfig, http: &HttpConfig) {
+    let Some(address) = admin.address.filter(|_| admin.explicit) else { return };
+    let of_listen = listen.addresses.iter().any(|taken| sockets(*taken).contains(&address));
+    for (name, taken) in [
+        ("listen.addresses", of_listen && address.port() != 0),
+        ("http.address", collide(http.address, address)),
+    ] {
+        if taken && let Some(other) = reader.written(name) {
+            reader.fault("admin.address", Problem::SamePort { other });
+        }
+    }
 }
 
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 pub(crate) use {
     env::environment,
-    flags::flags,
-    load::{Loaded, load},
+    flags::{admin_flags, flags},
+    load::{Loaded, load, load_admin},
     vault::is_static,
 };
 
@@ -40,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) routes: Vec<RouteConfig>,
     pub(crate) drain: DrainConfig,
     pub(crate) http: HttpConfig,
+    pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -234,6 +235,17 @@ pub(crate) struct HttpConfig {
     pub(crate) address: SocketAddr,
     /// Somebody asked for this address: without it there is no start. The default makes do with what the machine has.
     pub(crate) explicit: bool,
+}
+
+/// The port for people, reached from this machine only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AdminConfig {
+    /// A loopback address; `None`: switched off.
+    pub(crate) address: Option<SocketAddr>,
+    /// Somebody asked for this address: without it there is no start. The default is done without.
+    pub(crate) explicit: bool,
+    /// Whether more is answered than how things stand.
+    pub(crate) control: bool,
 }
 
 /// What is logged and how.

@@ -256,14 +256,5 @@ fn not_built(setting: &Setting) -> Option<Problem> {
         [item] => item.trim() == off,
         [..] => false,
     };
-    // What would be wrong with it even if it were built is said first.
-    let is_open = setting.key.name == ADMIN_ADDRESS
-        && value::socket_address(setting.text()).is_ok_and(|address| !value::is_loopback(address.ip()));
-    match (is_off, is_open) {
-        (true, _) => None,
-        (false, true) => Some(Problem::AdminNotLoopback),
-        (false, false) => Some(Problem::NotBuilt { off }),
-    }
+    (!is_off).then_some(Problem::NotBuilt { off })
 }
-
-const ADMIN_ADDRESS: &str = "admin.address";

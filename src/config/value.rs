@@ -81,6 +81,18 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
     text.parse().map_err(|_| Problem::NotAnAddress { example: "\"[::]:9632\"" })
 }
 
+/// A loopback address with a port; nothing is off.
+pub(crate) fn admin_address(text: &str) -> Result<Option<SocketAddr>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let unknown = Problem::NotAnAddress { example: "\"127.0.0.1:9633\"" };
+    match text.parse::<SocketAddr>().map_err(|_| unknown)? {
+        address if is_loopback(address.ip()) => Ok(Some(address)),
+        _ => Err(Problem::AdminNotLoopback),
+    }
+}
+
 /// `localhost` or a loopback address, with a port.
 pub(crate) fn listen_address(text: &str) -> Result<ListenAddress, Problem> {
     let named = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());

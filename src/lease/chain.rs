@@ -61,6 +61,8 @@ pub(super) enum Trigger {
     Planned,
     /// Renewals have failed until little time was left.
     Degraded,
+    /// An operator wants one.
+    Asked,
     /// An upstream rejected the credential.
     Rejected,
     /// Somebody ended the credential before its time.
@@ -171,6 +173,11 @@ impl ChainState {
     pub(super) fn on(mut self, event: ChainEvent, view: View) -> (Self, Vec<ChainAction>) {
         if event == ChainEvent::CredentialMade {
             self.budget.spend(view.now);
+        }
+        if event == ChainEvent::RotationDue(Trigger::Asked) {
+            // Somebody is there and waits. Asking again and again is no way around all pauses.
+            self.not_before = self.not_before.min(view.now + MAX_PAUSE_WHEN_ASKED);
+            self.renewing_until = view.now;
         }
         if event == ChainEvent::Stopped {
             self.phase = Phase::Ended;
@@ -367,6 +374,7 @@ impl Trigger {
         match self {
             Self::Planned => "planned",
             Self::Degraded => "degraded",
+            Self::Asked => "asked",
             Self::Rejected => "rejected",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
@@ -404,6 +412,8 @@ fn pause_ceiling_serving(failure: Failure, trigger: Trigger, view: View) -> Dura
 }
 
 pub(super) const MAX_PAUSE_WHILE_CLIENTS_WAIT: Duration = Duration::from_secs(4);
+
+const MAX_PAUSE_WHEN_ASKED: Duration = Duration::from_secs(1);
 
 pub(super) const MAX_PAUSE_UNSERVED: Duration = Duration::from_secs(10);
 

@@ -6,6 +6,7 @@ use tokio::time::{self, Instant};
 use tracing::info;
 
 use super::chain::ChainEvent;
+use super::control::Asked;
 use super::generation::Generation;
 use super::requests::Report;
 use super::state::{LeaseEvent, LeaseState};
@@ -26,6 +27,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     /// would outlive its token. Takes [`MAX_END`] at most.
     pub(super) async fn end(mut self) -> ChainEnd {
         let began = Instant::now();
+        // Nobody is answered any more, and is told so at once.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        self.asked = Asked::default();
         self.feed(ChainEvent::Stopped);
         self.revoke_all();
 

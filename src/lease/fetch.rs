@@ -157,6 +157,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 }
             }
             Err(error) => {
+                self.note_vault_error(&error);
                 warn!(
                     event = "login.failed",
                     vault_path = %self.vault_path,
@@ -210,6 +211,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         match result {
             Ok(lease) => self.hold_candidate(draft, asked_at, lease),
             Err(error) => {
+                self.note_vault_error(&error);
                 warn!(
                     event = "creds.failed",
                     vault_path = %self.vault_path,

@@ -157,10 +157,10 @@ impl Generation {
     }
 
     /// Has its sessions end, as it was ended before its time.
-    pub(super) fn announce_revocation(&mut self) {
+    pub(super) fn announce_revocation(&mut self, by: Revocation) {
         self.is_revoked = true;
         if let Some(issued) = &self.issued {
-            issued.set_standing(Standing::Revoked(Revocation::ByVault));
+            issued.set_standing(Standing::Revoked(by));
         }
     }
 
@@ -201,6 +201,11 @@ impl Generation {
                 harmless: false,
             })
         }));
+    }
+
+    /// What its sessions are told.
+    pub(super) fn standing(&self) -> Standing {
+        self.issued.as_ref().map(Issued::standing).unwrap_or_default()
     }
 
     /// After a jump of the clocks: what was told is told anew, and what is far gone is renewed.

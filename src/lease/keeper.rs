@@ -167,6 +167,11 @@ impl Keeper {
         self.terms().map(|term| term.end().left(now)).min().unwrap_or_default()
     }
 
+    /// Time since the lease was asked for.
+    pub(super) fn age(&self, now: Now) -> Duration {
+        now.boot.saturating_sub(self.issued)
+    }
+
     /// What is left of the lease alone.
     pub(super) fn lease_left(&self, now: Now) -> Duration {
         self.lease.end().left(now)

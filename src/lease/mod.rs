@@ -11,6 +11,7 @@ mod chain;
 mod check;
 mod checking;
 mod clock;
+mod control;
 mod end;
 mod fetch;
 mod generation;
@@ -22,6 +23,7 @@ mod retire;
 mod schedule;
 mod state;
 mod static_role;
+mod status;
 mod term;
 mod token;
 mod upkeep;
@@ -33,7 +35,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -42,17 +44,21 @@ use tracing::{error, info, warn};
 use self::chain::{ChainAction, ChainEvent, ChainState, Phase, View};
 use self::check::Haste;
 use self::clock::{Clock, Now};
+use self::control::{Asked, Command};
 use self::fetch::Fetch;
 use self::generation::Generation;
 use self::requests::Report;
+use self::status::LastError;
 use crate::credential::{Credential, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, Metrics, ResultLabels};
 use crate::upstream::{Probe, UpstreamError};
 use crate::vault::VaultApi;
 
+pub(crate) use self::control::{ChainHandle, NoAnswer, Rotated};
 pub(crate) use self::end::ChainEnd;
 pub(crate) use self::static_role::StaticChain;
+pub(crate) use self::status::{ChainStatus, LastError as ChainError};
 
 /// Tries a credential at one upstream.
 pub(crate) trait Prove: Send + Sync + 'static {
@@ -92,6 +98,10 @@ pub(crate) struct Chain<V, P = Probe> {
     warned: bool,
     /// When a token was looked up with success for the last time, on the boot clock.
     looked_up_at: Duration,
+    last_error: Option<LastError>,
+    handle: ChainHandle,
+    commands: mpsc::Receiver<Command>,
+    asked: Asked,
     /// When the clocks were last looked at.
     seen: (Now, Instant),
     tasks: JoinSet<Report>,
@@ -102,6 +112,7 @@ enum Wake {
     Stop,
     Report(Result<Report, JoinError>),
     Suspicion(Suspicion),
+    Command(Command),
     ClientWaits,
     Due,
 }
@@ -124,8 +135,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
+        let vault_path: Arc<str> = settings.vault_path.into();
+        let (handle, commands) = ChainHandle::new(Arc::clone(&vault_path), "leased");
         Self {
-            vault_path: settings.vault_path.into(),
+            vault_path,
             provers: settings.provers.into_iter().map(Arc::new).collect(),
             vault,
             waiting: publisher.waiting(),
@@ -140,8 +153,17 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             revoking: 0,
             warned: false,
             looked_up_at: Duration::ZERO,
+            last_error: None,
+            handle,
+            commands,
+            asked: Asked::default(),
             tasks: JoinSet::new(),
         }
+    }
+
+    /// What an operator asks it by.
+    pub(crate) fn handle(&self) -> ChainHandle {
+        self.handle.clone()
     }
 
     /// Publishes credentials until `stop`, then revokes all of them within five seconds. Sessions should have
@@ -154,6 +176,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 Wake::Report(Ok(report)) => self.on_report(report),
                 Wake::Report(Err(error)) => self.on_fault(&error),
                 Wake::Suspicion(suspicion) => self.on_suspicion(suspicion),
+                Wake::Command(command) => self.on_command(command),
                 Wake::ClientWaits => self.feed(ChainEvent::ClientWaits),
                 Wake::Due => {}
             }
@@ -169,6 +192,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             () = stop.cancelled() => Wake::Stop,
             Some(report) = self.tasks.join_next() => Wake::Report(report),
             Some(suspicion) = self.publisher.suspicion() => Wake::Suspicion(suspicion),
+            Some(command) = self.commands.recv() => Wake::Command(command),
             Ok(()) = self.waiting.changed() => Wake::ClientWaits,
             () = time::sleep(pause) => Wake::Due,
         }
@@ -242,6 +266,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.rotate_due(now);
         self.feed(ChainEvent::Tick);
         self.announce_ends(now);
+        self.answer_closing();
         self.update_gauges();
     }
 

@@ -53,6 +53,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             return;
         }
         log_failure(&self.vault_path, &generation.credential, verdict, result);
+        self.note_proof_error(result.and_then(|result| result.as_ref().err()));
     }
 
     /// Promotes the candidate when its proof is enough, drops it when it was rejected or came to its end.
@@ -122,6 +123,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if let Some(old) = old {
             self.supersede(old);
         }
+        self.answer_rotation(id);
     }
 
     fn last_call(&self, now: Now) -> LastCall {

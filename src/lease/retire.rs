@@ -12,6 +12,7 @@ use super::requests::{Report, Revoked};
 use super::state::{LeaseEvent, LeaseState};
 use super::token::LiveToken;
 use super::{Causes, Chain, Prove, count};
+use crate::credential::Revocation;
 use crate::ids::GenerationId;
 use crate::vault::{VaultApi, VaultError};
 
@@ -52,7 +53,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 outlived_sessions,
             ),
             Ending::Revoked => {
-                generation.announce_revocation();
+                generation.announce_revocation(Revocation::ByVault);
                 warn!(
                     event = "lease.revoked_early",
                     vault_path = %self.vault_path,
@@ -158,6 +159,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
     pub(super) fn on_lease_revoked(&mut self, id: GenerationId, result: Result<(), VaultError>) {
         count(&self.metrics.lease_revocations, result.is_ok());
+        if let Err(error) = &result {
+            self.note_vault_error(error);
+            self.note_orphan(id);
+        }
         let Some(generation) = self.generations.get_mut(&id) else { return };
         match result {
             Ok(()) => info!(

@@ -78,6 +78,17 @@ impl LeaseState {
         }
     }
 
+    /// The word in `/status`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Current { .. } => "current",
+            Self::Superseded { .. } => "superseded",
+            Self::Revoking => "revoking",
+            Self::Ended { .. } => "ended",
+        }
+    }
+
     /// Whether it is kept alive.
     pub(super) fn is_kept(self) -> bool {
         match self {

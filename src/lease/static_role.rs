@@ -5,6 +5,7 @@
 //! [`super::proof`] the proof; all of them are pure. One task for each chain, which owns the tasks of its requests and
 //! ends with them; `app` runs it until it is told to stop.
 
+mod asked;
 mod plan;
 mod tenure;
 mod work;
@@ -12,17 +13,20 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::asked::Ask;
 use self::plan::{Plan, View};
 use self::tenure::Tenure;
 use super::chain::Trigger;
 use super::clock::{Clock, Now};
+use super::control::{ChainHandle, Command};
 use super::proof::Proof;
+use super::status::LastError;
 use super::token::LiveToken;
 use super::{ChainEnd, ChainSettings, LEAST_PAUSE, MAX_JUMP, Prove, TICK, end, token};
 use crate::credential::{Credential, Issued, Publisher, Suspicion};
@@ -53,6 +57,10 @@ pub(crate) struct StaticChain<V, P = Probe> {
     /// Revocations under way.
     revoking: usize,
     warned: bool,
+    last_error: Option<LastError>,
+    handle: ChainHandle,
+    commands: mpsc::Receiver<Command>,
+    asks: Vec<Ask>,
     ends: bool,
     /// When the clocks were last looked at.
     seen: (Now, Instant),
@@ -104,6 +112,7 @@ enum Wake {
     Stop,
     Report(Result<Report, JoinError>),
     Suspicion(Suspicion),
+    Command(Command),
     ClientWaits,
     Due,
 }
@@ -126,8 +135,10 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Self {
+        let vault_path: Arc<str> = settings.vault_path.into();
+        let (handle, commands) = ChainHandle::new(Arc::clone(&vault_path), "static");
         Self {
-            vault_path: settings.vault_path.into(),
+            vault_path,
             provers: settings.provers.into_iter().map(Arc::new).collect(),
             vault,
             waiting: publisher.waiting(),
@@ -144,9 +155,18 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             last_generation: 0,
             revoking: 0,
             warned: false,
+            last_error: None,
+            handle,
+            commands,
+            asks: Vec::new(),
             ends: false,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// What an operator asks it by.
+    pub(crate) fn handle(&self) -> ChainHandle {
+        self.handle.clone()
     }
 
     /// Publishes passwords until `stop`, then revokes its token within five seconds. Ends in no other way; may be
@@ -159,6 +179,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 Wake::Report(Ok(report)) => self.on_report(report),
                 Wake::Report(Err(error)) => self.on_fault(&error),
                 Wake::Suspicion(suspicion) => self.on_suspicion(suspicion),
+                Wake::Command(command) => self.on_command(command),
                 Wake::ClientWaits => self.hurry(),
                 Wake::Due => {}
             }
@@ -174,6 +195,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             () = stop.cancelled() => Wake::Stop,
             Some(report) = self.tasks.join_next() => Wake::Report(report),
             Some(suspicion) = self.publisher.suspicion() => Wake::Suspicion(suspicion),
+            Some(command) = self.commands.recv() => Wake::Command(command),
             Ok(()) = self.waiting.changed() => Wake::ClientWaits,
             () = time::sleep(pause) => Wake::Due,
         }
@@ -256,6 +278,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         self.prove_due(now);
         self.judge_candidate(now);
         self.judge_current();
+        self.answer_asks();
         self.update_gauges();
     }
 
@@ -278,6 +301,10 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
     async fn end(mut self) -> ChainEnd {
         let began = Instant::now();
         self.ends = true;
+        // Nobody is answered any more, and is told so at once.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        self.asks.clear();
         self.publisher.withdraw();
         if let Some(tenure) = self.tenure.take() {
             self.release(&tenure);

@@ -62,6 +62,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if kind == Kind::Lease {
             count(&self.metrics.lease_renewals, result.is_ok());
         }
+        if let Err(error) = result {
+            self.note_vault_error(error);
+        }
         let now = self.now();
         let Some(generation) = self.generations.get_mut(&id) else { return };
         let answer = result.as_ref().copied().map_err(VaultError::answer);

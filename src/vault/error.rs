@@ -147,6 +147,24 @@ pub(crate) enum Answer {
     Unavailable,
 }
 
+impl Answer {
+    /// The word in `/status`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::Lost => "no_answer",
+            Self::Malformed => "malformed",
+            Self::Redirect => "redirect",
+            Self::BadRequest => "bad_request",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::TryLater { .. } => "try_later",
+            Self::Unexpected => "unexpected",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl VaultError {
     /// What kind of answer this was.
     pub(crate) fn answer(&self) -> Answer {
@@ -166,6 +184,17 @@ impl VaultError {
                 401..500 => Answer::Unexpected,
                 _ => Answer::Unavailable,
             },
+        }
+    }
+
+    /// What was asked.
+    pub(crate) fn operation(&self) -> Operation {
+        match self {
+            Self::File { .. } | Self::Spent { .. } | Self::HeldBack { .. } => Operation::Login,
+            Self::NoConnection { operation, .. }
+            | Self::NoAnswer { operation, .. }
+            | Self::Refused { operation, .. }
+            | Self::Unusable { operation, .. } => *operation,
         }
     }
 

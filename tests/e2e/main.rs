@@ -24,6 +24,7 @@ mod rotation;
 mod scenarios;
 mod trouble;
 mod drain;
+mod admin;
 mod setup;
 mod pgbench;
 mod secrets;

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::ExitStatus;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -19,7 +19,9 @@ pub(crate) struct Pglease {
     process: Process,
     _folder: Folder,
     addresses: Vec<SocketAddr>,
+    binary: PathBuf,
     http: String,
+    admin: Option<String>,
 }
 
 impl Pglease {
@@ -41,7 +43,8 @@ impl Pglease {
         let ready = ready.unwrap_or_else(|| panic!("pglease does not listen:\n{}", process.lines().tail()));
         let addresses = ready["addresses"].as_str().unwrap().split(',').map(parse).collect();
         let http = format!("http://{}", parse(ready["http"].as_str().unwrap()));
-        Self { process, _folder: folder, addresses, http }
+        let admin = ready["admin"].as_str().map(|admin| parse(admin).to_string());
+        Self { process, _folder: folder, addresses, binary: binary.to_owned(), http, admin }
     }
 
     /// Where applications connect.
@@ -62,6 +65,26 @@ impl Pglease {
     /// URL of an endpoint for kubelet and Prometheus.
     pub(crate) fn http_url(&self, path: &str) -> String {
         format!("{}{path}", self.http)
+    }
+
+    /// Its `admin.address`.
+    pub(crate) fn admin(&self) -> &str {
+        self.admin.as_deref().expect("it has an admin address")
+    }
+
+    /// Runs a command of it that asks the running one, to its end.
+    pub(crate) async fn run_command(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(arguments).args(["--admin-address", self.admin()]).env_clear();
+        let output = time::timeout(PATIENCE * 2, command.kill_on_drop(true).output());
+        output.await.expect("the command ends").expect("the command starts")
+    }
+
+    /// `/status`.
+    pub(crate) async fn status(&self) -> Value {
+        let url = format!("http://{}/status", self.admin());
+        let answer = super::http_client().get(url).send().await.unwrap();
+        serde_json::from_str(&answer.text().await.unwrap()).unwrap()
     }
 
     /// A session of an application, in this database.

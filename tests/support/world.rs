@@ -224,6 +224,7 @@ impl<'a> World<'a> {
              [vault.login]\nmethod = \"kubernetes\"\nmount = {:?}\nrole = \"web\"\njwt_file = {}\n\n\
              [listen]\naddresses = [\"localhost:0\"]\n{listen}\n\n\
              [http]\naddress = \"127.0.0.1:0\"\n\n\
+             [admin]\naddress = \"127.0.0.1:0\"\ncontrol = true\n\n\
              [log]\nformat = \"json\"\nlevel = {log_level:?}\n\n",
             self.auth(),
             // A string of JSON is one of TOML.

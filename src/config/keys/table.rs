@@ -171,8 +171,18 @@ pub(crate) const KEYS: &[Key] = &[
     key("drain.grace", Kind::Duration, Value("0s"), "how long after SIGTERM idle sessions are left alone"),
     key("drain.deadline", Kind::Duration, Value("20s"), "when, after SIGTERM, open sessions are cut"),
     key("http.address", Kind::Address, Value("[::]:9632"), "/livez, /readyz, /startup and /metrics"),
-    later("admin.address", Kind::Address, Absent("off"), "", "status page and control, on loopback"),
-    later("admin.control", Kind::Boolean, Value("false"), "false", "drain and rotate over the admin address"),
+    key(
+        "admin.address",
+        Kind::Address,
+        Value("127.0.0.1:9633"),
+        "/status and control, on loopback; \"\" is off",
+    ),
+    key(
+        "admin.control",
+        Kind::Boolean,
+        Value("false"),
+        "pglease drain and pglease rotate are answered there",
+    ),
     key(
         "log.format",
         Kind::Word { built: &["json", "text"], later: &[] },

@@ -71,10 +71,6 @@ fn what_is_not_built_says_so() {
         "[listen]\npeer_uids = [0, 1]\n",
         "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): not built yet; leave it out",
     );
-    file_says(
-        "[admin]\naddress = \"127.0.0.1:9633\"\n",
-        "admin.address = \"127.0.0.1:9633\" (pglease.toml:10): not built yet; leave it out",
-    );
     flag_says("--listen-auth=peer", "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\"");
 }
 
@@ -397,6 +393,26 @@ fn addresses_that_let_anybody_in_or_collide_are_refused() {
     flag_says(
         "--admin-address=0.0.0.0:9633",
         "admin.address = \"0.0.0.0:9633\" (--admin-address): no loopback address; use one like \"127.0.0.1:9633\"",
+    );
+    flag_says(
+        "--admin-address=localhost",
+        "admin.address = \"localhost\" (--admin-address): not an IP address with a port; write it like \
+         \"127.0.0.1:9633\"",
+    );
+    flag_says(
+        "--admin-address=127.0.0.1:5432",
+        "admin.address = \"127.0.0.1:5432\" (--admin-address): the port of listen.addresses = [\"localhost:5432\"] \
+         (default) as well; choose another",
+    );
+    flag_says(
+        "--admin-address=127.0.0.1:9632",
+        "admin.address = \"127.0.0.1:9632\" (--admin-address): the port of http.address = \"[::]:9632\" (default) \
+         as well; choose another",
+    );
+    file_says(
+        "[admin]\naddress = \"\"\ncontrol = true\n",
+        "admin.control = true (pglease.toml:11): there is no admin.address to be asked at; write one, or leave this \
+         out",
     );
     flag_says(
         "--http-address=0.0.0.0:5432",

@@ -1,8 +1,9 @@
 //! The three ways together: what holds, and the exact words for what does not.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tracing::Level;
@@ -62,6 +63,17 @@ impl Given {
     }
 
     fn load(&self) -> Result<Loaded, String> {
+        self.load_by(load)
+    }
+
+    fn load_admin(&self) -> Result<AdminConfig, String> {
+        self.load_by(load_admin)
+    }
+
+    fn load_by<T>(
+        &self,
+        load: impl FnOnce(&ArgMatches, Vec<(OsString, OsString)>) -> Result<T, ConfigErrors>,
+    ) -> Result<T, String> {
         let dir = self.dir.path().to_str().unwrap();
         let mut arguments = vec!["proxy".to_owned()];
         arguments.extend(self.arguments.iter().map(|argument| argument.replace("DIR", dir)));
@@ -70,8 +82,9 @@ impl Given {
             std::fs::write(&file, text.replace("DIR", dir)).unwrap();
             arguments.extend(["--config-file".to_owned(), file.to_str().unwrap().to_owned()]);
         }
+        let variables = self.variables.iter();
         let variables =
-            self.variables.iter().map(|(name, value)| (name.into(), value.replace("DIR", dir).into()));
+            variables.map(|(name, value)| (name.into(), value.replace("DIR", dir).into())).collect();
 
         let matches = Command::new("proxy").args(flags()).try_get_matches_from(arguments).unwrap();
         load(&matches, variables).map_err(|errors| errors.to_string().replace(&format!("{dir}/"), ""))
@@ -144,6 +157,11 @@ fn defaults_hold_where_nobody_wrote_anything() {
             deadline: Duration::from_secs(20),
         },
         http: HttpConfig { address: "[::]:9632".parse().unwrap(), explicit: false },
+        admin: AdminConfig {
+            address: Some("127.0.0.1:9633".parse().unwrap()),
+            explicit: false,
+            control: false,
+        },
         log: LogConfig { format: LogFormat::Json, level: Level::INFO },
     };
 
@@ -324,6 +342,22 @@ fn the_files_only_route_gives_way_to_flags_and_variables() {
 }
 
 #[test]
+fn commands_that_ask_need_no_more_than_the_address_and_the_default_yields() {
+    let given = |given: Given| given.load_admin();
+    let address = |text: &str| Some(text.parse().unwrap());
+    let default = AdminConfig { address: address("127.0.0.1:9633"), explicit: false, control: false };
+    assert_eq!(given(Given::nothing()), Ok(default));
+    let file = "[admin]\naddress = \"[::1]:1\"\ncontrol = true\n[vault]\naddress = \"nonsense\"\n";
+    let written = AdminConfig { address: address("[::1]:1"), explicit: true, control: true };
+    assert_eq!(given(Given::nothing().file(file)), Ok(written));
+    let off = given(Given::minimum().arguments(&["--admin-address="])).unwrap();
+    assert_eq!((off.address, off.explicit), (None, true));
+    assert!(given(Given::nothing().variable("PGLEASE_ADMIN_ADDRESS", "here")).is_err());
+
+    assert!(Given::minimum().arguments(&["--http-address=127.0.0.1:9633"]).load().is_ok());
+}
+
+#[test]
 fn empty_variables_are_none_and_empty_optional_values_are_off() {
     let given = Given::minimum()
         .variable("PGLEASE_DRAIN_GRACE", "")
@@ -409,8 +443,6 @@ fn keys_that_are_not_built_may_be_written_where_they_ask_for_nothing() {
         peer_uids = []
         tls_cert_file = ""
         threads = 1
-        [admin]
-        control = false
         "#,
     )
     .variable("VAULT_CLIENT_CERT", "");

@@ -30,7 +30,7 @@ fn chain(phase: Phase) -> ChainState {
 
 const UNAVAILABLE: Failure = Failure::Vault(Answer::Unavailable);
 
-const EVENTS: [ChainEvent; 16] = [
+const EVENTS: [ChainEvent; 17] = [
     E::Started,
     E::Tick,
     E::RenewalAsked,
@@ -38,6 +38,7 @@ const EVENTS: [ChainEvent; 16] = [
     E::RenewalFailed,
     E::RotationDue(Trigger::Planned),
     E::RotationDue(Trigger::Degraded),
+    E::RotationDue(Trigger::Asked),
     E::Rejected,
     E::DatabaseAway,
     E::Revoked,
@@ -96,6 +97,7 @@ fn serving_renewing_and_degraded_rotate_for_the_same_reasons() {
                     rotating(Trigger::Degraded, Attempt::Renewing),
                     &[A::Renew],
                 ),
+                (E::RotationDue(Trigger::Asked), begun(Trigger::Asked), &[A::Begin]),
                 (E::Rejected, begun(Trigger::Rejected), &[A::Begin]),
                 (E::Revoked, fetch(Some(Trigger::Revoked), Attempt::Running), &[A::Withdraw, A::Begin]),
                 (E::Expired, fetch(Some(Trigger::Expired), Attempt::Running), &[A::Withdraw, A::Begin]),
@@ -107,12 +109,13 @@ fn serving_renewing_and_degraded_rotate_for_the_same_reasons() {
 #[test]
 fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
     use Attempt::{Renewing, Running, Waiting};
-    for trigger in [Trigger::Planned, Trigger::Degraded, Trigger::Rejected] {
+    for trigger in [Trigger::Planned, Trigger::Degraded, Trigger::Asked, Trigger::Rejected] {
         for attempt in [Running, Waiting] {
             let raised = |to: Trigger| rotating(trigger.max(to), attempt);
             let mut row: Vec<(ChainEvent, Phase, &[ChainAction])> = vec![
                 (E::RotationDue(Trigger::Planned), raised(Trigger::Planned), &[]),
                 (E::RotationDue(Trigger::Degraded), raised(Trigger::Degraded), &[]),
+                (E::RotationDue(Trigger::Asked), raised(Trigger::Asked), &[]),
                 (E::Rejected, raised(Trigger::Rejected), &[]),
                 (E::Revoked, fetch(Some(Trigger::Revoked), attempt), &[A::Withdraw]),
                 (E::Expired, fetch(Some(Trigger::Expired), attempt), &[A::Withdraw]),
@@ -135,6 +138,7 @@ fn rotating_serves_on_and_ends_with_a_successor_a_renewal_or_the_end() {
             (E::RenewalFailed, rotating(Trigger::Degraded, Running), &[A::Begin]),
             (E::DatabaseAway, Phase::Degraded, &[A::Abandon]),
             (E::Revoked, fetch(Some(Trigger::Revoked), Running), &[A::Withdraw, A::Begin]),
+            (E::RotationDue(Trigger::Asked), rotating(Trigger::Asked, Running), &[A::Begin]),
             (E::Rejected, rotating(Trigger::Rejected, Running), &[A::Begin]),
             (E::Expired, fetch(Some(Trigger::Expired), Running), &[A::Withdraw, A::Begin]),
         ],
@@ -216,6 +220,19 @@ fn client_that_comes_shortens_the_pause_but_does_not_end_it() {
 
     let (served, _) = chain(rotating(Trigger::Planned, Attempt::Waiting)).on(E::ClientWaits, waits(NOW));
     assert_eq!(served.attempt_at(), Some(NOW + Duration::from_secs(20)));
+}
+
+#[test]
+fn operator_who_asks_shortens_any_pause_to_a_second_and_no_further() {
+    for phase in [fetch(None, Attempt::Waiting), rotating(Trigger::Rejected, Attempt::Waiting)] {
+        let (mut state, second) = (chain(phase), Duration::from_secs(1));
+        for ms in [0, 300, 600, 900] {
+            let view = View { now: NOW + Duration::from_millis(ms), ..VIEW };
+            state = state.on(E::RotationDue(Trigger::Asked), view).0;
+            assert_eq!(state.attempt_at(), Some(NOW + second), "{phase:?}");
+        }
+        assert_eq!(state.on(E::Tick, View { now: NOW + second, ..VIEW }).1, [A::Begin]);
+    }
 }
 
 #[test]

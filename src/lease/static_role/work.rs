@@ -13,6 +13,7 @@ use crate::lease::chain::Trigger;
 use crate::lease::clock::Now;
 use crate::lease::promotion::{self, verdict};
 use crate::lease::proof::{LastCall, Proof, ProofState, Verdict};
+use crate::lease::status::LastError;
 use crate::lease::token::LiveToken;
 use crate::lease::{Causes, Prove, schedule, whole_seconds};
 use crate::telemetry::{ChainLabels, GenerationLabels, RotationLabels};
@@ -62,6 +63,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 }
             }
             Err(error) => {
+                self.last_error = Some(LastError::of_vault(&error, self.now()));
                 warn!(
                     event = "login.failed",
                     vault_path = %self.vault_path,
@@ -140,6 +142,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             Report::Read { token, result, token_is_dead }
         });
         self.tasks.spawn(async move { request.await.unwrap_or(Report::ReadAborted) });
+        self.note_read_sent();
     }
 
     pub(super) fn on_read(
@@ -154,8 +157,11 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 let news = !self.last_read.as_ref().is_some_and(|last| read.is(&last.user, &last.password));
                 self.plan.read(read.ttl, news, view);
                 self.hold_candidate(read, news);
+                self.note_read(true);
             }
             Err(error) => {
+                self.note_read(false);
+                self.last_error = Some(LastError::of_vault(&error, self.now()));
                 warn!(
                     event = "creds.failed",
                     vault_path = %self.vault_path,
@@ -195,12 +201,13 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             changed,
             ttl_seconds,
         );
-        let trigger = self
-            .current
-            .as_ref()
-            .map(|_| if self.plan.is_rejected() { Trigger::Rejected } else { Trigger::Planned });
-        if trigger == Some(Trigger::Planned) {
-            info!(event = "rotation.start", vault_path = %self.vault_path, trigger = %Trigger::Planned);
+        let trigger = self.current.as_ref().map(|_| match (self.plan.is_rejected(), self.is_asked()) {
+            (true, _) => Trigger::Rejected,
+            (false, true) => Trigger::Asked,
+            (false, false) => Trigger::Planned,
+        });
+        if let Some(trigger) = trigger.filter(|trigger| *trigger != Trigger::Rejected) {
+            info!(event = "rotation.start", vault_path = %self.vault_path, trigger = %trigger);
         }
         let StaticCredential { user, password, .. } = read;
         let credential = Arc::new(Credential { user, password, lease: None, generation: id });
@@ -240,6 +247,8 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let credential = Arc::clone(&password.credential);
         if verdict != Verdict::Accepted {
             promotion::log_failure(&self.vault_path, &credential, verdict, result);
+            let error = result.and_then(|result| result.as_ref().err());
+            self.last_error = Some(LastError::of_proof(error, now));
         }
     }
 
@@ -253,6 +262,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 self.count_rotation(trigger, "failed");
             }
             self.candidate = None;
+            self.note_refusal();
             let view = self.view();
             self.plan.refused(view);
         } else if proof.is_enough(now.boot, LastCall::Unserved) {

@@ -1,5 +1,6 @@
 //! The chain's task over fakes, in virtual time.
 
+mod control;
 mod fakes;
 mod life;
 mod static_role;
@@ -20,6 +21,7 @@ struct Rig {
     metrics: Arc<Metrics>,
     /// Seconds by which the wall clock was put forward.
     wall_ahead: Arc<AtomicU64>,
+    handle: Option<ChainHandle>,
     stop: CancellationToken,
     chain: JoinSet<ChainEnd>,
 }
@@ -30,6 +32,7 @@ impl Rig {
         let (mut rig, publisher) = Self::prepare(set_up);
         let (settings, vault, metrics, clock) = rig.parts();
         let chain = Chain::with_clock(settings, vault, publisher, metrics, clock);
+        rig.handle = Some(chain.handle());
         rig.chain.spawn(chain.run(rig.stop.clone()));
         rig
     }
@@ -39,6 +42,7 @@ impl Rig {
         let (mut rig, publisher) = Self::prepare(set_up);
         let (settings, vault, metrics, clock) = rig.parts();
         let chain = StaticChain::with_clock(settings, vault, publisher, metrics, clock);
+        rig.handle = Some(chain.handle());
         rig.chain.spawn(chain.run(rig.stop.clone()));
         rig
     }
@@ -55,6 +59,7 @@ impl Rig {
             source,
             metrics: Arc::new(Metrics::new()),
             wall_ahead: Arc::new(AtomicU64::new(0)),
+            handle: None,
             stop: CancellationToken::new(),
             chain: JoinSet::new(),
         };
@@ -84,6 +89,14 @@ impl Rig {
     /// The user name that a session which comes now logs in with.
     async fn user(&self) -> String {
         self.hold().await.credential().user.clone()
+    }
+
+    async fn rotate(&self, close: bool) -> Result<Rotated, NoAnswer> {
+        self.handle.as_ref().unwrap().rotate(close).await
+    }
+
+    async fn status(&self) -> ChainStatus {
+        self.handle.as_ref().unwrap().status().await.unwrap()
     }
 
     async fn end(mut self) -> ChainEnd {

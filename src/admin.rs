@@ -1,0 +1,322 @@
+//! `/status` for people, and what they may ask for, on loopback only: the second endpoint, served like the first.
+//!
+//! Runs on the control thread until its future is dropped. Rotations and the drain are asked for where they are done,
+//! at the chains and in `app`. A web page must not get here through a browser of this machine: requests that carry an
+//! `Origin`, or name a host that is not loopback, are refused.
+
+pub(crate) mod client;
+mod status;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{AdminConfig, RouteConfig};
+use crate::drain::Phase;
+use crate::http::{self, BindError};
+use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
+
+/// What the endpoint asks.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    /// Whether more is answered than `/status`.
+    pub(crate) control: bool,
+    pub(crate) chains: Vec<ChainHandle>,
+    pub(crate) routes: Vec<RouteConfig>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// Asks for the drain.
+    pub(crate) drain: mpsc::Sender<()>,
+    /// Of the drain.
+    pub(crate) deadline: Duration,
+}
+
+/// Binds `admin.address`, if there is one; where nobody asked for it and it cannot be had, there is none.
+pub(crate) fn bind(config: AdminConfig) -> Result<Option<TcpListener>, BindError> {
+    let Some(address) = config.address else { return Ok(None) };
+    match http::listen(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) if config.explicit => Err(BindError { key: "admin.address", address, source }),
+        Err(error) => {
+            warn!(event = "admin.not_bound", %address, %error, "no /status: admin.address names another port");
+            Ok(None)
+        }
+    }
+}
+
+/// GET of the status, POST of the rest; another path is 404, another method 405.
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
+    let control = Router::new()
+        .route("/rotate", post(rotate))
+        .route("/drain", post(drain))
+        .route("/quitquitquit", post(drain))
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), only_with_control));
+    Router::new()
+        .route("/status", get(status))
+        .merge(control)
+        .layer(middleware::from_fn(only_from_here))
+        .with_state(admin)
+}
+
+/// Keeps web pages out: those of other origins, and those whose name was made to point here.
+async fn only_from_here(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) {
+        return (StatusCode::FORBIDDEN, "not for web pages\n").into_response();
+    }
+    if !names_loopback(request.headers(), request.uri()) {
+        return (StatusCode::FORBIDDEN, "ask for localhost, 127.0.0.1 or [::1]\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether the request names this machine as its host, and nothing else.
+fn names_loopback(headers: &HeaderMap, uri: &Uri) -> bool {
+    let of_header = |host: &header::HeaderValue| {
+        let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+        authority.is_some_and(|authority| is_loopback(&authority))
+    };
+    let mut hosts = headers.get_all(header::HOST).iter();
+    hosts.next().is_some_and(of_header) && hosts.all(of_header) && uri.authority().is_none_or(is_loopback)
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+async fn only_with_control(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if admin.control {
+        return next.run(request).await;
+    }
+    (StatusCode::FORBIDDEN, "not allowed: set admin.control = true to have it answered\n").into_response()
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    json(StatusCode::OK, &status::Status::of(&admin).await)
+}
+
+/// The answer to `/rotate`.
+#[derive(Debug, Serialize)]
+struct RotateAnswer {
+    chains: Vec<ChainRotated>,
+}
+
+/// What came of it in one chain.
+#[derive(Debug, Serialize)]
+struct ChainRotated {
+    vault_path: String,
+    /// `done`, `not_yet` or `ended`.
+    result: &'static str,
+    generation: Option<String>,
+    db_role: Option<String>,
+    /// Leases of older generations that could not be revoked and end by themselves.
+    orphans: usize,
+    /// Why it is not done, as far as is known.
+    last_error: Option<ChainError>,
+}
+
+/// New credentials for all chains; with `?close=true` the sessions on older ones end. 200 when all is done, 202 where
+/// something goes on without the caller.
+async fn rotate(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
+    let close = match uri.query() {
+        None | Some("" | "close=false") => false,
+        Some("close=true") => true,
+        Some(_) => return (StatusCode::BAD_REQUEST, "the one parameter is close=true\n").into_response(),
+    };
+    if *admin.phase.borrow() != Phase::Serving {
+        return (StatusCode::CONFLICT, "draining\n").into_response();
+    }
+    info!(event = "admin.rotate", close);
+    let ask = move |chain: ChainHandle| async move {
+        let result = chain.rotate(close).await;
+        rotated(&chain, result).await
+    };
+    let chains = ask_all(&admin.chains, ask).await;
+    let all_done = chains.iter().all(|chain| chain.result == "done");
+    let status = if all_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    json(status, &RotateAnswer { chains })
+}
+
+async fn rotated(chain: &ChainHandle, result: Result<Rotated, NoAnswer>) -> ChainRotated {
+    let vault_path = chain.vault_path().to_owned();
+    let (result, rotated) = match result {
+        Ok(rotated) => ("done", Some(rotated)),
+        Err(NoAnswer::NotYet) => ("not_yet", None),
+        Err(NoAnswer::Ended) => ("ended", None),
+    };
+    let last_error = match rotated {
+        None => chain.status().await.ok().and_then(|status| status.last_error),
+        Some(_) => None,
+    };
+    ChainRotated {
+        vault_path,
+        result,
+        generation: rotated.as_ref().map(|rotated| rotated.generation.to_string()),
+        orphans: rotated.as_ref().map_or(0, |rotated| rotated.orphans),
+        db_role: rotated.map(|rotated| rotated.db_role),
+        last_error,
+    }
+}
+
+/// The answer to `/drain`.
+#[derive(Debug, Serialize)]
+struct DrainAnswer {
+    phase: &'static str,
+    /// When the sessions that are open by then are cut, counted from the beginning of the drain.
+    deadline_seconds: u64,
+}
+
+/// Begins the drain, if it has not begun. Its end is the end of this endpoint.
+async fn drain(State(admin): State<Arc<Admin>>) -> Response {
+    // Where the queue is full, somebody has asked just now.
+    let _ = admin.drain.try_send(());
+    let mut phase = admin.phase.clone();
+    // An error is the end of the process.
+    let phase = phase.wait_for(|phase| *phase != Phase::Serving).await.map_or("cut", |phase| phase.as_str());
+    json(StatusCode::OK, &DrainAnswer { phase, deadline_seconds: admin.deadline.as_secs() })
+}
+
+/// The answers of all chains, asked side by side, in their order.
+async fn ask_all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    chains: &[ChainHandle],
+    ask: impl Fn(ChainHandle) -> F,
+) -> Vec<T> {
+    let mut asked = JoinSet::new();
+    for (index, chain) in chains.iter().enumerate() {
+        let answer = ask(chain.clone());
+        asked.spawn(async move { (index, answer.await) });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(body) {
+        Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Of one request: a rotation takes its time.
+pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(40);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::DrainConfig;
+    use crate::drain::Drain;
+
+    /// An endpoint without chains, what asks it for the drain, and the drain.
+    fn world(control: bool) -> (Router, mpsc::Receiver<()>, Drain) {
+        let (drain, asked) = (Drain::default(), mpsc::channel(1));
+        let admin = Admin {
+            control,
+            chains: Vec::new(),
+            routes: Vec::new(),
+            phase: drain.subscribe(),
+            drain: asked.0,
+            deadline: Duration::from_secs(20),
+        };
+        (router(Arc::new(admin)), asked.1, drain)
+    }
+
+    async fn ask(router: &Router, request: &str) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let answer = async {
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        tokio::join!(http::exchange(server, router.clone(), EXCHANGE_TIMEOUT), answer).1
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_answered_and_no_web_page() {
+        let (router, ..) = world(true);
+        for (head, answered) in [
+            ("Host: localhost:9633", true),
+            ("Host: LOCALHOST", true),
+            ("Host: 127.0.0.1:1", true),
+            ("Host: 127.8.9.10", true),
+            ("Host: [::1]:9633", true),
+            ("X: y", false),
+            ("Host: ", false),
+            ("Host: pglease.example.com:9633", false),
+            ("Host: localhost.example.com", false),
+            ("Host: 127.0.0.1.example.com", false),
+            ("Host: 10.0.0.1:9633", false),
+            ("Host: [::2]", false),
+            ("Host: localhost\r\nHost: example.com", false),
+            ("Host: localhost\r\nOrigin: http://localhost:9633", false),
+            ("Host: localhost\r\nOrigin: null", false),
+        ] {
+            for (method, path) in [("GET", "/status"), ("POST", "/rotate"), ("GET", "/nothing")] {
+                let answer = ask(&router, &format!("{method} {path} HTTP/1.1\r\n{head}\r\n\r\n")).await;
+                let status = answer.split(' ').nth(1).unwrap_or_default();
+                let is_right = if answered {
+                    ["200", "404"].contains(&status)
+                } else {
+                    ["400", "403"].contains(&status)
+                };
+                assert!(is_right, "{method} {path} {head:?}: {answer}");
+            }
+        }
+        let elsewhere = "GET http://example.com/status HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        assert!(ask(&router, elsewhere).await.starts_with("HTTP/1.1 403 "));
+    }
+
+    #[tokio::test]
+    async fn control_is_off_unless_it_is_allowed() {
+        let (router, mut asked, _drain) = world(false);
+        for path in ["/rotate", "/rotate?close=true", "/drain", "/quitquitquit"] {
+            let answer = ask(&router, &format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("admin.control"), "{answer}");
+        }
+        let answer = ask(&router, "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"phase\": \"serving\""), "{answer}");
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn drain_is_asked_for_once_and_rotations_end_with_it() {
+        let (router, mut asked, drain) = world(true);
+        let request = |path: &str| format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        for (path, status) in [("/rotate", 200), ("/rotate?close=false", 200), ("/rotate?close=yes", 400)] {
+            assert!(ask(&router, &request(path)).await.starts_with(&format!("HTTP/1.1 {status} ")), "{path}");
+        }
+        assert!(ask(&router, &request("/drain").replace("POST", "GET")).await.starts_with("HTTP/1.1 405 "));
+
+        let config = DrainConfig {
+            accept_for: Duration::ZERO,
+            grace: Duration::ZERO,
+            deadline: Duration::from_secs(20),
+        };
+        let (drain_request, quit_request) = (request("/drain"), request("/quitquitquit"));
+        let (one, other, ()) =
+            tokio::join!(ask(&router, &drain_request), ask(&router, &quit_request), async {
+                asked.recv().await.unwrap();
+                drain.begin(config, Instant::now());
+            });
+        for answer in [one, other] {
+            assert!(answer.contains("\"phase\": \"draining\"") && answer.contains(": 20"), "{answer}");
+        }
+        assert!(ask(&router, &request("/rotate")).await.starts_with("HTTP/1.1 409 "));
+    }
+}

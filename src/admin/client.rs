@@ -1,0 +1,68 @@
+//! Asks a running pglease, for the commands that do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::{self, Body};
+use axum::http::{Method, Request, StatusCode, header};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("nobody listens on admin.address {address}")]
+    Connect { address: SocketAddr, source: io::Error },
+    #[error("no answer from admin.address {address} within {limit:?}")]
+    TimedOut { address: SocketAddr, limit: Duration },
+    #[error("{address} has gone while it was asked")]
+    Gone { address: SocketAddr, source: hyper::Error },
+    #[error("what {address} answers is not pglease's")]
+    Foreign { address: SocketAddr },
+    #[error("pglease refuses with {status}: {said}")]
+    Refused { status: StatusCode, said: String },
+}
+
+/// Status and body of the answer, which is a success, within `limit`.
+pub(crate) async fn ask(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    limit: Duration,
+) -> Result<(StatusCode, String), AskError> {
+    let answered = time::timeout(limit, exchange(address, method, path)).await;
+    let (status, said) = answered.unwrap_or(Err(AskError::TimedOut { address, limit }))?;
+    if status.is_success() {
+        return Ok((status, said));
+    }
+    Err(AskError::Refused { status, said: said.trim_end().to_owned() })
+}
+
+async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {
+    let foreign = || AskError::Foreign { address };
+    let gone = |source| AskError::Gone { address, source };
+    let stream = TcpStream::connect(address).await.map_err(|source| AskError::Connect { address, source })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, address.to_string())
+        .body(Body::empty())
+        .map_err(|_| foreign())?;
+    let answer = async move {
+        let answer = sender.send_request(request).await.map_err(gone)?;
+        let status = answer.status();
+        let said = body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_LEN).await;
+        let said = said.ok().and_then(|said| String::from_utf8(said.to_vec()).ok());
+        Ok((status, said.ok_or_else(foreign)?))
+    };
+    // The connection moves the answer, and says itself what goes wrong with it.
+    let (answer, _) = tokio::join!(answer, connection);
+    answer
+}
+
+/// Of `/status` with every generation there can be.
+const MAX_ANSWER_LEN: usize = 16 << 20;

@@ -1,0 +1,218 @@
+//! The commands that ask a running pglease: `rotate`, `drain`, `status`.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::Value;
+use tokio::runtime;
+use tokio::time::{self, Instant};
+
+use super::{FAILURE, USAGE, say};
+use crate::admin::client::{self, AskError};
+use crate::config;
+use crate::telemetry::Causes;
+
+/// The commands, each with the settings that say whom to ask.
+pub(super) fn commands() -> [Command; 3] {
+    let rotate = Command::new("rotate")
+        .about("Have the running pglease take new credentials now")
+        .long_about(
+            "Asks the running pglease for new credentials of all its routes, and returns when new sessions get them. \
+             Sessions that are open stay, and so do their credentials. Needs admin.control = true.",
+        )
+        .arg(
+            Arg::new(CLOSE)
+                .long(CLOSE)
+                .action(ArgAction::SetTrue)
+                .help("Then end the sessions on older credentials with 57P01, and revoke those"),
+        );
+    let drain = Command::new("drain").about("Have the running pglease drain and end").long_about(
+        "Asks the running pglease to drain, as SIGTERM does, and returns when it has ended. Needs admin.control = true.",
+    );
+    let status = Command::new("status").about("Print how the running pglease and its credentials stand").arg(
+        Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("As /status has it, see docs/status.md"),
+    );
+    [rotate, drain, status].map(|command| command.args(config::admin_flags()))
+}
+
+/// Runs one of [`commands`].
+pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
+    let address = match config::load_admin(matches, config::environment()) {
+        Ok(admin) => admin.address,
+        Err(errors) => {
+            say(&mut io::stderr(), &errors.to_string());
+            return USAGE.into();
+        }
+    };
+    let Some(address) = address else {
+        say(&mut io::stderr(), "pglease: admin.address is off, so there is nobody to ask");
+        return USAGE.into();
+    };
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("pglease: {error}"));
+            return FAILURE.into();
+        }
+    };
+    let done = runtime.block_on(async {
+        match name {
+            "rotate" => rotate(address, matches.get_flag(CLOSE)).await,
+            "drain" => drain(address).await,
+            _ => status(address, matches.get_flag(JSON)).await,
+        }
+    });
+    match done {
+        Ok(Outcome { text, is_done }) => {
+            say(&mut io::stdout(), text.trim_end());
+            if is_done { ExitCode::SUCCESS } else { FAILURE.into() }
+        }
+        Err(error) => {
+            say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
+            FAILURE.into()
+        }
+    }
+}
+
+/// What to print, and whether all that was asked for is done.
+struct Outcome {
+    text: String,
+    is_done: bool,
+}
+
+async fn rotate(address: SocketAddr, close: bool) -> Result<Outcome, AskError> {
+    let path = if close { "/rotate?close=true" } else { "/rotate" };
+    let (status, said) = client::ask(address, Method::POST, path, MAX_ROTATE_WAIT).await?;
+    let answer = parse(address, &said)?;
+    let (mut text, mut orphans) = (String::new(), 0);
+    for chain in items(&answer, "chains") {
+        orphans += number(chain, "orphans");
+        let _ = writeln!(text, "{}: {}", word(chain, "vault_path"), rotated(chain, close));
+    }
+    Ok(Outcome { text, is_done: status == StatusCode::OK && orphans == 0 })
+}
+
+fn rotated(chain: &Value, close: bool) -> String {
+    let serves = || format!("{} serves, {}", word(chain, "db_role"), word(chain, "generation"));
+    match (word(chain, "result"), number(chain, "orphans")) {
+        ("done", 0) if close => format!("{}; those before it are revoked", serves()),
+        ("done", 0) => serves(),
+        ("done", orphans) => {
+            format!("{}; {orphans} before it could not be revoked and end by themselves", serves())
+        }
+        ("ended", _) => "pglease is ending".to_owned(),
+        _ => format!("not done yet; pglease goes on trying{}", last_error(chain, "; failed last: ")),
+    }
+}
+
+/// Returns when nobody listens any more, or another pglease in its place.
+async fn drain(address: SocketAddr) -> Result<Outcome, AskError> {
+    let (_, said) = client::ask(address, Method::POST, "/drain", ANSWER_LIMIT).await?;
+    let deadline = number(&parse(address, &said)?, "deadline_seconds");
+    let until = Instant::now() + Duration::from_secs(deadline) + MAX_END;
+    while Instant::now() < until {
+        match client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await {
+            Ok((_, said)) if word(&parse(address, &said)?, "phase") != "serving" => {}
+            Ok(_) | Err(AskError::Connect { .. } | AskError::Gone { .. }) => {
+                return Ok(Outcome { text: "drained".to_owned(), is_done: true });
+            }
+            Err(AskError::TimedOut { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        time::sleep(POLL).await;
+    }
+    Ok(Outcome { text: "still draining, although its deadline is over".to_owned(), is_done: false })
+}
+
+async fn status(address: SocketAddr, json: bool) -> Result<Outcome, AskError> {
+    let (_, said) = client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await?;
+    let text = if json { said } else { table(&parse(address, &said)?) };
+    Ok(Outcome { text, is_done: true })
+}
+
+/// A line for the process, for each chain, and for each of its generations.
+fn table(status: &Value) -> String {
+    let mut text = format!("pglease {}: {}\n", word(status, "version"), word(status, "phase"));
+    for chain in items(status, "chains") {
+        let _ = writeln!(
+            text,
+            "{} ({}): {}, {} waiting{}{}",
+            word(chain, "vault_path"),
+            word(chain, "kind"),
+            word(chain, "state"),
+            number(chain, "clients_waiting"),
+            rotation(chain),
+            last_error(chain, ", failed last: "),
+        );
+        for generation in items(chain, "generations") {
+            let token = generation.get("token_seconds").and_then(Value::as_u64);
+            let token = token.map_or("no end".to_owned(), |seconds| format!("{seconds} s"));
+            let _ = writeln!(
+                text,
+                "  {:4} {:10} {} lease {} ({} s) token ({token}) {} sessions, {}{}",
+                word(generation, "generation"),
+                word(generation, "state"),
+                word(generation, "db_role"),
+                word(generation, "lease"),
+                number(generation, "lease_seconds"),
+                number(generation, "holders"),
+                word(generation, "standing"),
+                if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
+            );
+        }
+    }
+    text
+}
+
+fn rotation(chain: &Value) -> String {
+    let rotation = chain.get("rotation").unwrap_or(&Value::Null);
+    if rotation.is_null() {
+        return String::new();
+    }
+    let trigger = rotation.get("trigger").and_then(Value::as_str).unwrap_or("start");
+    format!(", rotation ({trigger}) {}", word(rotation, "attempt"))
+}
+
+fn last_error(chain: &Value, before: &str) -> String {
+    let error = chain.get("last_error").unwrap_or(&Value::Null);
+    if error.is_null() {
+        return String::new();
+    }
+    let code = error.get("code").and_then(Value::as_str).unwrap_or("no code");
+    format!("{before}{} {} ({code})", word(error, "operation"), word(error, "kind"))
+}
+
+fn parse(address: SocketAddr, text: &str) -> Result<Value, AskError> {
+    serde_json::from_str(text).map_err(|_| AskError::Foreign { address })
+}
+
+fn items<'a>(of: &'a Value, name: &str) -> &'a [Value] {
+    of.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn word<'a>(of: &'a Value, name: &str) -> &'a str {
+    of.get(name).and_then(Value::as_str).unwrap_or("?")
+}
+
+fn number(of: &Value, name: &str) -> u64 {
+    of.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+const CLOSE: &str = "close";
+const JSON: &str = "json";
+
+/// Longer than pglease itself takes to answer.
+const MAX_ROTATE_WAIT: Duration = Duration::from_secs(45);
+
+/// Of what is answered at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// From the cut of the last sessions to the end of the process: revocations take 5 s at most.
+const MAX_END: Duration = Duration::from_secs(15);
+
+const POLL: Duration = Duration::from_millis(100);

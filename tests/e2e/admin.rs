@@ -1,0 +1,217 @@
+//! What an operator asks of a running pglease, and is told.
+
+use std::process::Output;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+use tokio::time;
+use tokio_postgres::error::SqlState;
+
+use crate::support::http_client;
+use crate::support::pglease::Pglease;
+use crate::support::tokenreview::Answer;
+use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
+use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
+
+#[tokio::test]
+async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let held = pglease.connect("app").await.unwrap();
+    let first = user_of(&held).await;
+
+    let one = two_at_once(&world, &pglease, &["rotate"], 2).await;
+    let second = user_of(&pglease.connect("app").await.unwrap()).await;
+    assert!(text(&one).contains(&second), "{one:?}");
+    assert_eq!(user_of(&held).await, first);
+    assert_eq!(world.living_roles().await, [first, second]);
+    assert_eq!(pglease.events("rotation.done").len(), 1);
+
+    assert!(pglease.run_command(&["rotate"]).await.status.success());
+    let status = pglease.run_command(&["status"]).await;
+    let lines = text(&status);
+    assert!(status.status.success() && lines.contains("g1") && lines.contains("g3   current"), "{lines}");
+}
+
+#[tokio::test]
+async fn rotate_close_ends_the_sessions_of_all_older_credentials_and_revokes_these() {
+    for revocation in [Revocation::NoLogin, Revocation::Drop] {
+        let vault_roles = vec![VaultRole { revocation, ..VaultRole::default() }];
+        let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
+        let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
+        let pglease = pglease_with(&(world.settings() + &route)).await;
+        let oldest = pglease.connect("app").await.unwrap();
+        assert!(pglease.run_command(&["rotate"]).await.status.success());
+        let idle = pglease.connect("app").await.unwrap();
+        let busy = pglease.connect("app").await.unwrap();
+        let statement = busy.batch_execute("SELECT pg_sleep(600)");
+        let in_transaction = pglease.connect("app").await.unwrap();
+        in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
+
+        let closing = async {
+            let sql =
+                "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+            until(async || !world.superuser.rows(sql).await.is_empty()).await;
+            two_at_once(&world, &pglease, &["rotate", "--close"], 3).await
+        };
+        let (cut, closed) = tokio::join!(statement, closing);
+
+        // When the command returns, no older credential is left.
+        let current = user_of(&pglease.connect("app").await.unwrap()).await;
+        assert!(text(&closed).contains(&current), "{closed:?}");
+        until(async || world.living_roles().await == [current.clone()]).await;
+        let told = cut.unwrap_err();
+        assert_eq!(told.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{told:?}");
+        for session in [oldest, idle, in_transaction] {
+            let told = session.last_words().await.unwrap();
+            assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN, "{told:?}");
+            assert!(told.detail().is_some_and(|detail| detail.contains("rotate --close")), "{told:?}");
+        }
+        pglease.wait_for_events("session.end", 5, PATIENCE).await;
+        assert_eq!(world.superuser.rows("SELECT 1 FROM t WHERE id = 1001").await.len(), 0);
+    }
+}
+
+/// What a command prints that is run twice while the rotation is under way: the same. With it, so many were asked for.
+async fn two_at_once(world: &World<'_>, pglease: &Pglease, command: &[&str], asked: usize) -> Output {
+    world.token_review.set_answer(Answer::Status(500));
+    let (one, other, ()) = tokio::join!(pglease.run_command(command), pglease.run_command(command), async {
+        pglease.wait_for_events("admin.rotate", asked, PATIENCE).await;
+        world.token_review.set_answer(Answer::Honest);
+    });
+    assert!(one.status.success() && other.status.success(), "{one:?} {other:?}");
+    assert_eq!(text(&one), text(&other));
+    one
+}
+
+#[tokio::test]
+async fn rotate_while_vault_is_away_says_so_and_stays_wanted() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let held = pglease.connect("app").await.unwrap();
+    world.token_review.set_answer(Answer::Status(500));
+    let asked = pglease.run_command(&["rotate", "--close"]).await;
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    assert!(
+        text(&asked).contains("not done yet") && text(&asked).contains("login denied (403)"),
+        "{asked:?}"
+    );
+    assert!(!held.is_closed());
+
+    world.token_review.set_answer(Answer::Honest);
+    let told = time::timeout(PATIENCE, held.last_words()).await.unwrap().unwrap();
+    assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN);
+    pglease.connect("app").await.unwrap();
+}
+
+#[tokio::test]
+async fn drain_by_command_is_sigterms_and_returns_at_the_end() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let idle = pglease.connect("app").await.unwrap();
+    let drained = pglease.run_command(&["drain"]).await;
+    assert!(drained.status.success() && text(&drained) == "drained\n", "{drained:?}");
+    assert!(idle.last_words().await.is_some_and(|told| told.code() == &SqlState::ADMIN_SHUTDOWN));
+    assert_eq!(pglease.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
+    until(async || world.living_roles().await.is_empty()).await;
+
+    let nobody = pglease.run_command(&["status"]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&nobody.stderr).contains("nobody listens on admin.address"),
+        "{nobody:?}"
+    );
+}
+
+#[tokio::test]
+async fn sigterm_after_a_drain_by_command_does_not_cut_it_short() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings() + "[drain]\ndeadline = \"1m\"\n\n" + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
+    let session = pglease.connect("app").await.unwrap();
+    session.batch_execute("BEGIN").await.unwrap();
+
+    let asked = async {
+        pglease.wait_for_event("drain.start", PATIENCE).await;
+        pglease.sigterm();
+        for _ in 0..20 {
+            session.batch_execute("SELECT 1").await.unwrap();
+        }
+        session.batch_execute("COMMIT").await.unwrap();
+    };
+    let (drained, ()) = tokio::join!(pglease.run_command(&["drain"]), asked);
+    assert!(drained.status.success(), "{drained:?}");
+    assert!(pglease.events("drain.cut").is_empty());
+}
+
+#[tokio::test]
+async fn status_is_as_documented() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let session = pglease.connect("app").await.unwrap();
+    assert!(pglease.run_command(&["rotate"]).await.status.success());
+
+    let printed: Value =
+        serde_json::from_slice(&pglease.run_command(&["status", "--json"]).await.stdout).unwrap();
+    for status in [printed, pglease.status().await] {
+        let docs = include_str!("../../docs/status.md").split("<!-- status -->\n```json").nth(1).unwrap();
+        assert_shape("status", &serde_json::from_str(docs.split("```").next().unwrap()).unwrap(), &status);
+        let chain = &status["chains"][0];
+        assert_eq!((&chain["current"], &chain["clients_waiting"]), (&"g2".into(), &0.into()));
+        assert_eq!(chain["vault_path"], world.vault_path("db-app"));
+        let [held, current] = &chain["generations"].as_array().unwrap()[..] else { panic!("{chain}") };
+        assert_eq!((&held["state"], &held["holders"]), (&"superseded".into(), &1.into()));
+        assert_eq!(held["db_role"], user_of(&session).await);
+        assert_eq!((&current["state"], &current["holders"]), (&"current".into(), &0.into()));
+    }
+}
+
+/// Whether `real` has the fields of `documented`, each of its kind. `null` stands for anything.
+fn assert_shape(place: &str, documented: &Value, real: &Value) {
+    match (documented, real) {
+        (Value::Object(documented), Value::Object(real)) => {
+            let names = |fields: &serde_json::Map<String, Value>| fields.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(documented), names(real), "{place}");
+            for (name, value) in documented {
+                assert_shape(&format!("{place}.{name}"), value, &real[name]);
+            }
+        }
+        (Value::Array(documented), Value::Array(real)) => {
+            for value in real {
+                assert_shape(place, &documented[0], value);
+            }
+        }
+        (Value::Null, _)
+        | (_, Value::Null)
+        | (Value::Bool(_), Value::Bool(_))
+        | (Value::Number(_), Value::Number(_))
+        | (Value::String(_), Value::String(_)) => {}
+        (documented, real) => panic!("{place}: {real} where {documented} is documented"),
+    }
+}
+
+#[tokio::test]
+async fn without_control_only_the_status_is_answered() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings().replace("control = true", "control = false") + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
+    for command in [&["rotate"][..], &["rotate", "--close"], &["drain"]] {
+        let refused = pglease.run_command(command).await;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(1) && said.contains("admin.control = true"), "{refused:?}");
+    }
+    assert!(pglease.run_command(&["status"]).await.status.success());
+    assert_eq!(post_from_a_page(&pglease).await, 403);
+    assert_eq!(pglease.status().await["phase"], "serving");
+}
+
+async fn post_from_a_page(pglease: &Pglease) -> u16 {
+    let url = format!("http://{}/drain", pglease.admin());
+    let request = http_client().request(Method::POST, url).header("origin", "http://localhost:3000");
+    request.send().await.unwrap().status().as_u16()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
