@@ -139,26 +139,6 @@ async fn session_is_told_before_its_role_is_dropped() {
 }
 
 #[tokio::test]
-async fn session_with_a_startup_role_outlives_the_drop_of_its_own() {
-    let world = World::short_lived(Revocation::Drop).await;
-    let owner = world.group("app_owner");
-    let route = world.route("db-app") + &format!("startup_role = {owner:?}\n");
-    let pglease = pglease_with(&(world.settings() + &route)).await;
-    let session = pglease.connect("app").await.unwrap();
-    let leased = user_of(&session).await;
-    session.batch_execute("CREATE TABLE made_here (id int)").await.unwrap();
-
-    let is_gone = async || !world.leased_roles().await.iter().any(|(role, _)| *role == leased);
-    until(is_gone).await;
-    for sql in ["INSERT INTO made_here VALUES (1)", "DISCARD ALL", "SELECT * FROM made_here"] {
-        session.batch_execute(sql).await.unwrap();
-    }
-    let owner_of_table =
-        world.superuser.rows("SELECT tableowner FROM pg_tables WHERE tablename = 'made_here'").await;
-    assert_eq!(owner_of_table, [[Some(owner)]]);
-}
-
-#[tokio::test]
 async fn session_ends_at_an_idle_point_once_it_is_as_old_as_its_route_lets_it_get() {
     let world = World::shared(WorldOptions::default()).await;
     let route = world.route("db-app") + "max_session_age = \"6s\"\n";

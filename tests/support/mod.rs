@@ -40,7 +40,13 @@ pub(crate) struct Servers {
 impl Servers {
     /// Servers of one's own, to be stopped, sealed and killed.
     pub(crate) async fn start() -> Self {
-        let (postgres, openbao) = tokio::join!(Postgres::start(PostgresOptions::default()), OpenBao::start());
+        Self::with(Vec::new()).await
+    }
+
+    /// The same with further lines of `postgresql.conf`.
+    pub(crate) async fn with(settings: Vec<(&'static str, String)>) -> Self {
+        let options = PostgresOptions { settings, ..PostgresOptions::default() };
+        let (postgres, openbao) = tokio::join!(Postgres::start(options), OpenBao::start());
         Self { postgres, openbao }
     }
 

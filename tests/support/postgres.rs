@@ -125,6 +125,15 @@ impl Postgres {
         self.connect(database).await.rows(sql).await
     }
 
+    /// Puts these lines before those of `pg_hba.conf` that let everyone in with a password. They hold from the moment
+    /// that the server has read them, which is soon.
+    pub(crate) async fn write_hba(&self, first: &str) {
+        let file = self.folder.path().join("data/pg_hba.conf");
+        let all = "host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n";
+        fs::write(file, format!("{first}\n{all}")).unwrap();
+        self.query("postgres", "SELECT pg_reload_conf()").await;
+    }
+
     /// Stops it as an operator would: sessions get 57P01.
     pub(crate) async fn stop(&self) {
         self.end(Signal::INT).await;
@@ -170,10 +179,13 @@ impl Postgres {
     /// Starts the server on `port`; fails with its log.
     async fn launch(&self) -> Result<(), String> {
         let data = self.folder.path().join("data");
+        // Modules that are clients themselves, as postgres_fdw is, look for a libpq of their own age.
+        let libraries = self.bin.parent().unwrap().join("lib");
+        let libraries = libraries.display().to_string();
         let process = Process::spawn(&Spawn {
             program: &self.bin.join("postgres"),
             arguments: &["-D".to_owned(), data.display().to_string(), "-p".to_owned(), self.port.to_string()],
-            environment: &[("LC_ALL", "C"), ("TZ", "UTC")],
+            environment: &[("LC_ALL", "C"), ("TZ", "UTC"), ("LD_LIBRARY_PATH", &libraries)],
             folder: &data,
             uid: self.uid,
             // "Immediate": there is nothing to keep.

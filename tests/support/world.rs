@@ -182,6 +182,14 @@ impl<'a> World<'a> {
         if self.suffix.is_empty() { "v-".to_owned() } else { format!("v{}-", self.suffix) }
     }
 
+    /// Lets the world's pods read one more path, of another world say.
+    pub(crate) async fn permit(&self, vault_path: &str) {
+        let policy = format!("sys/policies/acl/{}", self.group("db-app"));
+        let rights = self.servers.openbao.read(&policy).await["policy"].as_str().unwrap().to_owned();
+        let rights = format!("{rights}path \"{vault_path}\" {{ capabilities = [\"read\"] }}\n");
+        self.servers.openbao.write(&policy, json!({ "policy": rights })).await;
+    }
+
     /// What pods of this world have asked OpenBao for, oldest first.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let (login, name) = (format!("auth/{}/login", self.auth()), format!("{}-", self.auth()));

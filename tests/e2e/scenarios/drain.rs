@@ -7,19 +7,13 @@ use tokio::time::Instant;
 
 use super::{assert_nothing_was_forbidden, granted, of};
 use crate::support::Servers;
-use crate::support::openbao::OpenBao;
-use crate::support::postgres::{Postgres, PostgresOptions};
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::{pglease_for, pglease_with, until, user_of};
 
 #[tokio::test]
 async fn scenario_11_sessions_are_gone_from_the_server_before_their_role_is_revoked() {
     let settings = vec![("log_disconnections", "on".to_owned()), ("log_statement", "ddl".to_owned())];
-    let (postgres, openbao) = tokio::join!(
-        Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }),
-        OpenBao::start()
-    );
-    let servers = Servers { postgres, openbao };
+    let servers = Servers::with(settings).await;
     let vault_role = VaultRole { revocation: Revocation::Drop, ..VaultRole::default() };
     let world = World::create(&servers, of(vault_role)).await;
     let pglease = pglease_for(&world).await;

@@ -3,9 +3,12 @@
 
 mod drain;
 mod outage;
+mod owner;
 mod quota;
+mod reissue;
 mod renewal;
 mod revoked;
+mod routes;
 mod static_role;
 
 use std::time::Duration;
