@@ -19,6 +19,7 @@ pub(crate) mod gate;
 mod install;
 pub(crate) mod openbao;
 pub(crate) mod pglease;
+pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod tokenreview;

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use super::audit::{self, Request};
 use super::install::Install;
+use super::pki::Authority;
 use super::postgres::PostgresOptions;
 use super::process::{Folder, Process, Spawn};
 
-/// A server of its own on its own port and the one above it.
+/// A server of its own on its own port and the two above it: one for its cluster, one for TLS.
 pub(crate) struct OpenBao {
     // Dropped in this order.
     process: Option<Process>,
@@ -29,7 +30,7 @@ impl OpenBao {
         let mut openbao =
             Self { process: None, folder: Folder::create(None), program, port: 0, unseal_key: String::new() };
         for _ in 0..20 {
-            openbao.port = super::free_ports(2);
+            openbao.port = super::free_ports(3);
             match openbao.launch().await {
                 Ok(()) => return openbao,
                 Err(log) if log.contains("address already in use") => {}
@@ -46,6 +47,16 @@ impl OpenBao {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// `https://127.0.0.1:PORT`. Asks clients for a certificate, and takes those that have none.
+    pub(crate) fn tls_address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port + 2)
+    }
+
+    /// PEM of the CA that vouches for it there, as `127.0.0.1`.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
     }
 
     /// The program, which is the command line as well.
@@ -152,6 +163,21 @@ impl OpenBao {
         self.launch().await.unwrap_or_else(|log| panic!("OpenBao does not start again:\n{log}"));
     }
 
+    fn tls_settings(&self) -> String {
+        let ca = Authority::create();
+        let server = ca.issue(&["127.0.0.1"]);
+        let path = |name: &str| self.folder.path().join(name);
+        fs::write(self.ca_file(), ca.pem()).unwrap();
+        fs::write(path("server.pem"), server.certificate).unwrap();
+        fs::write(path("server.key"), server.key).unwrap();
+        format!(
+            "listener \"tcp\" {{\n  address = \"127.0.0.1:{}\"\n  tls_cert_file = {}\n  tls_key_file = {}\n}}\n",
+            self.port + 2,
+            json!(path("server.pem")),
+            json!(path("server.key"))
+        )
+    }
+
     fn audit_settings(&self) -> String {
         // A string of JSON is one of HCL.
         let file = json!(self.audit_log());
@@ -167,8 +193,8 @@ impl OpenBao {
             ["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", "-log-level=warn"];
         let mut arguments = arguments.map(str::to_owned).to_vec();
         arguments.push(format!("-dev-listen-address=127.0.0.1:{}", self.port));
-        let config = home.join("audit.hcl");
-        fs::write(&config, self.audit_settings()).unwrap();
+        let config = home.join("openbao.hcl");
+        fs::write(&config, self.audit_settings() + &self.tls_settings()).unwrap();
         arguments.push(format!("-config={}", config.display()));
         let process = Process::spawn(&Spawn {
             program: &self.program,

@@ -9,13 +9,13 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::install::{Install, copy_folder, give};
+use super::pki::Authority;
 use super::process::{Folder, Process, Spawn, is_open_to_all};
 
 /// What differs between servers.
@@ -257,22 +257,15 @@ impl Deref for Database {
     }
 }
 
-/// A CA and a server certificate: rustls takes no CA for a server.
+/// A CA and a server certificate.
 fn write_certificates(folder: &Path, uid: Option<u32>) {
-    let mut ca = CertificateParams::default();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    ca.distinguished_name.push(DnType::CommonName, "pglease test CA");
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
-
-    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let server_key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(names).unwrap().signed_by(&server_key, &ca).unwrap();
+    let ca = Authority::create();
+    let server = ca.issue(&["localhost", "127.0.0.1", "::1"]);
 
     fs::write(folder.join("ca.pem"), ca.pem()).unwrap();
     let (certificate, key) = (folder.join("data/server.crt"), folder.join("data/server.key"));
-    fs::write(&certificate, server.pem()).unwrap();
-    fs::write(&key, server_key.serialize_pem()).unwrap();
+    fs::write(&certificate, server.certificate).unwrap();
+    fs::write(&key, server.key).unwrap();
     // PostgreSQL takes no key that others could read.
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     give(&certificate, uid);

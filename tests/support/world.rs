@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Servers;
 use super::audit::Request;
@@ -19,6 +19,8 @@ pub(crate) struct WorldOptions {
     /// Whether the world has servers of its own, and so the plain names: database `app`, mounts `database` and
     /// `kubernetes`. Otherwise all its names are its own.
     pub(crate) is_alone: bool,
+    /// Whether its engine and its login are in an OpenBao namespace of its own.
+    pub(crate) has_namespace: bool,
     pub(crate) vault_roles: Vec<VaultRole>,
     /// Of the tokens, in Vault's notation.
     pub(crate) token_ttl: &'static str,
@@ -28,7 +30,13 @@ pub(crate) struct WorldOptions {
 
 impl Default for WorldOptions {
     fn default() -> Self {
-        Self { is_alone: false, vault_roles: vec![VaultRole::default()], token_ttl: "1h", token_max_ttl: "0" }
+        Self {
+            is_alone: false,
+            has_namespace: false,
+            vault_roles: vec![VaultRole::default()],
+            token_ttl: "1h",
+            token_max_ttl: "0",
+        }
     }
 }
 
@@ -76,6 +84,8 @@ pub(crate) struct World<'a> {
     pub(crate) superuser: Database,
     /// Between the names of a world that is not alone; empty for one that is.
     suffix: String,
+    /// Without slashes; empty is the root namespace.
+    namespace: String,
     folder: Folder,
 }
 
@@ -105,10 +115,14 @@ impl<'a> World<'a> {
             servers,
             token_review: TokenReview::start(),
             superuser,
+            namespace: if options.has_namespace { format!("team{suffix}") } else { String::new() },
             suffix,
             folder: Folder::create(None),
         };
 
+        if options.has_namespace {
+            servers.openbao.write(&format!("sys/namespaces/{}", world.namespace), json!({})).await;
+        }
         world.set_up_database().await;
         world.set_up_engine().await;
         for vault_role in &options.vault_roles {
@@ -127,6 +141,21 @@ impl<'a> World<'a> {
     /// A group role of the world, as PostgreSQL knows it.
     pub(crate) fn group(&self, name: &str) -> String {
         format!("{name}{}", self.suffix)
+    }
+
+    /// Of its engine and its login; empty is the root namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A path of Vault's API as the root namespace has it.
+    pub(crate) fn api(&self, path: &str) -> String {
+        if self.namespace.is_empty() { path.to_owned() } else { format!("{}/{path}", self.namespace) }
+    }
+
+    /// POST as root in the world's namespace.
+    pub(crate) async fn write(&self, path: &str, body: Value) -> Value {
+        self.servers.openbao.write(&self.api(path), body).await
     }
 
     /// Mount of the database engine.
@@ -203,12 +232,13 @@ impl<'a> World<'a> {
         let openbao = &self.servers.openbao;
         let jwt = fs::read_to_string(self.jwt_file()).unwrap();
         let login = json!({ "role": "web", "jwt": jwt });
-        let path = format!("auth/{}/login", self.auth());
+        let path = self.api(&format!("auth/{}/login", self.auth()));
         let (status, answer) = openbao.call(Method::POST, &path, "", Some(login)).await;
         assert_eq!(status, 200, "login: {answer}");
         let token = answer["auth"]["client_token"].as_str().unwrap().to_owned();
 
-        let (status, answer) = openbao.call(Method::GET, &self.vault_path(vault_role), &token, None).await;
+        let (status, answer) =
+            openbao.call(Method::GET, &self.api(&self.vault_path(vault_role)), &token, None).await;
         assert_eq!(status, 200, "creds: {answer}");
         let text = |pointer: &str| answer.pointer(pointer).unwrap().as_str().unwrap().to_owned();
         Leased {
@@ -228,12 +258,13 @@ impl<'a> World<'a> {
     /// The same with another log level, another way to Vault (`http://…`), and further keys of `[listen]`.
     pub(crate) fn settings_with(&self, log_level: &str, vault: &str, listen: &str) -> String {
         format!(
-            "[vault]\naddress = {vault:?}\n\n\
+            "[vault]\naddress = {vault:?}\nnamespace = {:?}\n\n\
              [vault.login]\nmethod = \"kubernetes\"\nmount = {:?}\nrole = \"web\"\njwt_file = {}\n\n\
              [listen]\naddresses = [\"localhost:0\"]\n{listen}\n\n\
              [http]\naddress = \"127.0.0.1:0\"\n\n\
              [admin]\naddress = \"127.0.0.1:0\"\ncontrol = true\n\n\
              [log]\nformat = \"json\"\nlevel = {log_level:?}\n\n",
+            self.namespace,
             self.auth(),
             // A string of JSON is one of TOML.
             json!(self.jwt_file()),
@@ -276,9 +307,9 @@ impl<'a> World<'a> {
     }
 
     async fn set_up_engine(&self) {
-        let Servers { postgres, openbao } = self.servers;
+        let postgres = &self.servers.postgres;
         let engine = self.engine();
-        openbao.write(&format!("sys/mounts/{engine}"), json!({ "type": "database" })).await;
+        self.write(&format!("sys/mounts/{engine}"), json!({ "type": "database" })).await;
         let mut connection = json!({
             "plugin_name": "postgresql-database-plugin",
             "allowed_roles": "*",
@@ -294,9 +325,9 @@ impl<'a> World<'a> {
             let names = format!("{}{{{{.RoleName}}}}-{{{{random 20}}}}", self.role_prefix());
             connection["username_template"] = json!(names);
         }
-        openbao.write(&format!("{engine}/config/pg"), connection).await;
+        self.write(&format!("{engine}/config/pg"), connection).await;
         // From here OpenBao alone knows the password of vault_admin.
-        openbao.write(&format!("{engine}/rotate-root/pg"), json!({})).await;
+        self.write(&format!("{engine}/rotate-root/pg"), json!({})).await;
     }
 
     /// Makes the static role `st`, whose password Vault changes each so many seconds, and lets the pods read it. Gives
@@ -339,28 +370,31 @@ impl<'a> World<'a> {
             "creation_statements": [creation],
             "revocation_statements": revocation,
         });
-        self.servers.openbao.write(&format!("{}/roles/{}", self.engine(), vault_role.name), definition).await;
+        self.write(&format!("{}/roles/{}", self.engine(), vault_role.name), definition).await;
+    }
+
+    /// What the kubernetes method has to know of it.
+    pub(crate) fn api_server(&self) -> Value {
+        json!({
+            "kubernetes_host": self.token_review.url(),
+            // OpenBao demands a CA even for http.
+            "kubernetes_ca_cert": fs::read_to_string(self.servers.postgres.ca_file()).unwrap(),
+            "token_reviewer_jwt": "reviewer",
+            "disable_local_ca_jwt": true,
+        })
     }
 
     async fn set_up_login(&self, options: &WorldOptions) {
-        let Servers { postgres, openbao } = self.servers;
         let policy = self.group("db-app");
         let right = |vault_role: &VaultRole| {
             format!("path \"{}\" {{ capabilities = [\"read\"] }}\n", self.vault_path(vault_role.name))
         };
         let rights: String = options.vault_roles.iter().map(right).collect();
-        openbao.write(&format!("sys/policies/acl/{policy}"), json!({ "policy": rights })).await;
+        self.write(&format!("sys/policies/acl/{policy}"), json!({ "policy": rights })).await;
 
         let auth = self.auth();
-        openbao.write(&format!("sys/auth/{auth}"), json!({ "type": "kubernetes" })).await;
-        let api_server = json!({
-            "kubernetes_host": self.token_review.url(),
-            // OpenBao demands a CA even for http.
-            "kubernetes_ca_cert": fs::read_to_string(postgres.ca_file()).unwrap(),
-            "token_reviewer_jwt": "reviewer",
-            "disable_local_ca_jwt": true,
-        });
-        openbao.write(&format!("auth/{auth}/config"), api_server).await;
+        self.write(&format!("sys/auth/{auth}"), json!({ "type": "kubernetes" })).await;
+        self.write(&format!("auth/{auth}/config"), self.api_server()).await;
         let web = json!({
             "bound_service_account_names": "web",
             "bound_service_account_namespaces": "default",
@@ -368,7 +402,7 @@ impl<'a> World<'a> {
             "token_ttl": options.token_ttl,
             "token_max_ttl": options.token_max_ttl,
         });
-        openbao.write(&format!("auth/{auth}/role/web"), web).await;
+        self.write(&format!("auth/{auth}/role/web"), web).await;
     }
 }
 

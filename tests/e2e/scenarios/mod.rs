@@ -2,6 +2,7 @@
 //! them. Tests are named after the scenario or the case that they play.
 
 mod drain;
+mod login;
 mod outage;
 mod owner;
 mod quota;
@@ -10,6 +11,7 @@ mod renewal;
 mod revoked;
 mod routes;
 mod static_role;
+mod vault;
 
 use std::time::Duration;
 
