@@ -21,7 +21,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long check fmt servers
+.PHONY: help demo up test test-all test-long bench-fleet check fmt servers
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -47,6 +47,9 @@ test-long: servers ## those that take minutes alone, up to 25 in all; their figu
 	@$(CARGO) test --locked --no-run --test long
 	@RUST_TEST_THREADS=3 $(RUN) $(CARGO) test --quiet --locked --test long
 	@cat target/long/*.txt
+
+bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
+	@$(CARGO) bench --quiet --locked --bench fleet
 
 check: ## what CI looks at before the tests: format, lints, docs
 	@$(CARGO) fmt --check

@@ -34,3 +34,9 @@ mod http;
 mod admin;
 
 pub use cli::run;
+
+/// For `benches/fleet.rs`.
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::lease::simulation::{Request, Rules, live};
+}

@@ -66,13 +66,14 @@ impl Draft {
     }
 
     /// The upkeep of this login and of a lease that was read with it.
-    fn keeper(&self, asked_at: Now, lease: Grant) -> Keeper {
+    fn keeper(&self, asked_at: Now, lease: Grant, is_first: bool) -> Keeper {
         let renewable = |grant: Grant| grant.renewable && self.may_renew();
         let ttl = lease.ttl.unwrap_or_default();
         let lease = Term::new(asked_at, ttl, renewable(lease), fastrand::f64());
         let token =
             self.grant.ttl.map(|ttl| Term::new(self.asked_at, ttl, renewable(self.grant), fastrand::f64()));
-        Keeper::new(lease, token, self.jwt_expiry, asked_at)
+        let keeper = Keeper::new(lease, token, self.jwt_expiry, asked_at);
+        keeper.spread(is_first, asked_at, fastrand::f64())
     }
 
     /// Whether the next read may be made with this token after one that failed so.
@@ -232,7 +233,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     fn hold_candidate(&mut self, draft: Draft, asked_at: Now, lease: Lease) {
         self.last_generation += 1;
         let (id, now) = (GenerationId(self.last_generation), self.now());
-        let keeper = draft.keeper(asked_at, lease.grant);
+        let is_first = self.state.phase().trigger().is_none();
+        let keeper = draft.keeper(asked_at, lease.grant, is_first);
         info!(
             event = "lease.issued",
             vault_path = %self.vault_path,

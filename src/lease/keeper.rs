@@ -36,11 +36,20 @@ pub(super) struct Keeper {
     jwt_expiry: Option<Duration>,
     /// When the lease was asked for, on the boot clock.
     issued: Duration,
+    /// When to look for a successor though it could be renewed for longer.
+    rotate_at: Option<Duration>,
 }
 
 impl Keeper {
     pub(super) fn new(lease: Term, token: Option<Term>, jwt_expiry: Option<Duration>, asked_at: Now) -> Self {
-        Self { lease, token, jwt_expiry, issued: asked_at.boot }
+        Self { lease, token, jwt_expiry, issued: asked_at.boot, rotate_at: None }
+    }
+
+    /// Plans its replacement ahead of an end that it shares with a fleet. `is_first` where the process had none before.
+    pub(super) fn spread(self, is_first: bool, asked_at: Now, u: f64) -> Self {
+        let jwt_left = self.jwt_expiry.map(|expiry| expiry.saturating_sub(asked_at.wall));
+        let age = schedule::early_rotation(is_first, self.lease.nominal(), jwt_left, u);
+        Self { rotate_at: age.map(|age| asked_at.boot + age), ..self }
     }
 
     /// What to renew now; each is outstanding until it is answered.
@@ -64,7 +73,7 @@ impl Keeper {
         answer: Result<Grant, Answer>,
         u: f64,
     ) -> Renewal {
-        let jwt_is_over = self.jwt_expiry.is_some_and(|expiry| expiry <= now.wall);
+        let jwt_is_over = self.jwt_is_over(now);
         let Some(term) = self.term_mut(kind) else { return Renewal::Failed };
         match answer {
             Ok(Grant { ttl: Some(ttl), renewable }) => {
@@ -86,6 +95,7 @@ impl Keeper {
                 }
                 (Kind::Token, Answer::BadRequest | Answer::Denied | Answer::NotFound) => {
                     term.refused(now, answer, u);
+                    term.put_off(now);
                     term.plan_rotation(now, u);
                     Renewal::Refused
                 }
@@ -107,14 +117,14 @@ impl Keeper {
     }
 
     /// Whether the failed renewal of `kind` is a reason to see whether the credential lives.
-    pub(super) fn is_doubtful(&self, kind: Kind) -> bool {
+    pub(super) fn is_doubtful(&self, kind: Kind, now: Now) -> bool {
         let term = match kind {
             Kind::Lease => Some(&self.lease),
             Kind::Token => self.token.as_ref(),
         };
         match term.and_then(Term::failure) {
             Some(Answer::BadRequest | Answer::NotFound) => kind == Kind::Lease,
-            Some(Answer::Denied) => true,
+            Some(Answer::Denied) => kind == Kind::Lease || !self.jwt_is_over(now),
             Some(Answer::Unavailable) => kind == Kind::Token,
             _ => false,
         }
@@ -158,7 +168,8 @@ impl Keeper {
         if self.terms().any(|term| term.runs_low(now)) {
             Some(Trigger::Degraded)
         } else {
-            self.terms().any(|term| term.wants_rotation(now)).then_some(Trigger::Planned)
+            let is_planned = self.rotate_at.is_some_and(|at| at <= now.boot);
+            (is_planned || self.terms().any(|term| term.wants_rotation(now))).then_some(Trigger::Planned)
         }
     }
 
@@ -232,7 +243,12 @@ impl Keeper {
 
     /// When something falls due, on the boot clock.
     pub(super) fn next_due(&self, now: Now) -> Option<Duration> {
-        self.terms().filter_map(|term| term.next_due(now)).min()
+        let planned = self.rotate_at.filter(|&at| at > now.boot);
+        self.terms().filter_map(|term| term.next_due(now)).chain(planned).min()
+    }
+
+    fn jwt_is_over(&self, now: Now) -> bool {
+        self.jwt_expiry.is_some_and(|expiry| expiry <= now.wall)
     }
 
     fn terms(&self) -> impl Iterator<Item = &Term> {
@@ -356,6 +372,25 @@ mod tests {
         keeper.answered(Kind::Token, at(250), at(250), Ok(grant(300)), 0.0);
         keeper.answered(Kind::Token, at(401), at(401), Err(Answer::Denied), 0.0);
         assert_eq!(keeper.wants_rotation(at(401)), Some(Trigger::Planned));
+        // The reason is known, and stays.
+        assert!(!keeper.is_doubtful(Kind::Token, at(401)));
+        assert_eq!((keeper.take_due(at(474)), keeper.take_due(at(476))), (vec![], vec![Kind::Token]));
+    }
+
+    #[test]
+    fn first_generation_of_a_fleet_is_replaced_each_at_its_own_time() {
+        let of_an_hour = |is_first, u| {
+            let lease = Term::new(at(0), secs(3_600), true, 0.0);
+            Keeper::new(lease, None, None, at(0)).spread(is_first, at(0), u)
+        };
+        let mut keeper = of_an_hour(true, 0.0);
+        assert_eq!(keeper.next_due(at(400)), Some(at(3_600).boot));
+        keeper.answered(Kind::Lease, at(3_000), at(3_000), Ok(grant(3_600)), 0.0);
+        assert_eq!(keeper.wants_rotation(at(3_599)), None);
+        assert_eq!((keeper.wants_rotation(at(3_600)), keeper.window()), (Some(Trigger::Planned), None));
+        for (is_first, u) in [(true, 1.0), (false, 0.0)] {
+            assert_eq!(of_an_hour(is_first, u).wants_rotation(at(3_599)), None);
+        }
     }
 
     /// What was refused and is alive all the same.
@@ -379,7 +414,7 @@ mod tests {
             let mut keeper = Keeper::new(term, Some(term), None, at(0));
             let now = at(200);
             keeper.answered(kind, now, now, Err(answer), 0.0);
-            assert_eq!(keeper.is_doubtful(kind), doubtful, "{kind:?} {answer:?}");
+            assert_eq!(keeper.is_doubtful(kind, now), doubtful, "{kind:?} {answer:?}");
             keeper.found_alive(found, now, 0.0);
             let later = at(230);
             keeper.found_alive(found, later, 0.0);

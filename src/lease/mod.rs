@@ -21,6 +21,7 @@ mod proof;
 mod requests;
 mod retire;
 mod schedule;
+pub(crate) mod simulation;
 mod state;
 mod static_role;
 mod status;

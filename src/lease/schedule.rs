@@ -29,14 +29,36 @@ pub(super) fn is_capped(granted: Duration, nominal: Duration) -> bool {
     granted < nominal.mul_f64(0.9)
 }
 
-/// How long the rotation of what is capped may wait: not at all where R < 2w, else until R is max(w, R/2), up to a
-/// fifth earlier; w = min(5 min, D/2).
+/// How long the rotation of what is capped may wait: not at all where R < 2w, else a random part of the time until R is
+/// max(w, R/2); w = min(5 min, D/2). All of that time is used, as leases that were issued together are capped together.
 pub(super) fn wait_before_rotation(nominal: Duration, left: Duration, u: f64) -> Duration {
     let lead = (nominal / 2).min(MAX_ROTATION_LEAD);
     if left < lead * 2 {
         return Duration::ZERO;
     }
-    left.saturating_sub(lead.max(left / 2).mul_f64(1.0 + 0.2 * unit(u)))
+    left.saturating_sub(lead.max(left / 2)).mul_f64(1.0 - unit(u))
+}
+
+/// The age at which a credential is replaced although it could be renewed, if there is one.
+///
+/// What a fleet got together ends together: a `max_ttl` that shows only when it cuts a grant, and a JWT. To replace all
+/// of them within their last hour takes several times the requests of a calm one. So the first credential of a process
+/// is replaced after D·24ᵘ, and one whose JWT was good for [`LONG_JWT`] after J·(0.82 + 0.13u): the kubelet has
+/// put a new one in its place by then. Leases of less than [`LEAST_SPREAD`] are left alone.
+pub(super) fn early_rotation(
+    is_first: bool,
+    granted: Duration,
+    jwt_left: Option<Duration>,
+    u: f64,
+) -> Option<Duration> {
+    let by_age = (is_first && granted >= LEAST_SPREAD).then(|| granted.mul_f64(24_f64.powf(unit(u))));
+    let by_jwt = jwt_left.filter(|&left| left >= LONG_JWT).map(|left| left.mul_f64(0.82 + 0.13 * unit(u)));
+    by_age.into_iter().chain(by_jwt).min()
+}
+
+/// The pause after a renewal that was refused for a reason that stays: half of what is left.
+pub(super) fn retry_of_refused(left: Duration) -> Duration {
+    (left / 2).max(LEAST_BETWEEN_RENEWALS)
 }
 
 /// The pause after a renewal that failed: full jitter up to min(30 s, R/4), at least 1 s, and what Vault asked for
@@ -121,6 +143,11 @@ const MAX_AFTER_OUTAGE: Duration = Duration::from_secs(10);
 
 const LEAST_AFTER_TRY_LATER: Duration = Duration::from_secs(1);
 
+const LEAST_SPREAD: Duration = Duration::from_mins(5);
+
+/// A shorter one would have Vault, which renews without it, make many more credentials than it has to.
+const LONG_JWT: Duration = Duration::from_hours(8);
+
 const MAX_ROTATION_LEAD: Duration = Duration::from_mins(5);
 
 const MAX_CREDS_TIMEOUT: Duration = Duration::from_mins(1);
@@ -155,9 +182,9 @@ mod tests {
             (10, 10, 0.0, 5),
             (3_600, 599, 0.5, 0),
             (3_600, 1_800, 0.0, 900),
-            (3_600, 1_800, 1.0, 720),
+            (3_600, 1_800, 1.0, 0),
             (3_600, 600, 0.0, 300),
-            (3_600, 600, 1.0, 240),
+            (3_600, 600, 0.5, 150),
         ] {
             assert_eq!(
                 wait_before_rotation(secs(nominal), secs(left), u),
@@ -166,6 +193,25 @@ mod tests {
             );
         }
         assert!(is_capped(secs(7), secs(10)) && !is_capped(secs(9), secs(10)));
+    }
+
+    #[test]
+    fn what_a_fleet_got_together_is_replaced_at_its_own_time() {
+        let (hours, minutes) = (|hours: u64| secs(hours * 3_600), |minutes: u64| secs(minutes * 60));
+        for (is_first, granted, jwt_left, u, age) in [
+            (true, hours(1), None, 0.0, Some(hours(1))),
+            (true, hours(1), None, 0.5, Some(secs(17_636))),
+            (true, hours(1), None, 1.0, Some(hours(24))),
+            (true, minutes(15), None, 1.0, Some(hours(6))),
+            (true, minutes(4), None, 0.5, None),
+            (false, hours(1), None, 0.5, None),
+            (false, hours(1), Some(hours(1)), 0.5, None),
+            (false, hours(1), Some(hours(24)), 0.0, Some(minutes(1_180) + secs(48))),
+            (true, hours(1), Some(hours(24)), 1.0, Some(minutes(1_368))),
+        ] {
+            let planned = early_rotation(is_first, granted, jwt_left, u).map(|age| secs(age.as_secs()));
+            assert_eq!(planned, age, "{is_first} {granted:?} {jwt_left:?}");
+        }
     }
 
     #[test]

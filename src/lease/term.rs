@@ -121,6 +121,11 @@ impl Term {
         self.last_word = LastWord::Refused;
     }
 
+    /// Takes note that what was refused just now will be refused again.
+    pub(super) fn put_off(&mut self, now: Now) {
+        self.renew_at = self.renew_at.max(now.boot + schedule::retry_of_refused(self.end.left(now)));
+    }
+
     /// Looks for a successor well before the end, but not at once where there is time.
     pub(super) fn plan_rotation(&mut self, now: Now, u: f64) {
         let wait = schedule::wait_before_rotation(self.nominal, self.end.left(now), u);

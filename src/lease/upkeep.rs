@@ -71,7 +71,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let renewal = generation.keeper.answered(kind, asked_at, now, answer, fastrand::f64());
         log_renewal(&self.vault_path, generation, kind, renewal, now, result.as_ref().err());
 
-        if generation.keeper.is_doubtful(kind) {
+        if generation.keeper.is_doubtful(kind, now) {
             generation.raise_check(Haste::Refused, now);
         }
         if !generation.is_current() {

@@ -10,11 +10,10 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 
 use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
@@ -29,7 +28,7 @@ pub(crate) enum RelayEnd {
     UpstreamClosed,
     ClientFailed(io::Error),
     UpstreamFailed(io::Error),
-    /// Told from outside. Nothing that was read from the client has gone unanswered, unless a statement still runs.
+    /// Told from outside. Nothing that was read from the client has gone unanswered, unless a statement runs.
     Ordered(Order),
     Panicked(Panicked),
 }
@@ -103,9 +102,6 @@ where
         loop {
             // Nothing is awaited between the poll that found both sides quiet and this verdict on it.
             let look = match watch.judge(self.doing()) {
-                Verdict::End(order @ Order::Revoked(_)) => {
-                    return self.run_out().await.unwrap_or(RelayEnd::Ordered(order));
-                }
                 Verdict::End(order) => return RelayEnd::Ordered(order),
                 Verdict::Stay(look) => look,
             };
@@ -130,18 +126,6 @@ where
         }
     }
 
-    /// An order that comes unannounced may meet a statement that is as good as done: it has [`ANSWER_LIMIT`] to be
-    /// answered. Reads nothing more from the client. Gives the end that comes by itself before that.
-    async fn run_out(&mut self) -> Option<RelayEnd> {
-        self.frontend.hold();
-        let answered = poll_fn(|cx| match self.poll_bytes(cx) {
-            Some(end) => Poll::Ready(Some(end)),
-            None if self.tracker.is_running() => Poll::Pending,
-            None => Poll::Ready(None),
-        });
-        time::timeout(ANSWER_LIMIT, answered).await.ok().flatten()
-    }
-
     /// Whether a message of our own to the client would be whole: all before it has been passed on up to the end
     /// of a frame, or can be.
     pub(crate) fn can_speak_to_client(&self) -> bool {
@@ -152,12 +136,12 @@ where
     pub(crate) fn can_speak_to_upstream(&self) -> bool {
         self.tracker.is_frontend_at_boundary()
             && self.polled.get() != Some(Direction::Frontend)
-            && self.frontend.is_open()
+            && self.frontend.state == PumpState::Open
     }
 
     /// Whether upstream has said all that it will say.
     pub(crate) fn upstream_ended(&self) -> bool {
-        !self.backend.is_open()
+        self.backend.state != PumpState::Open
     }
 
     /// Whether the client will send nothing more.
@@ -250,8 +234,6 @@ pub(crate) struct Pump {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PumpState {
     Open,
-    /// What is stashed goes out, and nothing more is read.
-    Held,
     /// The reader has ended: what is stashed goes out, and then the word that it has.
     Finishing,
     Finished,
@@ -291,17 +273,6 @@ impl Pump {
         }
     }
 
-    fn is_open(&self) -> bool {
-        matches!(self.state, PumpState::Open | PumpState::Held)
-    }
-
-    /// Reads nothing from here on.
-    fn hold(&mut self) {
-        if self.is_open() {
-            self.state = PumpState::Held;
-        }
-    }
-
     /// What was read and never written.
     pub(crate) fn take_stash(&mut self) -> Vec<u8> {
         let mut stash = std::mem::take(&mut self.stash);
@@ -331,7 +302,8 @@ impl Pump {
     {
         let progress = self.poll_open(cx, reader, writer, scratch, &mut seen);
         if progress.is_err() {
-            self.state = if self.is_open() { PumpState::Failed } else { PumpState::Finished };
+            let was_open = self.state == PumpState::Open;
+            self.state = if was_open { PumpState::Failed } else { PumpState::Finished };
             self.moved = true;
         }
         progress
@@ -358,9 +330,6 @@ impl Pump {
             }
             if self.state == PumpState::Finishing {
                 return self.poll_finish(cx, writer);
-            }
-            if self.state == PumpState::Held {
-                return self.poll_flush(cx, writer);
             }
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
@@ -463,8 +432,6 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
 }
 
-/// For the answer to a statement that runs when a session is to end at once.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// What one read takes at most, in bytes: enough for COPY to spend its time in the kernel.
 const SCRATCH_LEN: usize = 64 * 1024;
 /// Reads of one direction in one poll, after which other sessions have their turn.

@@ -424,18 +424,13 @@ async fn client_that_hangs_up_during_a_statement_is_let_go_in_a_drain_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cut_ends_a_busy_session_at_once_and_revocation_a_second_later() {
-    for (standing, phase, expected, waits) in [
-        (
-            Standing::Revoked(Revocation::ByVault),
-            Phase::Serving,
-            Order::Revoked(Revocation::ByVault),
-            secs(1),
-        ),
-        (Standing::Kept, Phase::Cut, Order::Cut, secs(0)),
+async fn revocation_and_cut_end_a_busy_session_at_once() {
+    for (standing, phase, expected) in [
+        (Standing::Revoked(Revocation::ByVault), Phase::Serving, Order::Revoked(Revocation::ByVault)),
+        (Standing::Kept, Phase::Cut, Order::Cut),
     ] {
         let began = Instant::now();
-        let (end, relay, _) = play(scene(1024).await, async |mut far: Far| {
+        let (end, ..) = play(scene(1024).await, async |mut far: Far| {
             far.client.write_all(QUERY).await.unwrap();
             time::sleep(secs(1)).await;
             far.issued.set_standing(standing);
@@ -444,32 +439,8 @@ async fn cut_ends_a_busy_session_at_once_and_revocation_a_second_later() {
         })
         .await;
         assert!(matches!(end, RelayEnd::Ordered(order) if order == expected));
-        assert_eq!(began.elapsed(), secs(1) + waits);
-        assert!(relay.tracker.is_running());
+        assert_eq!(began.elapsed(), secs(1));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn revocation_lets_what_was_forwarded_be_answered_and_forwards_nothing_more() {
-    let began = Instant::now();
-    let (end, mut relay, mut far) = play(scene(1024).await, async |mut far: Far| {
-        far.client.write_all(QUERY).await.unwrap();
-        expect(&mut far.upstream, QUERY).await;
-        far.issued.set_standing(Standing::Revoked(Revocation::ByOperator));
-        time::sleep(Duration::from_millis(200)).await;
-        far.client.write_all(QUERY).await.unwrap();
-        time::sleep(Duration::from_millis(200)).await;
-        far.upstream.write_all(READY).await.unwrap();
-        expect(&mut far.client, READY).await;
-        far
-    })
-    .await;
-    assert!(matches!(end, RelayEnd::Ordered(Order::Revoked(Revocation::ByOperator))));
-    assert_eq!(began.elapsed().as_millis(), 400);
-    assert!(!relay.tracker.is_running() && relay.can_speak_to_client());
-    assert!(relay.frontend.take_stash().is_empty());
-    drop(relay);
-    expect_end(&mut far.upstream).await;
 }
 
 #[tokio::test(start_paused = true)]
