@@ -18,7 +18,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -95,10 +95,8 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         drain: ask_drain,
         deadline: config.drain.deadline,
     };
-    let mut chains = JoinSet::new();
-    for chain in parts.chains {
-        chains.spawn(chain.run(stop.clone()));
-    }
+    let _leftovers = revoke_leftovers(&parts.vault);
+    let mut chains = start_chains(parts.chains, &parts.vault, &stop);
     let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
     info!(event = "listen.ready", addresses, http = %http_address, admin = admin_address, version = VERSION);
 
@@ -139,6 +137,39 @@ async fn serve_admin(listener: Option<TcpListener>, admin: Admin) -> Infallible 
     }
 }
 
+/// Revokes what a crash has left behind, for as long as that takes and the returned lives.
+fn revoke_leftovers(vault: &Arc<Vault>) -> JoinSet<()> {
+    let vault = Arc::clone(vault);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { vault.revoke_leftovers().await });
+    tasks
+}
+
+/// Starts the chains, at once or a while after the last start of a process that crashes again and again.
+fn start_chains(chains: Vec<AnyChain>, vault: &Arc<Vault>, stop: &CancellationToken) -> JoinSet<ChainEnd> {
+    let pause = vault.pause_before_start();
+    if !pause.is_zero() {
+        warn!(
+            event = "start.delayed",
+            seconds = pause.as_secs_f64(),
+            "the last start was a moment ago: credentials are fetched later"
+        );
+    }
+    let begins_at = Instant::now() + pause;
+    let mut tasks = JoinSet::new();
+    for chain in chains {
+        let (vault, stop) = (Arc::clone(vault), stop.clone());
+        tasks.spawn(async move {
+            if stop.run_until_cancelled(time::sleep_until(begins_at)).await.is_none() {
+                return ChainEnd::default();
+            }
+            vault.note_start();
+            chain.run(stop).await
+        });
+    }
+    tasks
+}
+
 /// A chain ends before it is stopped in a panic only, and has nothing left to revoke with then.
 fn report_fault(chain: Result<ChainEnd, JoinError>) {
     if let Err(fault) = chain {
@@ -174,6 +205,7 @@ struct Parts {
     /// Of the routes that are not optional.
     awaited: Vec<CredentialSource>,
     chains: Vec<AnyChain>,
+    vault: Arc<Vault>,
 }
 
 impl Parts {
@@ -208,7 +240,7 @@ impl Parts {
             }
         };
         let chains = chains.into_iter().map(chain).collect();
-        Ok(Self { routes, awaited, chains })
+        Ok(Self { routes, awaited, chains, vault })
     }
 }
 

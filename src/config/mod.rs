@@ -56,6 +56,8 @@ pub(crate) struct VaultConfig {
     pub(crate) redirect_hosts: Vec<String>,
     /// `http://`, host and port of an HTTP proxy.
     pub(crate) proxy: Option<String>,
+    /// Where tokens are written down for the start after a crash.
+    pub(crate) state_dir: Option<PathBuf>,
     pub(crate) login: LoginConfig,
 }
 

@@ -15,12 +15,13 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
     let tls = tls(reader);
     let redirect_hosts = reader.list("vault.redirect_hosts", host);
     let proxy = reader.optional("vault.proxy", proxy);
+    let state_dir = reader.optional("vault.state_dir", value::directory);
     let login = login(reader, namespace.as_deref());
     let (address, tls, login) = (address?, tls?, login?);
     if matches!(login.method, LoginMethod::Cert { .. }) {
         check_cert(reader, &address)?;
     }
-    Some(VaultConfig { address, namespace, tls, redirect_hosts: redirect_hosts?, proxy, login })
+    Some(VaultConfig { address, namespace, tls, redirect_hosts: redirect_hosts?, proxy, state_dir, login })
 }
 
 fn tls(reader: &mut Reader<'_>) -> Option<VaultTls> {

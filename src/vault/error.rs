@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::api::Unusable;
 use super::approle::SPENT;
 use super::http::ExchangeError;
+use super::state_dir::StateDirError;
 use crate::tls::TlsError;
 
 /// A request that pglease makes of Vault.
@@ -74,6 +75,8 @@ pub(crate) enum VaultSetupError {
     Address,
     #[error("vault.proxy is no URL")]
     Proxy,
+    #[error("vault.state_dir {path:?}")]
+    StateDir { path: PathBuf, source: StateDirError },
 }
 
 /// Why Vault did not do what it was asked.

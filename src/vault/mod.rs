@@ -11,9 +11,12 @@ mod connect;
 mod elsewhere;
 mod error;
 mod http;
+mod leftovers;
 mod login;
+mod state_dir;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +37,7 @@ use approle::SecretIds;
 use connect::Connection;
 use elsewhere::Elsewhere;
 use http::{BodyError, Failed, Outgoing};
+use state_dir::StateDir;
 
 use crate::config::VaultConfig;
 use crate::ids::LeaseId;
@@ -157,6 +161,7 @@ pub(crate) struct Vault {
     secret_ids: SecretIds,
     namespaces: Namespaces,
     elsewhere: Elsewhere,
+    state_dir: Option<StateDir>,
     metrics: Arc<Metrics>,
 }
 
@@ -179,7 +184,7 @@ impl Namespaces {
 }
 
 impl Vault {
-    /// Reads the files of TLS; connects to nothing.
+    /// Reads the files of TLS, and takes possession of `vault.state_dir`; connects to nothing.
     pub(crate) fn load(config: &VaultConfig, metrics: Arc<Metrics>) -> Result<Self, VaultSetupError> {
         Url::parse(&config.address).map_err(|_| VaultSetupError::Address)?;
         Ok(Self {
@@ -188,6 +193,7 @@ impl Vault {
             secret_ids: SecretIds::default(),
             namespaces: Namespaces::new(config)?,
             elsewhere: Elsewhere::default(),
+            state_dir: config.state_dir.as_deref().map(open_state_dir).transpose()?,
             metrics,
         })
     }
@@ -281,7 +287,11 @@ impl Vault {
 
 impl VaultApi for Vault {
     async fn log_in(&self) -> Result<Login, VaultError> {
-        self.log_in_by(&self.config.login.method).await
+        let login = self.log_in_by(&self.config.login.method).await?;
+        if let Some(state_dir) = self.state_dir.as_ref().filter(|_| login.kind == TokenKind::Service) {
+            state_dir.keep(&login.token, login.grant.ttl);
+        }
+        Ok(login)
     }
 
     async fn look_up_self(&self, token: &Token) -> Result<Grant, VaultError> {
@@ -321,7 +331,11 @@ impl VaultApi for Vault {
     async fn renew_self(&self, token: &Token, timeout: Duration) -> Result<Grant, VaultError> {
         let call = Call::new(Operation::RenewSelf, Method::POST, "auth/token/renew-self", timeout);
         let answer = self.call(call.token(token).body(api::EmptyBody {})).await?;
-        api::parse_renewed_token(&answer).map_err(unusable(Operation::RenewSelf))
+        let grant = api::parse_renewed_token(&answer).map_err(unusable(Operation::RenewSelf))?;
+        if let Some(state_dir) = &self.state_dir {
+            state_dir.renewed(token, grant.ttl);
+        }
+        Ok(grant)
     }
 
     async fn look_up_lease(&self, token: &Token, lease: &LeaseId) -> Result<Grant, VaultError> {
@@ -351,9 +365,28 @@ impl VaultApi for Vault {
         let ended = elsewhere::end_leases(self, &self.elsewhere, token).await?;
         let call = Call::new(Operation::RevokeSelf, Method::POST, "auth/token/revoke-self", REVOKE_TIMEOUT);
         let call = Call { expected: StatusCode::NO_CONTENT, ..call };
-        self.call(call.token(token)).await?;
-        ended
+        let revoked = self.call(call.token(token)).await.map(drop);
+        if let Some(state_dir) = self.state_dir.as_ref().filter(|_| is_last_word(&revoked)) {
+            state_dir.forget(token);
+        }
+        revoked.and(ended)
     }
+}
+
+/// Whether revoke-self would fare no better at another time: it was done, there is no such token, or it may not.
+fn is_last_word(revoked: &Result<(), VaultError>) -> bool {
+    revoked.as_ref().map_err(VaultError::answer).err().is_none_or(|answer| match answer {
+        Answer::Malformed | Answer::BadRequest | Answer::Denied | Answer::NotFound | Answer::Unexpected => {
+            true
+        }
+        Answer::NotSent | Answer::Lost | Answer::Redirect | Answer::TryLater { .. } | Answer::Unavailable => {
+            false
+        }
+    })
+}
+
+fn open_state_dir(path: &Path) -> Result<StateDir, VaultSetupError> {
+    StateDir::open(path).map_err(|source| VaultSetupError::StateDir { path: path.to_owned(), source })
 }
 
 impl StaticCredential {

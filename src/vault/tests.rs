@@ -69,6 +69,7 @@ fn config(address: String, jwt_file: PathBuf) -> VaultConfig {
         tls: VaultTls::default(),
         redirect_hosts: vec![],
         proxy: None,
+        state_dir: None,
         login: LoginConfig {
             namespace: Some("team".to_owned()),
             method: LoginMethod::Kubernetes { mount, role, jwt_file },
@@ -487,4 +488,99 @@ async fn proxy_of_the_settings_is_asked_to_connect() {
     fake.vault.log_in().await.unwrap();
     let request = tasks.join_next().await.unwrap().unwrap().remove(0);
     assert!(request.starts_with("CONNECT 127.0.0.1:"), "{request}");
+}
+
+impl FakeVault {
+    /// One with a `vault.state_dir`, in which a crash has left these tokens.
+    async fn after_a_crash(left: &[&str], answers: &[&str]) -> Self {
+        Self::with(answers, |config, file| {
+            let dir = file.with_file_name("state");
+            std::fs::create_dir(&dir).unwrap();
+            for (index, token) in left.iter().enumerate() {
+                std::fs::write(dir.join(format!("token-{index}")), token).unwrap();
+            }
+            config.state_dir = Some(dir);
+        })
+        .await
+    }
+
+    /// What is in the files of `vault.state_dir`.
+    fn kept(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join("state")).unwrap();
+        entries.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+    }
+}
+
+const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn token_is_kept_from_its_login_until_vault_has_the_last_word_on_it() {
+    let login = |kind| {
+        let body = format!(
+            r#"{{"auth":{{"client_token":"s.new","lease_duration":60,"renewable":true,"token_type":"{kind}"}}}}"#
+        );
+        http("200 OK", &body)
+    };
+    for (revoked, kept) in [
+        (NO_CONTENT.to_owned(), false),
+        (http("403 Forbidden", "{}"), false),
+        (http("400 Bad Request", "{}"), false),
+        (http("503 Service Unavailable", "{}"), true),
+    ] {
+        let fake = FakeVault::after_a_crash(&[], &[&login("service"), &revoked]).await;
+        let token = fake.vault.log_in().await.unwrap().token;
+        assert_eq!(fake.kept(), ["s.new"]);
+        let _ = fake.vault.revoke_self(&token).await;
+        assert_eq!(!fake.kept().is_empty(), kept, "{revoked}");
+    }
+
+    // A batch token cannot be revoked.
+    let fake = FakeVault::after_a_crash(&[], &[&login("batch")]).await;
+    fake.vault.log_in().await.unwrap();
+    assert!(fake.kept().is_empty());
+
+    // Somebody else's is his own business.
+    let looked_up = http("200 OK", r#"{"data":{"ttl":59,"renewable":true,"num_uses":0}}"#);
+    let fake = FakeVault::with(&[&looked_up], |config, file| {
+        let dir = file.with_file_name("state");
+        std::fs::create_dir(&dir).unwrap();
+        config.state_dir = Some(dir);
+        config.login.method = LoginMethod::TokenFile { token_file: file };
+    })
+    .await;
+    fake.vault.log_in().await.unwrap();
+    assert!(fake.kept().is_empty());
+}
+
+#[tokio::test]
+async fn leftovers_are_revoked_and_tried_again_while_vault_is_away() {
+    let fake = FakeVault::after_a_crash(
+        &["s.one", "s.two", ""],
+        &[
+            NO_CONTENT,
+            &http("503 Service Unavailable", "{}"),
+            &http("429 Too Many Requests", "{}"),
+            &http("403 Forbidden", "{}"),
+        ],
+    )
+    .await;
+    fake.vault.revoke_leftovers().await;
+    assert!(fake.kept().is_empty());
+    let requests = fake.requests().await;
+    assert!(requests.iter().all(|request| request.starts_with("POST /prefix/v1/auth/token/revoke-self ")));
+    let of = |token: &str| requests.iter().filter(|request| request.contains(token)).count();
+    assert_eq!(of("s.one") + of("s.two"), 4);
+    assert!(of("s.one") == 1 || of("s.two") == 1);
+}
+
+#[tokio::test]
+async fn start_without_a_state_dir_has_nothing_to_revoke_and_no_pause() {
+    let fake = FakeVault::answering(&[]).await;
+    fake.vault.revoke_leftovers().await;
+    fake.vault.note_start();
+    assert_eq!(fake.vault.pause_before_start(), Duration::ZERO);
+    let fake = FakeVault::after_a_crash(&[], &[]).await;
+    assert_eq!(fake.vault.pause_before_start(), Duration::ZERO);
+    fake.vault.note_start();
+    assert!(fake.vault.pause_before_start() > Duration::ZERO);
 }

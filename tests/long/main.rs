@@ -12,6 +12,7 @@ mod steps;
 mod load;
 mod report;
 
+mod crash;
 mod soak;
 
 use steps::pglease_with;

@@ -52,7 +52,12 @@ pub(crate) const KEYS: &[Key] = &[
         "hosts that Vault may redirect to, beside its own",
     ),
     key("vault.proxy", Kind::Url, Absent("none"), "HTTP proxy on the way to Vault"),
-    later("vault.state_dir", Kind::Path, OFF, "", "memory volume for tokens left by a crash"),
+    key(
+        "vault.state_dir",
+        Kind::Path,
+        OFF,
+        "directory on a memory volume for the tokens that a crash leaves behind",
+    ),
     key(
         "vault.login.method",
         Kind::Word { built: &["kubernetes", "jwt", "approle", "cert", "token_file"], later: &[] },

@@ -346,6 +346,7 @@ fn each_problem_has_its_cure() {
             "holds a user or password, which pglease does not send; remove it",
         ),
         ("--vault-ca-dir=DIR/token", "not a directory; name one that is there"),
+        ("--vault-state-dir=DIR/token", "not a directory; name one that is there"),
         ("--vault-login-mount=auth/kubernetes", "begins with \"auth/\"; leave that out"),
         ("--upstream=postgresql://db/a%07", "has a dbname with a control character; remove it"),
         (

@@ -119,6 +119,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             tls: VaultTls::default(),
             redirect_hosts: vec![],
             proxy: None,
+            state_dir: None,
             login: LoginConfig {
                 namespace: None,
                 method: LoginMethod::Kubernetes {

@@ -1,6 +1,7 @@
 //! The life of a lease as an operator would try it: the program, an OpenBao, a PostgreSQL, and what goes wrong with
 //! them. Tests are named after the scenario or the case that they play.
 
+mod crash;
 mod drain;
 mod login;
 mod outage;
