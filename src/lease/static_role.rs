@@ -224,6 +224,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             Report::ReadAborted => {
                 let view = self.view();
                 self.plan.read_failed(Answer::Lost, view);
+                self.note_read(false);
             }
             Report::RenewalAborted => {}
         }
@@ -253,6 +254,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         error!(event = "lease.fault", vault_path = %self.vault_path, error = %fault);
         let (now, view) = (self.now(), self.view());
         self.plan.forget_requests(view);
+        self.note_read(false);
         if let Some(tenure) = &mut self.tenure {
             tenure.forget_request();
         }
