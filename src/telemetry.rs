@@ -82,8 +82,11 @@ pub(crate) struct Metrics {
     pub(crate) lease_expiry: Family<ChainLabels, Gauge>,
     /// Unix time of the end of the current token, as known now.
     pub(crate) token_expiry: Family<ChainLabels, Gauge>,
+    /// Generations that are there, as of the last second.
+    pub(crate) generations: Family<StateLabels, Gauge>,
     pub(crate) lease_issued: Family<ResultLabels, Counter>,
     pub(crate) lease_renewals: Family<ResultLabels, Counter>,
+    pub(crate) token_renewals: Family<ResultLabels, Counter>,
     pub(crate) lease_revocations: Family<ResultLabels, Counter>,
     pub(crate) rotations: Family<RotationLabels, Counter>,
     /// Leases that pglease could not revoke: they end by themselves.
@@ -112,8 +115,10 @@ impl Metrics {
             upstream_auth_rejects: Counter::default(),
             lease_expiry: Family::default(),
             token_expiry: Family::default(),
+            generations: Family::default(),
             lease_issued: Family::default(),
             lease_renewals: Family::default(),
+            token_renewals: Family::default(),
             lease_revocations: Family::default(),
             rotations: Family::default(),
             orphans: Counter::default(),
@@ -188,18 +193,24 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register_with_unit(
             "lease_expiry_timestamp",
-            "Unix time at which the current lease ends, as known now",
+            "Unix time at which the current lease ends, as known now; absent while there is none",
             Unit::Seconds,
             self.lease_expiry.clone(),
         );
         registry.register_with_unit(
             "token_expiry_timestamp",
-            "Unix time at which the current token ends, as known now",
+            "Unix time at which the current token ends, as known now; absent while there is none, or where it does not end",
             Unit::Seconds,
             self.token_expiry.clone(),
         );
+        registry.register(
+            "generations",
+            "Credentials of a chain by their state, as of the last second: candidate, current, superseded, revoking, or ended with open sessions",
+            self.generations.clone(),
+        );
         registry.register("lease_issued", "Reads of a credential: ok or failed", self.lease_issued.clone());
         registry.register("lease_renewals", "Renewals of a lease: ok or failed", self.lease_renewals.clone());
+        registry.register("token_renewals", "Renewals of a token: ok or failed", self.token_renewals.clone());
         registry.register(
             "lease_revocations",
             "Revocations of a lease: ok or failed",
@@ -207,7 +218,7 @@ impl Metrics {
         );
         registry.register(
             "rotations",
-            "Rotations by what set them off: ok, unproven where no upstream gave a verdict, or failed",
+            "Rotations by what set them off: ok, unproven where no upstream gave a verdict, failed for each attempt that came to nothing, or abandoned where a renewal made it needless",
             self.rotations.clone(),
         );
         registry.register(
@@ -241,6 +252,14 @@ pub(crate) struct GenerationLabels {
     pub(crate) vault_path: String,
     /// `current` or `superseded`.
     pub(crate) generation: &'static str,
+}
+
+/// The chain, and how a credential stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct StateLabels {
+    pub(crate) vault_path: String,
+    /// As in `/status`.
+    pub(crate) state: &'static str,
 }
 
 /// Why a session ended, in the words of the session's log line.
@@ -327,7 +346,10 @@ mod tests {
         let _ = metrics.upstream_connect_failures.get_or_create(&failure);
         metrics.lease_expiry.get_or_create(&chain()).set(1_700_000_000);
         let _ = metrics.token_expiry.get_or_create(&chain());
+        let _ =
+            metrics.generations.get_or_create(&StateLabels { vault_path: chain().vault_path, state: word });
         let _ = metrics.lease_issued.get_or_create(&result());
+        let _ = metrics.token_renewals.get_or_create(&result());
         metrics.lease_renewals.get_or_create(&result()).inc();
         let _ = metrics.lease_revocations.get_or_create(&result());
         let _ = metrics.rotations.get_or_create(&RotationLabels { trigger: word, result: word });

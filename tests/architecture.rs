@@ -1,5 +1,5 @@
-//! Imports point down only: the table below against the `use crate::` lines of `src/`, and the one place where
-//! secrets are exposed.
+//! Imports point down only: the table below against the `use crate::` lines of `src/`; the one place where secrets are
+//! exposed; the events of a lease's life against their docs.
 //!
 //! A module that is in the table but not in `src/` yet is fine; one in `src/` that the table does not know is not.
 
@@ -110,6 +110,63 @@ fn secrets_are_exposed_only_where_they_go_out() {
         .collect();
     assert!(wrong.is_empty(), "expose_secret() in {wrong:?}");
 }
+
+#[test]
+fn docs_list_every_event_of_a_lease() {
+    let documented: BTreeSet<_> = include_str!("../docs/events.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(event, rest)| (event.to_owned(), rest.split(" | ").next().unwrap().to_owned()))
+        .collect();
+    let logged: BTreeSet<_> = events_of_leases().into_iter().map(|call| (call.event, call.level)).collect();
+    let missing: Vec<_> = logged.difference(&documented).collect();
+    let gone: Vec<_> = documented.difference(&logged).collect();
+    assert!(missing.is_empty() && gone.is_empty(), "docs/events.md lacks {missing:?}, and has {gone:?}");
+}
+
+#[test]
+fn events_about_a_credential_say_which() {
+    for Call { path, event, fields, .. } in events_of_leases() {
+        let has_lease =
+            fields.contains("lease") || path.components().any(|part| part.as_os_str() == "static_role");
+        if fields.contains("generation") {
+            assert!(fields.contains("db_role") && has_lease, "{event} in {}: {fields}", path.display());
+        }
+    }
+}
+
+/// A call that logs an event of a lease's life.
+struct Call {
+    path: PathBuf,
+    event: String,
+    level: String,
+    /// What stands behind the event's name.
+    fields: String,
+}
+
+fn events_of_leases() -> Vec<Call> {
+    let of_leases = sources().into_iter().filter(|(module, ..)| LIVES.contains(&module.as_str()));
+    let mut calls = Vec::new();
+    for (_, path, text) in of_leases {
+        for (at, begin) in text.match_indices("event = \"") {
+            let opening = text[..at].rfind("!(").unwrap();
+            let level = text[..opening].rsplit(|letter: char| !letter.is_alphabetic()).next().unwrap();
+            let (event, rest) = text[at + begin.len()..].split_once('"').unwrap();
+            let mut open = 1;
+            let is_end = |letter: char| {
+                open += i32::from(letter == '(') - i32::from(letter == ')');
+                open == 0
+            };
+            let fields = &rest[..rest.find(is_end).unwrap()];
+            let [event, level, fields] = [event, level, fields].map(str::to_owned);
+            calls.push(Call { path: path.clone(), event, level, fields });
+        }
+    }
+    calls
+}
+
+/// Where they are logged.
+const LIVES: &[&str] = &["lease", "vault", "admin", "app"];
 
 #[test]
 fn table_is_read_as_written() {

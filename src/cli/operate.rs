@@ -150,16 +150,15 @@ fn table(status: &Value) -> String {
             last_error(chain, ", failed last: "),
         );
         for generation in items(chain, "generations") {
-            let token = generation.get("token_seconds").and_then(Value::as_u64);
-            let token = token.map_or("no end".to_owned(), |seconds| format!("{seconds} s"));
             let _ = writeln!(
                 text,
-                "  {:4} {:10} {} lease {} ({} s) token ({token}) {} sessions, {}{}",
+                "  {:4} {:10} {}, lease {} {}, token {}, {} sessions, {}{}",
                 word(generation, "generation"),
                 word(generation, "state"),
                 word(generation, "db_role"),
-                word(generation, "lease"),
-                number(generation, "lease_seconds"),
+                generation.get("lease").and_then(Value::as_str).unwrap_or("none"),
+                left(generation, "lease_seconds"),
+                left(generation, "token_seconds"),
                 number(generation, "holders"),
                 word(generation, "standing"),
                 if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
@@ -167,6 +166,11 @@ fn table(status: &Value) -> String {
         }
     }
     text
+}
+
+fn left(generation: &Value, name: &str) -> String {
+    let seconds = generation.get(name).and_then(Value::as_u64);
+    seconds.map_or_else(|| "(no end)".to_owned(), |seconds| format!("({seconds} s)"))
 }
 
 fn rotation(chain: &Value) -> String {

@@ -93,7 +93,8 @@ impl Generation {
         match self.state.on(event) {
             Ok(state) => self.state = state,
             Err(invalid) => {
-                error!(event = "lease.invalid_transition", generation = %self.id(), error = %invalid);
+                let (generation, db_role, lease) = (self.id(), self.user(), self.lease());
+                error!(event = "lease.invalid_transition", %generation, db_role, %lease, error = %invalid);
             }
         }
     }

@@ -14,6 +14,7 @@ mod clock;
 mod control;
 mod end;
 mod fetch;
+mod gauges;
 mod generation;
 mod keeper;
 mod promotion;

@@ -106,8 +106,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 event = "rotation.done",
                 vault_path = %self.vault_path,
                 trigger = %trigger,
-                db_role = candidate.user(),
                 generation = %id,
+                db_role = candidate.user(),
+                lease = %candidate.lease(),
                 proven,
             );
             self.count_rotation(trigger, if proven { "ok" } else { "unproven" });
@@ -115,8 +116,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             info!(
                 event = "lease.serving",
                 vault_path = %self.vault_path,
-                db_role = candidate.user(),
                 generation = %id,
+                db_role = candidate.user(),
+                lease = %candidate.lease(),
                 proven,
             );
         }
@@ -169,6 +171,7 @@ pub(super) fn log_failure(
         vault_path,
         generation = %credential.generation,
         db_role = credential.user,
+        lease = credential.lease.as_ref().map(tracing::field::display),
         rejected = verdict == Verdict::Rejected,
         error,
     );

@@ -78,7 +78,10 @@ impl LeaseState {
         }
     }
 
-    /// The word in `/status`.
+    /// All words that [`as_str`](Self::as_str) has.
+    pub(super) const WORDS: [&'static str; 5] = ["candidate", "current", "superseded", "revoking", "ended"];
+
+    /// The word in `/status` and in metrics.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Candidate => "candidate",

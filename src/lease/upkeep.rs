@@ -1,7 +1,6 @@
 //! The upkeep of the generations that are there: renewal, and what their sessions are told.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -11,10 +10,8 @@ use super::clock::Now;
 use super::generation::Generation;
 use super::keeper::{Kind, Renewal};
 use super::requests::Report;
-use super::state::LeaseState;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
 use crate::ids::GenerationId;
-use crate::telemetry::{ChainLabels, GenerationLabels};
 use crate::vault::{Grant, VaultApi, VaultError};
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
@@ -59,9 +56,11 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         asked_at: Now,
         result: &Result<Grant, VaultError>,
     ) {
-        if kind == Kind::Lease {
-            count(&self.metrics.lease_renewals, result.is_ok());
-        }
+        let renewals = match kind {
+            Kind::Lease => &self.metrics.lease_renewals,
+            Kind::Token => &self.metrics.token_renewals,
+        };
+        count(renewals, result.is_ok());
         if let Err(error) = result {
             self.note_vault_error(error);
         }
@@ -102,31 +101,6 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             generation.announce(now, has_successor);
         }
     }
-
-    /// Brings the figures up to date.
-    pub(super) fn update_gauges(&mut self) {
-        let (mut current, mut superseded, mut outlived) = (0, 0, 0);
-        for generation in self.generations.values_mut() {
-            let holds = generation.count_holds();
-            *(if generation.is_current() { &mut current } else { &mut superseded }) += holds;
-            if matches!(generation.state(), LeaseState::Ended { .. }) {
-                outlived += holds;
-            }
-        }
-        let figure = |holds: usize| i64::try_from(holds).unwrap_or(i64::MAX);
-        for (generation, holds) in [("current", current), ("superseded", superseded)] {
-            let labels = GenerationLabels { vault_path: self.vault_path.to_string(), generation };
-            self.metrics.sessions.get_or_create(&labels).set(figure(holds));
-        }
-        let labels = ChainLabels { vault_path: self.vault_path.to_string() };
-        self.metrics.sessions_outlived_lease.get_or_create(&labels).set(figure(outlived));
-        let Some((lease, token)) = self.current().map(|current| current.keeper.wall_ends()) else { return };
-        let seconds = |end: Duration| i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
-        self.metrics.lease_expiry.get_or_create(&labels).set(seconds(lease));
-        if let Some(token) = token {
-            self.metrics.token_expiry.get_or_create(&labels).set(seconds(token));
-        }
-    }
 }
 
 fn log_renewal(
@@ -154,7 +128,7 @@ fn log_renewal(
             capped,
         ),
         (Kind::Token, Renewal::Granted { capped }) => {
-            info!(event = "token.renewed", vault_path, generation = %id, db_role, token_ttl_seconds, capped);
+            info!(event = "token.renewed", vault_path, generation = %id, db_role, %lease, token_ttl_seconds, capped);
         }
         (Kind::Lease, Renewal::Failed | Renewal::Refused) => warn!(
             event = "lease.renew_failed",
@@ -171,6 +145,7 @@ fn log_renewal(
             vault_path,
             generation = %id,
             db_role,
+            %lease,
             token_ttl_seconds,
             code,
             error,

@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time;
 use tokio_postgres::error::SqlState;
 
@@ -103,6 +103,23 @@ async fn rotate_while_vault_is_away_says_so_and_stays_wanted() {
     let told = time::timeout(PATIENCE, held.last_words()).await.unwrap().unwrap();
     assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN);
     pglease.connect("app").await.unwrap();
+}
+
+#[tokio::test]
+async fn rotate_reads_the_password_of_a_static_role_and_close_ends_the_sessions_on_the_old_one() {
+    let world = World::shared(WorldOptions::default()).await;
+    let (db_role, vault_path) = world.add_static_role(86_400).await;
+    let pglease = pglease_with(&(world.settings() + &world.route_on(&vault_path))).await;
+    let held = pglease.connect("app").await.unwrap();
+    world.servers.openbao.write(&format!("{}/rotate-role/st", world.engine()), json!({})).await;
+
+    let asked = pglease.run_command(&["rotate", "--close"]).await;
+    assert!(asked.status.success() && text(&asked).contains(&format!("{db_role} serves, g2")), "{asked:?}");
+    assert_eq!(held.last_words().await.unwrap().code(), &SqlState::ADMIN_SHUTDOWN);
+    assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, db_role);
+    assert_eq!(pglease.events("rotation.done")[0]["trigger"], "asked");
+    let status = pglease.run_command(&["status"]).await;
+    assert!(text(&status).contains("(static): serving"), "{status:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::lease::promotion::{self, verdict};
 use crate::lease::proof::{LastCall, Proof, ProofState, Verdict};
 use crate::lease::status::LastError;
 use crate::lease::token::LiveToken;
-use crate::lease::{Causes, Prove, schedule, whole_seconds};
+use crate::lease::{Causes, Prove, count, gauges, schedule, whole_seconds};
 use crate::telemetry::{ChainLabels, GenerationLabels, RotationLabels};
 use crate::upstream::UpstreamError;
 use crate::vault::{Answer, Grant, Login, StaticCredential, TokenKind, VaultApi, VaultError};
@@ -112,18 +112,22 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let Some(tenure) = self.tenure.as_mut().filter(|tenure| Arc::ptr_eq(&tenure.token, token)) else {
             return;
         };
+        count(&self.metrics.token_renewals, result.is_ok());
         let answer = result.as_ref().copied().map_err(VaultError::answer);
         tenure.answered(asked_at, now, answer, fastrand::f64());
         let token_ttl_seconds = tenure.left(now).map(whole_seconds);
         match result {
             Ok(_) => info!(event = "token.renewed", vault_path = %self.vault_path, token_ttl_seconds),
-            Err(error) => warn!(
-                event = "token.renew_failed",
-                vault_path = %self.vault_path,
-                token_ttl_seconds,
-                code = error.status(),
-                error = %Causes(error),
-            ),
+            Err(error) => {
+                warn!(
+                    event = "token.renew_failed",
+                    vault_path = %self.vault_path,
+                    token_ttl_seconds,
+                    code = error.status(),
+                    error = %Causes(error),
+                );
+                self.last_error = Some(LastError::of_vault(error, now));
+            }
         }
     }
 
@@ -348,10 +352,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             let holds: usize = holds;
             self.metrics.sessions.get_or_create(&labels).set(i64::try_from(holds).unwrap_or(i64::MAX));
         }
-        if let Some(end) = self.tenure.as_ref().and_then(Tenure::wall_end) {
-            let labels = ChainLabels { vault_path: self.vault_path.to_string() };
-            let end = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
-            self.metrics.token_expiry.get_or_create(&labels).set(end);
-        }
+        let labels = ChainLabels { vault_path: self.vault_path.to_string() };
+        gauges::set_end(&self.metrics.token_expiry, &labels, self.tenure.as_ref().and_then(Tenure::wall_end));
     }
 }

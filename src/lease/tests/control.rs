@@ -144,3 +144,21 @@ async fn status_tells_of_each_generation_and_of_the_end() {
     assert_eq!(handle.status().await.err(), Some(NoAnswer::Ended));
     assert_eq!(handle.rotate(false).await, Err(NoAnswer::Ended));
 }
+
+#[tokio::test(start_paused = true)]
+async fn figures_tell_of_what_is_there_and_no_more() {
+    let rig = Rig::serving(|_, _| {}).await;
+    let _held = rig.hold().await;
+    rig.rotate(false).await.unwrap();
+    let of_state = |state| {
+        rig.metric(&format!("pglease_generations{{vault_path=\"database/creds/db-app\",state=\"{state}\"}}"))
+    };
+    let ends = || rig.metrics.encode().unwrap().matches("_expiry_timestamp_seconds{").count();
+    time::sleep(secs(20)).await;
+    assert_eq!((of_state("current"), of_state("superseded"), of_state("ended"), ends()), (1, 1, 0, 2));
+    assert!(rig.metric(r#"pglease_lease_renewals_total{result="ok"}"#) > 2);
+
+    rig.vault.fail_all(Fault::Unreachable);
+    time::sleep(secs(60)).await;
+    assert_eq!((of_state("current"), of_state("superseded"), of_state("ended"), ends()), (0, 0, 1, 0));
+}

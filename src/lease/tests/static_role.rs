@@ -4,6 +4,7 @@ use secrecy::ExposeSecret;
 
 use super::fakes::Mood;
 use super::*;
+use crate::credential::Revocation;
 use crate::ids::GenerationId;
 use crate::vault::TokenKind;
 
@@ -291,4 +292,51 @@ async fn end_waits_for_a_login_and_is_over_in_time_whatever_vault_does() {
         assert_eq!(rig.end().await, ChainEnd { revoked: 0, failed: 1 }, "{fault:?}");
         assert!(began.elapsed() <= secs(5));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn operator_who_asks_has_the_password_read_now_and_with_close_the_sessions_on_the_old_one_end() {
+    let rig = Rig::offering(3_600).await;
+    let held = rig.hold().await;
+    let (reads, same) = (rig.reads(), rig.rotate(true).await.unwrap());
+    assert_eq!((same.generation, same.db_role.as_str(), rig.reads()), (GenerationId(1), "st", reads + 1));
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+
+    rig.upstream.set_password("second");
+    rig.vault_knows("second", 3_600);
+    assert_eq!(rig.rotate(false).await.unwrap().generation, GenerationId(2));
+    assert_eq!(*held.standing().borrow(), Standing::Kept);
+    let status = rig.status().await;
+    assert_eq!((status.kind, status.state, status.current.as_deref()), ("static", "serving", Some("g2")));
+    let told: Vec<_> =
+        status.generations.iter().map(|of| (of.state, of.holders, of.lease.as_deref())).collect();
+    assert_eq!(told, [("superseded", 1, None), ("current", 0, None)]);
+    assert_eq!(rig.metric("pglease_rotations_total{trigger=\"asked\",result=\"ok\"}"), 1);
+
+    let closed = async {
+        let revoked = Standing::Revoked(Revocation::ByOperator);
+        held.standing().wait_for(|standing| *standing == revoked).await.unwrap();
+        time::sleep(secs(3)).await;
+        drop(held);
+    };
+    assert_eq!(tokio::join!(rig.rotate(true), closed).0.unwrap().generation, GenerationId(2));
+    assert_eq!(*rig.hold().await.standing().borrow(), Standing::Kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_that_fails_or_is_refused_upstream_is_not_the_answer() {
+    let rig = Rig::offering(3_600).await;
+    rig.vault.fail(Operation::ReadStaticCreds, Fault::Status(500));
+    assert_eq!(rig.rotate(false).await, Err(NoAnswer::NotYet));
+    let error = rig.status().await.last_error.unwrap();
+    assert_eq!(
+        (error.operation, error.kind, error.code.as_deref()),
+        ("static_creds", "unavailable", Some("500"))
+    );
+
+    rig.vault.recover();
+    rig.vault_knows("second", 3_600);
+    assert_eq!(rig.rotate(false).await, Err(NoAnswer::NotYet));
+    rig.upstream.set_password("second");
+    assert!(rig.rotate(false).await.unwrap().generation > GenerationId(1));
 }

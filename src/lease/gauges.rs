@@ -1,0 +1,59 @@
+//! The figures of a chain that go up and down, as of its last step.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::state::LeaseState;
+use super::{Chain, Prove};
+use crate::telemetry::{ChainLabels, GenerationLabels, StateLabels};
+use crate::vault::VaultApi;
+
+impl<V: VaultApi, P: Prove> Chain<V, P> {
+    /// Brings the figures up to date.
+    pub(super) fn update_gauges(&mut self) {
+        let (mut current, mut superseded, mut outlived) = (0, 0, 0);
+        for generation in self.generations.values_mut() {
+            let holds = generation.count_holds();
+            *(if generation.is_current() { &mut current } else { &mut superseded }) += holds;
+            if matches!(generation.state(), LeaseState::Ended { .. }) {
+                outlived += holds;
+            }
+        }
+        for (generation, holds) in [("current", current), ("superseded", superseded)] {
+            let labels = GenerationLabels { vault_path: self.vault_path.to_string(), generation };
+            self.metrics.sessions.get_or_create(&labels).set(figure(holds));
+        }
+        for state in LeaseState::WORDS {
+            let is_so = |generation: &&super::Generation| generation.state().as_str() == state;
+            let labels = StateLabels { vault_path: self.vault_path.to_string(), state };
+            let generations = self.generations.values().filter(is_so).count();
+            self.metrics.generations.get_or_create(&labels).set(figure(generations));
+        }
+        let labels = ChainLabels { vault_path: self.vault_path.to_string() };
+        self.metrics.sessions_outlived_lease.get_or_create(&labels).set(figure(outlived));
+        let (lease, token) = match self.current().map(|current| current.keeper.wall_ends()) {
+            Some((lease, token)) => (Some(lease), token),
+            None => (None, None),
+        };
+        set_end(&self.metrics.lease_expiry, &labels, lease);
+        set_end(&self.metrics.token_expiry, &labels, token);
+    }
+}
+
+/// Tells when something ends, as Unix time; nothing rather than an old one where there is nothing.
+pub(super) fn set_end(ends: &Family<ChainLabels, Gauge>, chain: &ChainLabels, end: Option<Duration>) {
+    match end {
+        Some(end) => {
+            ends.get_or_create(chain).set(i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
+        }
+        None => {
+            ends.remove(chain);
+        }
+    }
+}
+
+fn figure(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
