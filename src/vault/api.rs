@@ -378,6 +378,44 @@ mod tests {
     }
 
     #[test]
+    fn durations_that_cannot_be_are_refused_everywhere() {
+        let auth = |text: &str| {
+            format!(r#"{{"auth":{{"client_token":"s.1","lease_duration":{text}}}}}"#).into_bytes()
+        };
+        let data =
+            |text: &str| format!(r#"{{"data":{{"username":"u","password":"p","ttl":{text}}}}}"#).into_bytes();
+        let lease = |text: &str| format!(r#"{{"lease_id":"l","lease_duration":{text}}}"#).into_bytes();
+        for text in
+            ["-1", "1e30", "0.5", "\"60\"", "[]", "true", "99999999999999999999", "-99999999999999999999"]
+        {
+            assert!(parse_login(&auth(text)).is_err(), "{text}");
+            assert!(parse_renewed_token(&auth(text)).is_err(), "{text}");
+            assert!(parse_lookup(&data(text)).is_err(), "{text}");
+            assert!(text == "-1" || parse_lease_lookup(&data(text)).is_err(), "{text}");
+            assert!(parse_static_creds(&data(text)).is_err(), "{text}");
+            assert!(parse_renewed_lease(&lease(text)).is_err(), "{text}");
+        }
+        // A token that does not end; a lease always does.
+        assert_eq!(parse_renewed_token(&auth("0")).map(|grant| grant.ttl), Ok(None));
+        assert_eq!(parse_renewed_lease(&lease("0")), Err(Unusable::Duration { seconds: 0 }));
+        for text in ["1000000000000", "9223372036854775807"] {
+            assert_eq!(parse_lookup(&data(text)).map(|grant| grant.ttl), Ok(Some(MAX_TTL)), "{text}");
+            assert_eq!(parse_lease_lookup(&data(text)).map(|grant| grant.ttl), Ok(Some(MAX_TTL)), "{text}");
+        }
+    }
+
+    #[test]
+    fn unwrapped_answer_holds_a_secret_id() {
+        let parsed = parse_unwrapped(br#"{"data":{"secret_id":"within","secret_id_ttl":0}}"#).unwrap();
+        assert_eq!(parsed.expose_secret(), "within");
+        for data in [r#"{"password":"other"}"#, r#"{"secret_id":""}"#] {
+            let body = format!(r#"{{"data":{data}}}"#);
+            assert_eq!(parse_unwrapped(body.as_bytes()).err(), Some(Unusable::NoSecretId), "{data}");
+        }
+        assert!(parse_unwrapped(br#"{"data":null}"#).is_err());
+    }
+
+    #[test]
     fn absurd_durations_are_cut_down() {
         let grant = parse_renewed_lease(br#"{"lease_duration":1000000000000,"renewable":true}"#).unwrap();
         assert_eq!(grant.ttl, Some(MAX_TTL));

@@ -197,3 +197,37 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Above the longest pause of a chain in trouble, below the idle limits of common load balancers.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn change_of_any_file_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (cert_file, key_file) = (path("cert"), path("key"));
+        let tls = VaultTls {
+            ca: Ca::Dir(dir.path().into()),
+            client: Some(ClientCert { cert_file: cert_file.clone(), key_file: key_file.clone() }),
+            ..VaultTls::default()
+        };
+        let mut seen = stamps(&tls);
+        let mut is_new = || {
+            let now = stamps(&tls);
+            std::mem::replace(&mut seen, now.clone()) != now
+        };
+        assert!(!is_new());
+        for name in ["cert", "key", "ca.pem"] {
+            fs::write(path(name), "a").unwrap();
+            assert!(is_new(), "{name} is there");
+            fs::write(path("next"), "b").unwrap();
+            fs::rename(path("next"), path(name)).unwrap();
+            assert!(is_new(), "{name} is replaced");
+            fs::write(path(name), "longer").unwrap();
+            assert!(is_new(), "{name} is rewritten");
+        }
+        fs::remove_file(path("ca.pem")).unwrap();
+        assert!(is_new());
+    }
+}

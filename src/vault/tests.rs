@@ -439,10 +439,13 @@ async fn slow_answers_are_cut_at_the_time_limit() {
     assert_eq!(error.answer(), Answer::Lost);
     assert!(begun.elapsed() < 10 * SECOND);
 
-    // A refusal stands without its words.
-    let fake = FakeVault::answering(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\n{"]).await;
-    let error = fake.vault.read_creds(&token(), "x", SECOND).await.unwrap_err();
-    assert_eq!(error.answer(), Answer::Denied);
+    // A refusal stands without its words, and without too many of them.
+    let endless = http("403 Forbidden", &format!(r#"{{"errors":["{}"]}}"#, "x".repeat(2 << 20)));
+    for refusal in ["HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\n{", &endless] {
+        let fake = FakeVault::answering(&[refusal]).await;
+        let error = fake.vault.read_creds(&token(), "x", SECOND).await.unwrap_err();
+        assert_eq!(error.answer(), Answer::Denied);
+    }
 }
 
 #[tokio::test]

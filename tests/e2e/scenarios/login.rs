@@ -78,7 +78,7 @@ async fn approle_logs_in_with_a_secret_id_and_is_sparing_with_a_wrong_one() {
     let path = file(&world, "secret-id", "not-the-secret-id\n");
     let login =
         format!("method = \"approle\"\nmount = {mount:?}\nrole_id = {role_id:?}\nsecret_id_file = {path:?}");
-    let pglease = start(&settings(&world, &login)).await;
+    let pglease = start(&settings(&world, &login).replace("\"debug\"", "\"trace\"")).await;
 
     let tried = format!("auth/{mount}/login");
     let held_back =
@@ -88,9 +88,13 @@ async fn approle_logs_in_with_a_secret_id_and_is_sparing_with_a_wrong_one() {
     assert_eq!(requests.iter().filter(|request| request.path == tried).count(), 2);
 
     // Vault has not locked the RoleID out, and a file that changes is tried at once.
-    fs::write(&path, secret_id(&world, &mount).await).unwrap();
+    let right = secret_id(&world, &mount).await;
+    fs::write(&path, &right).unwrap();
     pglease.wait_ready().await;
     assert_serves_and_cleans_up(&world, &pglease).await;
+    let told =
+        pglease.lines().all().iter().any(|line| line.contains(&right) || line.contains("not-the-secret-id"));
+    assert!(!told);
 }
 
 /// How many requests of this kind it has made.
@@ -226,4 +230,21 @@ async fn scenario_17_login_of_the_next_generation_is_with_the_new_jwt() {
     pglease.wait_for_event("rotation.done", PATIENCE).await;
     let next = pglease.connect("app").await.unwrap();
     assert_ne!(user_of(&next).await, user_of(&held).await);
+}
+
+#[tokio::test]
+async fn password_of_any_characters_logs_in() {
+    let world = World::shared(WorldOptions::default()).await;
+    // All that a string of SQL can hold without being escaped, which the engine does not do.
+    let policy = "length = 100\nrule \"charset\" { charset = \"\\\"\\\\$%{}<>&;:/?#@!`~ |äߧ€漢字🦀\" }";
+    let name = world.group("odd");
+    world.write(&format!("sys/policies/password/{name}"), json!({ "policy": policy })).await;
+    let engine = json!({ "plugin_name": "postgresql-database-plugin", "password_policy": name });
+    world.write(&format!("{}/config/pg", world.engine()), engine).await;
+    let leased = world.lease("db-app").await;
+    assert!(leased.password.contains(|character: char| !character.is_ascii()), "{}", leased.password);
+
+    let pglease = pglease_with(&(world.settings() + &world.route("db-app"))).await;
+    let session = pglease.connect("app").await.unwrap();
+    assert_ne!(user_of(&session).await, leased.user);
 }
