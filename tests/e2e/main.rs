@@ -16,6 +16,7 @@ mod steps;
 
 mod servers;
 mod raw;
+mod goodbye;
 mod start;
 mod wire;
 mod pressure;

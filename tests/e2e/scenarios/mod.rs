@@ -3,6 +3,8 @@
 
 mod crash;
 mod drain;
+mod goodbye;
+mod idle;
 mod login;
 mod outage;
 mod owner;
@@ -13,6 +15,7 @@ mod revoked;
 mod routes;
 mod static_role;
 mod vault;
+mod walsender;
 
 use std::time::Duration;
 
