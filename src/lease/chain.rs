@@ -315,7 +315,7 @@ impl ChainState {
 
     /// Puts off the next attempt.
     fn pause(&mut self, failure: Failure, ceiling: Duration, max_asked_for: Duration, view: View) {
-        let pause = self.backoff.next(ceiling, view.u);
+        let pause = self.backoff.next(ceiling, view.u).max(LEAST_BETWEEN_ATTEMPTS);
         let (pause, hurried) = match failure {
             Failure::Vault(answer) => {
                 let asked_for = schedule::asked_for(answer, max_asked_for);
@@ -422,6 +422,9 @@ const MAX_PAUSE_WHEN_REJECTED: Duration = Duration::from_mins(5);
 
 /// The longest `Retry-After` that is honoured while nothing is offered.
 pub(super) const MAX_ASKED_FOR_UNSERVED: Duration = Duration::from_secs(30);
+
+/// Whatever the dice say, and however little is left of what serves.
+const LEAST_BETWEEN_ATTEMPTS: Duration = Duration::from_secs(1);
 
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 

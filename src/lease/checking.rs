@@ -112,7 +112,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 async fn look_up(vault: &impl VaultApi, token: &LiveToken, lease: &LeaseId) -> (Finding, Finding) {
     let (lease, token) = tokio::join!(vault.look_up_lease(token.token(), lease), token.look_up(vault));
     let lease = lease.map(|grant| grant.ttl).map_err(|error: VaultError| error.answer());
-    (Finding::of_lease(lease), Finding::of_token(token))
+    (Finding::of_lease(lease), Finding::of_token(token.map_err(|error| error.answer())))
 }
 
 /// A probe login at the upstream of each route: one that rejects it counts for all, then one that accepts it.

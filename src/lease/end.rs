@@ -35,8 +35,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.revoke_all();
 
         let mut end = ChainEnd::default();
-        while self.revoking > 0 || self.is_logging_in() {
-            // A login that is not answered has made no lease.
+        while self.revoking > 0 || self.is_logging_in() || self.fetch.strays > 0 {
+            // A login that is not answered has made no lease; a creds read may have.
             let limit = if self.revoking > 0 { MAX_END } else { token::MAX_WAIT };
             match time::timeout_at(began + limit, self.tasks.join_next()).await {
                 Ok(Some(Ok(report))) => {
@@ -72,7 +72,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         for id in self.generations.values().filter(is_left).map(Generation::id).collect::<Vec<_>>() {
             self.on_lease_revoked(
                 id,
-                Err(VaultError::NoAnswer { operation: Operation::RevokeSelf, source: None }),
+                Err(&VaultError::NoAnswer { operation: Operation::RevokeSelf, source: None }),
             );
         }
     }

@@ -13,11 +13,12 @@ use super::proof::Proof;
 use super::requests::{Report, Revoked};
 use super::term::Term;
 use super::token::LiveToken;
+use super::warnings::Losses;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
 use crate::credential::Credential;
 use crate::ids::GenerationId;
 use crate::telemetry::RotationLabels;
-use crate::vault::{Answer, Grant, Lease, Login, VaultApi, VaultError};
+use crate::vault::{Answer, Grant, Lease, Login, Token, TokenKind, VaultApi, VaultError};
 
 /// How far the attempt at a new credential is, and what it has in hand.
 #[derive(Debug, Default)]
@@ -25,6 +26,15 @@ pub(super) struct Fetch {
     pub(super) step: Step,
     /// The login to read the next creds with: kept from one attempt to the next.
     draft: Option<Draft>,
+    /// Creds reads under way that nobody waits for any more.
+    pub(super) strays: usize,
+}
+
+impl Fetch {
+    /// Whether the attempt goes on with this token.
+    pub(super) fn uses(&self, token: &Arc<LiveToken>) -> bool {
+        self.draft.as_ref().is_some_and(|draft| Arc::ptr_eq(&draft.token, token))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +56,8 @@ struct Draft {
     asked_at: Now,
     grant: Grant,
     jwt_expiry: Option<Duration>,
-    /// Creds reads under it that were sent and not answered.
-    lost_reads: u32,
+    /// Whether it is the current credential's login as well. Then it is seen to work before it is read with.
+    is_sibling: bool,
 }
 
 impl Draft {
@@ -70,19 +80,21 @@ impl Draft {
         let renewable = |grant: Grant| grant.renewable && self.may_renew();
         let ttl = lease.ttl.unwrap_or_default();
         let lease = Term::new(asked_at, ttl, renewable(lease), fastrand::f64());
-        let token =
-            self.grant.ttl.map(|ttl| Term::new(self.asked_at, ttl, renewable(self.grant), fastrand::f64()));
+        let token = self.grant.ttl.map(|ttl| {
+            let token = Term::new(self.asked_at, ttl, renewable(self.grant), fastrand::f64());
+            match self.token.kind() {
+                TokenKind::Foreign => token.observed(),
+                TokenKind::Service | TokenKind::Batch => token,
+            }
+        });
         let keeper = Keeper::new(lease, token, self.jwt_expiry, asked_at);
         keeper.spread(is_first, asked_at, fastrand::f64())
     }
 
     /// Whether the next read may be made with this token after one that failed so.
-    fn serves_after(&mut self, answer: Answer, token_is_dead: bool) -> bool {
+    fn serves_after(&self, answer: Answer, token_is_dead: bool) -> bool {
         match answer {
-            Answer::Lost => {
-                self.lost_reads += 1;
-                self.lost_reads < MAX_LOST_READS
-            }
+            Answer::Lost => self.token.lose_read() < MAX_LOST_READS,
             Answer::Malformed => false,
             Answer::Denied => !token_is_dead,
             Answer::NotSent
@@ -108,7 +120,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Some(draft) if draft.is_fresh(now) => self.read_creds(draft),
             stale => {
                 if let Some(draft) = stale {
-                    self.revoke(draft.token, Revoked::Draft);
+                    self.release(draft.token, Revoked::Draft);
                 }
                 self.log_in();
             }
@@ -120,14 +132,18 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         match self.fetch.step {
             // Its answer is waited for: an unread token could not be revoked.
             Step::LoggingIn { .. } => self.fetch.step = Step::LoggingIn { wanted: false },
-            Step::Idle | Step::Reading => self.fetch.step = Step::Idle,
+            Step::Reading => {
+                self.fetch.step = Step::Idle;
+                self.fetch.strays += 1;
+            }
+            Step::Idle => {}
             Step::Proving(id) => {
                 self.fetch.step = Step::Idle;
                 self.discard(id);
             }
         }
         if let Some(draft) = self.fetch.draft.take() {
-            self.revoke(draft.token, Revoked::Draft);
+            self.release(draft.token, Revoked::Draft);
         }
     }
 
@@ -143,18 +159,25 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             self.fetch.step = Step::Idle;
         }
         match result {
-            Ok(Login { token, kind: _, grant, jwt_expiry }) => {
+            Ok(Login { token, kind, grant, jwt_expiry }) => {
                 info!(
                     event = "vault.login",
                     vault_path = %self.vault_path,
                     token_ttl_seconds = grant.ttl.map(|ttl| ttl.as_secs()),
                     token_renewable = grant.renewable,
                 );
-                let token = Arc::new(LiveToken::new(token));
-                if wanted {
-                    self.read_creds(Draft { token, asked_at, grant, jwt_expiry, lost_reads: 0 });
+                let token = self.known_or_new(token, kind);
+                if !wanted {
+                    self.release(token, Revoked::Draft);
+                } else if self.would_gain_nothing(&token) {
+                    warn!(
+                        event = "token.unchanged",
+                        vault_path = %self.vault_path,
+                        "the token in vault.login.token_file ends soon, and nobody renews it",
+                    );
+                    self.attempt_failed(Failure::Vault(Answer::Unavailable));
                 } else {
-                    self.revoke(token, Revoked::Draft);
+                    self.read_creds(Draft { token, asked_at, grant, jwt_expiry, is_sibling: false });
                 }
             }
             Err(error) => {
@@ -165,19 +188,61 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                     code = error.status(),
                     error = %Causes(&error),
                 );
-                if wanted {
+                if !wanted {
+                    return;
+                }
+                if let Some(sibling) = self.sibling() {
+                    info!(
+                        event = "creds.sibling",
+                        vault_path = %self.vault_path,
+                        "read with the token of the current credential instead",
+                    );
+                    self.read_creds(sibling);
+                } else {
                     self.attempt_failed(Failure::Vault(error.answer()));
                 }
             }
         }
     }
 
+    /// A token of somebody else's is the same at each login, until it is replaced.
+    fn known_or_new(&self, token: Token, kind: TokenKind) -> Arc<LiveToken> {
+        let is_known = |live: &&Arc<LiveToken>| live.kind() == kind && live.token().is_same_as(&token);
+        let known = self.generations.values().map(|generation| &generation.token).find(is_known);
+        known.map_or_else(|| Arc::new(LiveToken::new(token, kind)), Arc::clone)
+    }
+
+    /// Whether a lease under this token would end with the current one, for the same reason.
+    fn would_gain_nothing(&self, token: &Arc<LiveToken>) -> bool {
+        let now = self.now();
+        let is_planned = self.state.phase().trigger() == Some(Trigger::Planned);
+        let ends_too =
+            |current: &Generation| current.is_under(token) && current.keeper.wants_another_token(now);
+        is_planned && self.current().is_some_and(ends_too)
+    }
+
+    /// Where no login succeeds: the token of the current credential, if it lasts long enough to read another lease.
+    fn sibling(&self) -> Option<Draft> {
+        let now = self.now();
+        let current = self.current()?;
+        let token = Arc::clone(&current.token);
+        let is_in_doubt = current.check.denied_at().is_some() || token.has_lost_reads() || token.is_ending();
+        if token.kind() == TokenKind::Foreign || is_in_doubt {
+            return None;
+        }
+        let (grant, jwt_expiry) = current.keeper.spare_login(now)?;
+        Some(Draft { token, asked_at: now, grant, jwt_expiry, is_sibling: true })
+    }
+
     fn read_creds(&mut self, draft: Draft) {
         let timeout = schedule::creds_timeout(draft.left(self.now()));
         let (vault, clock, token) =
             (Arc::clone(&self.vault), Arc::clone(&self.clock), Arc::clone(&draft.token));
-        let path = Arc::clone(&self.vault_path);
+        let (path, is_sibling) = (Arc::clone(&self.vault_path), draft.is_sibling);
         let request = draft.token.run(async move {
+            if is_sibling && let Err(error) = token.look_up(&*vault).await {
+                return Report::NoSibling { token, error };
+            }
             token.look_up_once(&*vault).await;
             let asked_at = clock();
             let result = vault.read_creds(token.token(), &path, timeout).await;
@@ -185,7 +250,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             let token_is_dead = denied && token.is_dead(&*vault).await;
             Report::CredsRead { token, asked_at, result, token_is_dead }
         });
-        self.tasks.spawn(async move { request.await.unwrap_or(Report::Aborted) });
+        self.tasks.spawn(async move { request.await.unwrap_or(Report::ReadAborted) });
         self.fetch.step = Step::Reading;
         self.fetch.draft = Some(draft);
     }
@@ -198,7 +263,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         token_is_dead: bool,
     ) {
         let answer = result.as_ref().map_err(VaultError::answer);
-        if matches!(answer, Ok(_) | Err(Answer::Lost | Answer::Malformed)) {
+        if answer.map_or_else(Answer::may_have_made_one, |_| true) {
             self.feed(ChainEvent::CredentialMade);
         }
         count(&self.metrics.lease_issued, result.is_ok());
@@ -206,8 +271,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             self.note_lookup(asked_at);
         }
         let wanted = self.fetch.draft.take_if(|draft| Arc::ptr_eq(&draft.token, token));
-        // Without its draft the attempt was abandoned, and the token is being revoked.
-        let Some(mut draft) = wanted else { return };
+        let Some(draft) = wanted else { return self.on_stray(token, result) };
         self.fetch.step = Step::Idle;
         match result {
             Ok(lease) => self.hold_candidate(draft, asked_at, lease),
@@ -219,13 +283,36 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                     code = error.status(),
                     error = %Causes(&error),
                 );
-                if draft.serves_after(error.answer(), token_is_dead) {
+                let is_shared = self.generations.values().any(|generation| generation.uses(token));
+                if draft.serves_after(error.answer(), token_is_dead) && !is_shared {
                     self.fetch.draft = Some(draft);
                 } else {
-                    self.revoke(draft.token, Revoked::Draft);
+                    if error.answer().may_have_made_one() && !token.can_be_revoked() {
+                        self.metrics.orphans.inc();
+                    }
+                    self.release(draft.token, Revoked::Draft);
                 }
                 self.attempt_failed(Failure::Vault(error.answer()));
             }
+        }
+    }
+
+    pub(super) fn on_no_sibling(&mut self, token: &Arc<LiveToken>, error: &VaultError) {
+        if self.fetch.draft.take_if(|draft| Arc::ptr_eq(&draft.token, token)).is_none() {
+            self.fetch.strays = self.fetch.strays.saturating_sub(1);
+            return;
+        }
+        self.fetch.step = Step::Idle;
+        self.attempt_failed(Failure::Vault(error.answer()));
+    }
+
+    /// The attempt was abandoned. The lease ends with its token, unless that one lives on.
+    fn on_stray(&mut self, token: &Arc<LiveToken>, result: Result<Lease, VaultError>) {
+        self.fetch.strays = self.fetch.strays.saturating_sub(1);
+        if let Ok(lease) = result
+            && !token.is_ending()
+        {
+            self.expire_lease(Arc::clone(token), lease.id, Arc::default(), Revoked::Draft);
         }
     }
 
@@ -245,7 +332,13 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             token_ttl_seconds = keeper.token_left(now).map(whole_seconds),
             renewable = lease.grant.renewable,
         );
-        self.warn_of_what_is_lost(&draft, keeper.lease_left(now));
+        let lost = Losses {
+            kind: draft.token.kind(),
+            may_renew: draft.may_renew(),
+            token: draft.grant,
+            lease: lease.grant,
+        };
+        self.warnings.tell(&self.vault_path, lost);
         let credential = Credential {
             user: lease.user,
             password: lease.password,
@@ -255,30 +348,6 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let proof = Proof::new(self.provers.len(), now.boot);
         self.generations.insert(id, Generation::new(credential, lease.id, draft.token, keeper, proof));
         self.fetch.step = Step::Proving(id);
-    }
-
-    /// Tells the operator once of settings in Vault that take something away.
-    fn warn_of_what_is_lost(&mut self, draft: &Draft, ttl: Duration) {
-        if self.warned {
-            return;
-        }
-        if !draft.may_renew() {
-            self.warned = true;
-            warn!(
-                event = "token.without_default_policy",
-                vault_path = %self.vault_path,
-                "neither lease nor token can be renewed or revoked: give the auth role the default policy",
-            );
-        }
-        if ttl > LONG_TTL {
-            self.warned = true;
-            warn!(
-                event = "lease.long_ttl",
-                vault_path = %self.vault_path,
-                ttl_seconds = whole_seconds(ttl),
-                "what a crash leaves behind lives as long: give the vault_role a default_ttl",
-            );
-        }
     }
 
     pub(super) fn attempt_failed(&mut self, failure: Failure) {
@@ -303,7 +372,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if matches!(self.fetch.step, Step::LoggingIn { .. } | Step::Reading) {
             self.fetch.step = Step::Idle;
             if let Some(draft) = self.fetch.draft.take() {
-                self.revoke(draft.token, Revoked::Draft);
+                self.release(draft.token, Revoked::Draft);
             }
             self.attempt_failed(Failure::Vault(Answer::Lost));
         }
@@ -313,21 +382,17 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 /// After so many reads without an answer there may be leases that nobody knows: the token ends with them.
 const MAX_LOST_READS: u32 = 2;
 
-/// A `vault_role` without a TTL of its own gets Vault's 32 days.
-const LONG_TTL: Duration = Duration::from_hours(24);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::Token;
 
     fn draft(ttl: Option<u64>) -> Draft {
         Draft {
-            token: Arc::new(LiveToken::new(Token::from_text("s.1"))),
+            token: Arc::new(LiveToken::new(Token::from_text("s.1"), TokenKind::Service)),
             asked_at: Now::default(),
             grant: Grant { ttl: ttl.map(Duration::from_secs), renewable: true },
             jwt_expiry: None,
-            lost_reads: 0,
+            is_sibling: false,
         }
     }
 
@@ -356,7 +421,7 @@ mod tests {
         ] {
             assert_eq!(draft(None).serves_after(answer, dead), serves, "{answer:?}");
         }
-        let mut draft = draft(None);
+        let draft = draft(None);
         assert!(draft.serves_after(Answer::Lost, false) && !draft.serves_after(Answer::Lost, false));
     }
 }

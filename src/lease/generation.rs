@@ -11,7 +11,7 @@ use super::clock::{Deadline, Now};
 use super::keeper::Keeper;
 use super::proof::{Proof, ProofState};
 use super::state::{LeaseEvent, LeaseState};
-use super::token::LiveToken;
+use super::token::{LiveToken, Requests};
 use crate::credential::{Credential, Issued, LeaseEnd, Publisher, Revocation, Standing};
 use crate::ids::{GenerationId, LeaseId};
 
@@ -21,6 +21,8 @@ pub(super) struct Generation {
     pub(super) credential: Arc<Credential>,
     lease: LeaseId,
     pub(super) token: Arc<LiveToken>,
+    /// Renewals of its lease.
+    pub(super) requests: Arc<Requests>,
     pub(super) keeper: Keeper,
     pub(super) check: Check,
     /// Until it is proven or rejected.
@@ -48,6 +50,7 @@ impl Generation {
             credential: Arc::new(credential),
             lease,
             token,
+            requests: Arc::default(),
             keeper,
             check: Check::default(),
             proof: Some(proof),
@@ -99,11 +102,21 @@ impl Generation {
         }
     }
 
-    /// The token to revoke, where that is due and was not begun yet.
-    pub(super) fn take_due_revocation(&mut self) -> Option<Arc<LiveToken>> {
+    /// Whether it goes on with this token.
+    pub(super) fn uses(&self, token: &Arc<LiveToken>) -> bool {
+        self.state.is_kept() && self.is_under(token)
+    }
+
+    /// Whether its lease was read with this token.
+    pub(super) fn is_under(&self, token: &Arc<LiveToken>) -> bool {
+        Arc::ptr_eq(&self.token, token)
+    }
+
+    /// Whether its revocation is due and not begun yet; it is begun then.
+    pub(super) fn take_due_revocation(&mut self) -> bool {
         let begins = self.state == LeaseState::Revoking && !self.is_being_revoked;
         self.is_being_revoked |= begins;
-        begins.then(|| Arc::clone(&self.token))
+        begins
     }
 
     /// Offers it to new sessions.

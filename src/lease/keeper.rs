@@ -143,6 +143,36 @@ impl Keeper {
         }
     }
 
+    /// Takes note that there is another token in the place of this one, which somebody else has kept alive.
+    pub(super) fn token_replaced(&mut self, now: Now, u: f64) {
+        if let Some(token) = &mut self.token {
+            token.replaced(now, u);
+        }
+    }
+
+    /// Whether a successor is wanted for the token's sake alone: a lease under the same token would not live longer.
+    pub(super) fn wants_another_token(&self, now: Now) -> bool {
+        !self.lease.wants_rotation(now)
+            && !self.lease.runs_low(now)
+            && self.token.is_some_and(|token| token.wants_rotation(now))
+    }
+
+    /// What is left of the token and the end of its JWT, if one more lease can be read with it: at least half of the
+    /// time that a generation lasts.
+    pub(super) fn spare_login(&self, now: Now) -> Option<(Grant, Option<Duration>)> {
+        let grant = match self.token {
+            None => Grant { ttl: None, renewable: false },
+            Some(token) => {
+                let left = token.end().left(now);
+                if left < self.lease.nominal().min(token.nominal()) / 2 {
+                    return None;
+                }
+                Grant { ttl: Some(left), renewable: token.is_renewable() }
+            }
+        };
+        Some((grant, self.jwt_expiry))
+    }
+
     /// Takes note that the lease lives and cannot be renewed, as the database is away.
     pub(super) fn wait_for_database(&mut self, now: Now, u: f64) {
         self.lease.wait_for_database(now, u);
@@ -445,6 +475,41 @@ mod tests {
         keeper.answered(Kind::Lease, at(0), at(0), Ok(grant(1_000)), 0.0);
         assert!(!keeper.is_over(at(304), secs(5)) && keeper.is_over(at(305), secs(5)));
         assert!(keeper.has_living_token(at(299)) && !keeper.has_living_token(at(300)));
+    }
+
+    #[test]
+    fn token_has_a_lease_to_spare_for_half_a_generation() {
+        let mut keeper = family();
+        assert_eq!(keeper.spare_login(at(250)), Some((grant(50), Some(at(400).wall))));
+        assert_eq!(keeper.spare_login(at(251)), None);
+        keeper.answered(Kind::Lease, at(50), at(50), Ok(grant(1_000)), 0.0);
+        assert!(keeper.spare_login(at(150)).is_some() && keeper.spare_login(at(151)).is_none());
+
+        let keeper = Keeper::new(Term::new(at(0), secs(100), true, 0.0), None, None, at(0));
+        assert_eq!(keeper.spare_login(at(9_999)), Some((Grant { ttl: None, renewable: false }, None)));
+    }
+
+    #[test]
+    fn token_that_somebody_else_keeps_is_watched() {
+        let lease = Term::new(at(0), secs(3_600), true, 0.0);
+        let token = Term::new(at(0), secs(600), false, 0.0).observed();
+        let mut keeper = Keeper::new(lease, Some(token), None, at(0));
+        assert_eq!(keeper.take_due(at(60)), [Kind::Token]);
+        // Older, renewed by its keeper, older.
+        for (seconds, left) in [(60, 540), (330, 270), (470, 600), (770, 300), (920, 200)] {
+            keeper.answered(Kind::Token, at(seconds), at(seconds), Ok(grant(left)), 0.0);
+            assert_eq!((keeper.wants_rotation(at(seconds)), keeper.window()), (None, None), "{seconds}");
+            assert_eq!(keeper.token_left(at(seconds)), Some(secs(left)));
+        }
+        keeper.answered(Kind::Token, at(1_000), at(1_000), Ok(grant(120)), 0.0);
+        assert_eq!(keeper.wants_rotation(at(1_000)), Some(Trigger::Planned));
+        assert!(keeper.wants_another_token(at(1_000)) && keeper.window().is_some());
+        keeper.answered(Kind::Token, at(1_060), at(1_060), Ok(grant(600)), 0.0);
+        assert_eq!(keeper.wants_rotation(at(1_060)), None);
+
+        keeper.token_replaced(at(1_360), 0.0);
+        assert_eq!(keeper.wants_rotation(at(1_360)), Some(Trigger::Planned));
+        assert_eq!(keeper.take_due(at(1_659)), [Kind::Lease]);
     }
 
     #[test]

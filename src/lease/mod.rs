@@ -29,6 +29,7 @@ mod status;
 mod term;
 mod token;
 mod upkeep;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -51,6 +52,7 @@ use self::fetch::Fetch;
 use self::generation::Generation;
 use self::requests::Report;
 use self::status::LastError;
+use self::warnings::Warnings;
 use crate::credential::{Credential, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, Metrics, ResultLabels};
@@ -97,7 +99,7 @@ pub(crate) struct Chain<V, P = Probe> {
     last_generation: u64,
     /// Revocations under way.
     revoking: usize,
-    warned: bool,
+    warnings: Warnings,
     /// When a token was looked up with success for the last time, on the boot clock.
     looked_up_at: Duration,
     last_error: Option<LastError>,
@@ -153,7 +155,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             generations: BTreeMap::new(),
             last_generation: 0,
             revoking: 0,
-            warned: false,
+            warnings: Warnings::default(),
             looked_up_at: Duration::ZERO,
             last_error: None,
             handle,
@@ -214,6 +216,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Report::CredsRead { token, asked_at, result, token_is_dead } => {
                 self.on_creds_read(&token, asked_at, result, token_is_dead);
             }
+            Report::NoSibling { token, error } => self.on_no_sibling(&token, &error),
             Report::Probed { generation, index, result } => {
                 self.on_probed(generation, index, result.as_ref());
             }
@@ -221,9 +224,13 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Report::Renewed { generation, kind, asked_at, result } => {
                 self.on_renewed(generation, kind, asked_at, &result);
             }
+            Report::TokenSeen { generation, asked_at, result } => {
+                self.on_token_seen(generation, asked_at, result);
+            }
             Report::Released(generation) => self.on_released(generation),
             Report::Revoked { with, result } => self.on_revoked(with, result),
             Report::Aborted => {}
+            Report::ReadAborted => self.fetch.strays = self.fetch.strays.saturating_sub(1),
         }
     }
 

@@ -23,6 +23,11 @@ pub(super) enum Report {
         result: Result<Lease, VaultError>,
         token_is_dead: bool,
     },
+    /// Vault does not answer for the token that a sibling was to be read with.
+    NoSibling {
+        token: Arc<LiveToken>,
+        error: VaultError,
+    },
     /// `result` is `None` where the probe took too long.
     Probed {
         generation: GenerationId,
@@ -41,23 +46,34 @@ pub(super) enum Report {
         asked_at: Now,
         result: Result<Grant, VaultError>,
     },
+    /// The file of a token that somebody else keeps was read again: what is left of the token, `None` where there is
+    /// another one in the file.
+    TokenSeen {
+        generation: GenerationId,
+        asked_at: Now,
+        result: Result<Option<Grant>, VaultError>,
+    },
     /// No session holds the generation any more.
     Released(GenerationId),
-    /// A token was revoked.
+    /// A token or a lease was revoked.
     Revoked {
         with: Revoked,
         result: Result<(), VaultError>,
     },
-    /// A request ended with its token's revocation.
+    /// A renewal ended with the revocation of what it was for.
     Aborted,
+    /// A creds read ended with its token's revocation.
+    ReadAborted,
 }
 
-/// What ends with a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What ends with a revocation.
+#[derive(Debug)]
 pub(super) enum Revoked {
-    /// The lease of a generation.
+    /// The lease of a generation, alone.
     Lease(GenerationId),
-    /// A lease that may have been made without our knowledge, if any.
+    /// A token, and all generations that are being revoked under it.
+    Token(Arc<LiveToken>),
+    /// A lease that nobody uses, or a token under which one may have been made without our knowledge.
     Draft,
     /// Nothing: its lease has ended before.
     Nothing,

@@ -10,10 +10,10 @@ use super::clock::Now;
 use super::generation::Generation;
 use super::requests::{Report, Revoked};
 use super::state::{LeaseEvent, LeaseState};
-use super::token::LiveToken;
+use super::token::{LiveToken, Requests};
 use super::{Causes, Chain, Prove, count};
 use crate::credential::Revocation;
-use crate::ids::GenerationId;
+use crate::ids::{GenerationId, LeaseId};
 use crate::vault::{VaultApi, VaultError};
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
@@ -75,7 +75,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             self.watch_release(id);
         }
         if let Some(token) = token {
-            self.revoke(token, Revoked::Nothing);
+            self.release(token, Revoked::Nothing);
         }
         self.forget_done();
     }
@@ -120,15 +120,55 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.forget_done();
     }
 
-    /// Begins the revocation of `id`, where it is due.
+    /// Begins the revocation of `id`, where it is due: with its token, if nobody else needs that and it may be revoked.
     pub(super) fn revoke_due(&mut self, id: GenerationId) {
-        if let Some(token) = self.generations.get_mut(&id).and_then(Generation::take_due_revocation) {
-            self.revoke(token, Revoked::Lease(id));
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        if !generation.take_due_revocation() {
+            return;
+        }
+        let (token, lease) = (Arc::clone(&generation.token), generation.lease().clone());
+        let about = Arc::clone(&generation.requests);
+        if token.can_be_revoked() && !self.is_in_use(&token) {
+            // Those that come to it later are ended by this one.
+            for other in self.generations.values_mut().filter(|other| other.is_under(&token)) {
+                other.take_due_revocation();
+            }
+            self.revoke(Arc::clone(&token), Revoked::Token(token));
+        } else {
+            self.expire_lease(token, lease, about, Revoked::Lease(id));
         }
     }
 
+    /// Ends a lease, and leaves its token to others.
+    pub(super) fn expire_lease(
+        &mut self,
+        token: Arc<LiveToken>,
+        lease: LeaseId,
+        about: Arc<Requests>,
+        with: Revoked,
+    ) {
+        let vault = Arc::clone(&self.vault);
+        self.revoking += 1;
+        self.tasks.spawn(async move {
+            let result = token.expire(&*vault, &lease, &about).await;
+            Report::Revoked { with, result }
+        });
+    }
+
+    /// Lets go of a token that something went on with. The last one to do so revokes it.
+    pub(super) fn release(&mut self, token: Arc<LiveToken>, with: Revoked) {
+        if token.can_be_revoked() && !self.is_in_use(&token) {
+            self.revoke(token, with);
+        }
+    }
+
+    /// Whether something goes on with this token.
+    fn is_in_use(&self, token: &Arc<LiveToken>) -> bool {
+        self.fetch.uses(token) || self.generations.values().any(|generation| generation.uses(token))
+    }
+
     /// Revokes a token, and what ends with it.
-    pub(super) fn revoke(&mut self, token: Arc<LiveToken>, with: Revoked) {
+    fn revoke(&mut self, token: Arc<LiveToken>, with: Revoked) {
         let vault = Arc::clone(&self.vault);
         self.revoking += 1;
         self.tasks.spawn(async move {
@@ -140,10 +180,19 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn on_revoked(&mut self, with: Revoked, result: Result<(), VaultError>) {
         self.revoking = self.revoking.saturating_sub(1);
         match with {
-            Revoked::Lease(id) => self.on_lease_revoked(id, result),
+            Revoked::Lease(id) => self.on_lease_revoked(id, result.as_ref().copied()),
+            Revoked::Token(token) => {
+                let is_ended = |generation: &&Generation| {
+                    generation.is_under(&token) && generation.state() == LeaseState::Revoking
+                };
+                let ended = self.generations.values().filter(is_ended).map(Generation::id);
+                for id in ended.collect::<Vec<_>>() {
+                    self.on_lease_revoked(id, result.as_ref().copied());
+                }
+            }
             Revoked::Draft | Revoked::Nothing => {
                 let Err(error) = result else { return };
-                if with == Revoked::Draft {
+                if matches!(with, Revoked::Draft) {
                     self.metrics.orphans.inc();
                 }
                 warn!(
@@ -157,13 +206,13 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
-    pub(super) fn on_lease_revoked(&mut self, id: GenerationId, result: Result<(), VaultError>) {
-        count(&self.metrics.lease_revocations, result.is_ok());
-        if let Err(error) = &result {
+    pub(super) fn on_lease_revoked(&mut self, id: GenerationId, result: Result<(), &VaultError>) {
+        if let Err(error) = result {
             self.note_vault_error(error);
             self.note_orphan(id);
         }
         let Some(generation) = self.generations.get_mut(&id) else { return };
+        count(&self.metrics.lease_revocations, result.is_ok());
         match result {
             Ok(()) => info!(
                 event = "lease.revoked",
@@ -181,7 +230,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                     db_role = generation.user(),
                     lease = %generation.lease(),
                     code = error.status(),
-                    error = %Causes(&error),
+                    error = %Causes(error),
                     "not revoked: it ends by itself",
                 );
             }

@@ -18,7 +18,7 @@ pub(super) struct Term {
     /// D of the last grant.
     granted: Duration,
     end: Deadline,
-    renewable: bool,
+    kept_by: KeptBy,
     last_word: LastWord,
     /// The answer to the last renewal, unless it was granted.
     failure: Option<Answer>,
@@ -34,6 +34,21 @@ pub(super) struct Term {
     /// When to look for a successor.
     rotate_at: Option<Duration>,
     backoff: Backoff,
+}
+
+/// Who renews it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeptBy {
+    Us,
+    /// We look how much is left.
+    Others,
+    Nobody,
+}
+
+impl KeptBy {
+    fn us(renewable: bool) -> Self {
+        if renewable { Self::Us } else { Self::Nobody }
+    }
 }
 
 /// What Vault said last about the end.
@@ -54,7 +69,7 @@ impl Term {
             nominal: ttl,
             granted: ttl,
             end: Deadline::after(asked_at, ttl),
-            renewable,
+            kept_by: KeptBy::us(renewable),
             last_word: LastWord::Open,
             failure: None,
             waits_for_database: false,
@@ -65,6 +80,12 @@ impl Term {
             rotate_at: (!renewable).then(|| asked_at.boot + schedule::rotation_of_unrenewable(ttl, u)),
             backoff: Backoff::default(),
         }
+    }
+
+    /// The term of a token that somebody else keeps alive. It is looked at when it would be renewed; that it is older
+    /// then says nothing, unless less than a third of the longest is left.
+    pub(super) fn observed(self) -> Self {
+        Self { kept_by: KeptBy::Others, rotate_at: None, ..self }
     }
 
     /// Whether to ask for more now.
@@ -86,7 +107,11 @@ impl Term {
         renewable: bool,
         u: f64,
     ) -> bool {
-        let capped = schedule::is_capped(ttl, self.nominal);
+        let capped = if self.kept_by == KeptBy::Others {
+            ttl < self.nominal / 3
+        } else {
+            schedule::is_capped(ttl, self.nominal)
+        };
         self.asked = false;
         self.failure = None;
         self.waits_for_database = false;
@@ -94,12 +119,14 @@ impl Term {
         self.backoff.reset();
         self.end = self.later_of_same_end(Deadline::after(asked_at, ttl), capped);
         self.granted = ttl;
-        self.renewable = renewable;
+        if self.kept_by != KeptBy::Others {
+            self.kept_by = KeptBy::us(renewable);
+        }
         self.renew_at = now.boot + schedule::next_renewal(ttl, u);
         self.answered_at = now.boot;
         self.last_word = if capped { LastWord::Capped } else { LastWord::Open };
         self.nominal = self.nominal.max(ttl);
-        if capped || !renewable {
+        if capped || !self.is_renewable() {
             self.plan_rotation(now, u);
         } else {
             self.rotate_at = None;
@@ -150,7 +177,7 @@ impl Term {
 
     /// Takes note that nobody has the right to renew it.
     pub(super) fn may_not_be_renewed(&mut self, now: Now, u: f64) {
-        (self.renewable, self.failure, self.last_word) = (false, None, LastWord::Open);
+        (self.kept_by, self.failure, self.last_word) = (KeptBy::Nobody, None, LastWord::Open);
         self.plan_rotation(now, u);
     }
 
@@ -167,9 +194,19 @@ impl Term {
         self.failure
     }
 
+    /// Takes note that there is another one in its place: nobody renews it any more.
+    pub(super) fn replaced(&mut self, now: Now, u: f64) {
+        self.asked = false;
+        self.may_not_be_renewed(now, u);
+    }
+
+    pub(super) fn is_renewable(&self) -> bool {
+        self.kept_by != KeptBy::Nobody
+    }
+
     /// Asks for no more from now on.
     pub(super) fn stop_renewing(&mut self) {
-        self.renewable = false;
+        self.kept_by = KeptBy::Nobody;
     }
 
     /// After a jump of the clocks: what is further gone than a renewal in time lets it be, is renewed now.
@@ -208,7 +245,7 @@ impl Term {
 
     /// Whether Vault's last verdict is that it will not last longer.
     pub(super) fn is_final(&self) -> bool {
-        !self.renewable || self.last_word != LastWord::Open
+        !self.is_renewable() || self.last_word != LastWord::Open
     }
 
     /// Whether the last renewal was no success.
@@ -224,14 +261,15 @@ impl Term {
     /// Whether renewals have failed for so long that a third of D is left.
     pub(super) fn runs_low(&self, now: Now) -> bool {
         let fails = self.is_unwell() && !self.waits_for_database;
-        self.end.is_past_on_boot_clock(now) || fails && self.end.left(now) < self.granted / 3
+        let whole = if self.kept_by == KeptBy::Others { self.nominal } else { self.granted };
+        self.end.is_past_on_boot_clock(now) || fails && self.end.left(now) < whole / 3
     }
 
     /// Whether it has been over for `grace`.
     ///
     /// Where only the wall clock says so, which an administrator may have set, one renewal is tried first.
     pub(super) fn is_over(&self, now: Now, grace: Duration) -> bool {
-        let tried = !self.renewable || self.is_unwell() && !self.asked;
+        let tried = !self.is_renewable() || self.is_unwell() && !self.asked;
         self.end.left(now).is_zero()
             && self.end.overdue(now) >= grace
             && (tried || self.end.is_past_on_boot_clock(now))
@@ -248,7 +286,7 @@ impl Term {
     /// to its last seconds would only be refused.
     fn may_be_renewed(&self, now: Now) -> bool {
         let spent = self.last_word == LastWord::Capped && self.granted < LEAST_CAPPED;
-        self.renewable && !spent && !self.end.is_past_on_boot_clock(now)
+        self.is_renewable() && !spent && !self.end.is_past_on_boot_clock(now)
     }
 
     /// Grants are in whole seconds: of two capped ones that name the same end, the later is nearer to it.

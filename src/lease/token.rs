@@ -1,9 +1,12 @@
-//! A token of ours with the requests that go out under it, and its end. Runs in tasks of the chain.
+//! A token with the requests that go out under it, its end, and the end of single leases under it. Runs in tasks of the
+//! chain.
 //!
-//! A creds read that is under way while its token is revoked leaves a lease behind that nothing ends before its TTL.
-//! So every request is counted, and the revocation waits for the last of them.
+//! A creds read that is under way while its token is revoked leaves a lease behind that nothing ends before its TTL; a
+//! renewal that is under way while its lease is ended may bring it back. So requests are counted, and what ends them
+//! waits for the last of them.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time;
@@ -11,25 +14,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::vault::{Answer, Token, VaultApi, VaultError};
+use crate::ids::LeaseId;
+use crate::vault::{Answer, Token, TokenKind, VaultApi, VaultError};
 
-/// A token from its login to its revocation.
+/// A token from its login to its revocation. Generations may share it.
 #[derive(Debug)]
 pub(super) struct LiveToken {
     token: Token,
-    requests: TaskTracker,
-    abort: CancellationToken,
+    kind: TokenKind,
+    requests: Requests,
+    /// Creds reads under it that were sent and not answered.
+    lost_reads: AtomicU32,
     /// Whether lookup-self has answered 200, or 403: under policies that do not allow it a 403 says nothing about a
     /// token's life. Unset until one of them came.
     lookup_works: OnceLock<bool>,
 }
 
 impl LiveToken {
-    pub(super) fn new(token: Token) -> Self {
+    pub(super) fn new(token: Token, kind: TokenKind) -> Self {
         Self {
             token,
-            requests: TaskTracker::new(),
-            abort: CancellationToken::new(),
+            kind,
+            requests: Requests::default(),
+            lost_reads: AtomicU32::new(0),
             lookup_works: OnceLock::new(),
         }
     }
@@ -38,13 +45,33 @@ impl LiveToken {
         &self.token
     }
 
+    pub(super) fn kind(&self) -> TokenKind {
+        self.kind
+    }
+
+    /// Whether it is ours to end, and can be.
+    pub(super) fn can_be_revoked(&self) -> bool {
+        self.kind == TokenKind::Service
+    }
+
+    /// Whether its revocation has begun.
+    pub(super) fn is_ending(&self) -> bool {
+        self.requests.tracker.is_closed()
+    }
+
     /// `request`, counted from now on; `None` when it is aborted by the revocation.
     pub(super) fn run<F: Future>(&self, request: F) -> impl Future<Output = Option<F::Output>> + use<F> {
-        let (counted, abort) = (self.requests.token(), self.abort.clone());
-        async move {
-            let _counted = counted;
-            abort.run_until_cancelled(request).await
-        }
+        self.requests.run(request)
+    }
+
+    /// Notes a creds read that was not answered; tells how many there have been.
+    pub(super) fn lose_read(&self) -> u32 {
+        self.lost_reads.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether there may be leases under it that nobody knows.
+    pub(super) fn has_lost_reads(&self) -> bool {
+        self.lost_reads.load(Ordering::Relaxed) > 0
     }
 
     /// Whether the token may look itself up, as far as is known.
@@ -66,13 +93,13 @@ impl LiveToken {
     }
 
     /// Looks the token up.
-    pub(super) async fn look_up(&self, vault: &impl VaultApi) -> Result<(), Answer> {
+    pub(super) async fn look_up(&self, vault: &impl VaultApi) -> Result<(), VaultError> {
         let result = vault.look_up_self(&self.token).await;
         if result.is_ok() {
             // Set before, or here.
             let _ = self.lookup_works.set(true);
         }
-        result.map(drop).map_err(|error| error.answer())
+        result.map(drop)
     }
 
     /// Whether a creds read that was denied was denied for the token's own sake, as far as lookup can tell: a token
@@ -84,20 +111,39 @@ impl LiveToken {
         }
     }
 
-    /// Ends the token and every lease that was read with it: waits up to [`MAX_WAIT`] for the requests under way,
-    /// aborts the others, and has three tries. An error means that the leases are left to end by themselves.
+    /// Ends the token and every lease that was read with it, after the requests under way; has three tries. An error
+    /// means that the leases are left to end by themselves.
     pub(super) async fn revoke(&self, vault: &impl VaultApi) -> Result<(), VaultError> {
-        self.requests.close();
-        if time::timeout(MAX_WAIT, self.requests.wait()).await.is_err() {
-            self.abort.cancel();
-            self.requests.wait().await;
-            time::sleep(PAUSE_AFTER_ABORT).await;
-        }
+        self.requests.end().await;
+        self.end(vault, None).await
+    }
+
+    /// Ends one lease and leaves the token to others, after the requests about that lease; has three tries.
+    pub(super) async fn expire(
+        &self,
+        vault: &impl VaultApi,
+        lease: &LeaseId,
+        about: &Requests,
+    ) -> Result<(), VaultError> {
+        about.end().await;
+        // Aborted by the end of the token, which ends the lease as well.
+        self.run(self.end(vault, Some(lease))).await.unwrap_or(Ok(()))
+    }
+
+    async fn end(&self, vault: &impl VaultApi, lease: Option<&LeaseId>) -> Result<(), VaultError> {
         let mut backoff = Backoff::default();
         let mut tries = 1;
         loop {
-            let Err(error) = vault.revoke_self(&self.token).await else { return Ok(()) };
-            match self.judge(error.answer()) {
+            let result = match lease {
+                Some(lease) => vault.expire_lease(&self.token, lease).await,
+                None => vault.revoke_self(&self.token).await,
+            };
+            let Err(error) = result else { return Ok(()) };
+            let judged = match lease {
+                Some(lease) => self.judge_expiry(vault, lease, error.answer()).await,
+                None => self.judge(error.answer()),
+            };
+            match judged {
                 Revocation::Done => return Ok(()),
                 Revocation::Refused => return Err(error),
                 Revocation::TryAgain if tries == MAX_TRIES => return Err(error),
@@ -105,6 +151,19 @@ impl LiveToken {
             }
             tries += 1;
             time::sleep(backoff.next(MAX_PAUSE, fastrand::f64())).await;
+        }
+    }
+
+    /// A lease is ended by a renewal, and that is refused as well where the database is away.
+    async fn judge_expiry(&self, vault: &impl VaultApi, lease: &LeaseId, answer: Answer) -> Revocation {
+        if !matches!(answer, Answer::BadRequest | Answer::NotFound) {
+            return self.judge(answer);
+        }
+        let looked_up = vault.look_up_lease(&self.token, lease).await.map_err(|error| error.answer());
+        if matches!(looked_up, Err(Answer::BadRequest | Answer::NotFound)) {
+            Revocation::Done
+        } else {
+            Revocation::TryAgain
         }
     }
 
@@ -126,7 +185,35 @@ impl LiveToken {
     }
 }
 
-/// What an answer to revoke-self means.
+/// Requests that are counted, for what must come after the last of them.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    tracker: TaskTracker,
+    abort: CancellationToken,
+}
+
+impl Requests {
+    /// `request`, counted from now on; `None` when it is aborted by the end.
+    pub(super) fn run<F: Future>(&self, request: F) -> impl Future<Output = Option<F::Output>> + use<F> {
+        let (counted, abort) = (self.tracker.token(), self.abort.clone());
+        async move {
+            let _counted = counted;
+            abort.run_until_cancelled(request).await
+        }
+    }
+
+    /// Waits up to [`MAX_WAIT`] for those that are under way, and aborts the others.
+    async fn end(&self) {
+        self.tracker.close();
+        if time::timeout(MAX_WAIT, self.tracker.wait()).await.is_err() {
+            self.abort.cancel();
+            self.tracker.wait().await;
+            time::sleep(PAUSE_AFTER_ABORT).await;
+        }
+    }
+}
+
+/// What an answer to a revocation means.
 enum Revocation {
     Done,
     Refused,

@@ -12,7 +12,7 @@ use super::keeper::{Kind, Renewal};
 use super::requests::Report;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
 use crate::ids::GenerationId;
-use crate::vault::{Grant, VaultApi, VaultError};
+use crate::vault::{Grant, Token, TokenKind, VaultApi, VaultError};
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
     /// Asks for the renewals that are due.
@@ -24,14 +24,30 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 let (vault, token) = (Arc::clone(&self.vault), Arc::clone(&generation.token));
                 let (id, lease) = (generation.id(), generation.lease().clone());
                 let timeout = schedule::renewal_timeout(generation.keeper.left(now));
-                let request = generation.token.run(async move {
-                    let result = match kind {
-                        Kind::Lease => vault.renew_lease(token.token(), &lease, timeout).await,
-                        Kind::Token => vault.renew_self(token.token(), timeout).await,
-                    };
-                    Report::Renewed { generation: id, kind, asked_at: now, result }
-                });
-                self.tasks.spawn(async move { request.await.unwrap_or(Report::Aborted) });
+                let renewed = move |result| Report::Renewed { generation: id, kind, asked_at: now, result };
+                match kind {
+                    Kind::Lease => {
+                        let request = generation.requests.run(
+                            generation
+                                .token
+                                .run(async move { vault.renew_lease(token.token(), &lease, timeout).await }),
+                        );
+                        self.tasks
+                            .spawn(async move { request.await.flatten().map_or(Report::Aborted, renewed) });
+                    }
+                    Kind::Token if token.kind() == TokenKind::Foreign => {
+                        self.tasks.spawn(async move {
+                            let result = see_again(&*vault, token.token()).await;
+                            Report::TokenSeen { generation: id, asked_at: now, result }
+                        });
+                    }
+                    Kind::Token => {
+                        let request = generation
+                            .token
+                            .run(async move { vault.renew_self(token.token(), timeout).await });
+                        self.tasks.spawn(async move { request.await.map_or(Report::Aborted, renewed) });
+                    }
+                }
             }
         }
         if of_current {
@@ -84,6 +100,28 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
     }
 
+    /// A token that somebody else keeps was looked at again.
+    pub(super) fn on_token_seen(
+        &mut self,
+        id: GenerationId,
+        asked_at: Now,
+        result: Result<Option<Grant>, VaultError>,
+    ) {
+        if let Some(result) = result.transpose() {
+            return self.on_renewed(id, Kind::Token, asked_at, &result);
+        }
+        let now = self.now();
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        generation.keeper.token_replaced(now, fastrand::f64());
+        info!(
+            event = "token.replaced",
+            vault_path = %self.vault_path,
+            generation = %id,
+            db_role = generation.user(),
+            lease = %generation.lease(),
+        );
+    }
+
     /// Rotates where the current credential asks for it.
     pub(super) fn rotate_due(&mut self, now: Now) {
         let trigger = self.current().and_then(|current| current.keeper.wants_rotation(now));
@@ -101,6 +139,12 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             generation.announce(now, has_successor);
         }
     }
+}
+
+/// What is left of a token whose file somebody else writes; `None` where there is another one in it.
+async fn see_again(vault: &impl VaultApi, token: &Token) -> Result<Option<Grant>, VaultError> {
+    let login = vault.log_in().await?;
+    Ok(login.token.is_same_as(token).then_some(login.grant))
 }
 
 fn log_renewal(

@@ -166,6 +166,11 @@ impl Answer {
             Self::Unavailable => "unavailable",
         }
     }
+
+    /// Whether Vault may have done what it was asked for, without our knowledge.
+    pub(crate) fn may_have_made_one(self) -> bool {
+        matches!(self, Self::Lost | Self::Malformed)
+    }
 }
 
 impl VaultError {

@@ -405,6 +405,11 @@ impl Token {
         Ok(value)
     }
 
+    /// Whether it is the same one. Takes as long wherever they differ.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.0.expose_secret().as_bytes().ct_eq(other.0.expose_secret().as_bytes()).into()
+    }
+
     /// A token for tests.
     #[cfg(test)]
     pub(crate) fn from_text(text: &str) -> Self {

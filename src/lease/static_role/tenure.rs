@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn tenure(ttl: Option<u64>, renewable: bool, kind: TokenKind) -> Tenure {
-        let token = Arc::new(LiveToken::new(Token::from_text("s.1")));
+        let token = Arc::new(LiveToken::new(Token::from_text("s.1"), kind));
         Tenure::new(token, kind, Grant { ttl: ttl.map(secs), renewable }, at(0), 0.0)
     }
 

@@ -30,7 +30,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         self.tasks.spawn(async move {
             let result = match vault.log_in().await {
                 Ok(Login { token, kind, grant, .. }) => {
-                    let token = Arc::new(LiveToken::new(token));
+                    let token = Arc::new(LiveToken::new(token, kind));
                     token.look_up_once(&*vault).await;
                     Ok((token, kind, grant))
                 }

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) token_max: u64,
     pub(super) renewable: bool,
     pub(super) token_kind: TokenKind,
+    /// Which token is in the file, where somebody else writes it.
+    pub(super) foreign: usize,
     /// Life of the JWT file's content at each login; renew-self is refused when it is over.
     pub(super) jwt_life: Option<u64>,
     pub(super) delay: Duration,
@@ -86,6 +88,7 @@ impl Default for FakeVault {
             token_max: 86_400,
             renewable: true,
             token_kind: TokenKind::Service,
+            foreign: 1,
             jwt_life: None,
             delay: ms(5),
             password: ("first", Instant::now() + secs(3_600)),
@@ -145,6 +148,13 @@ impl FakeVault {
         self.state.lock().unwrap().tokens.values_mut().for_each(|token| token.revoked = true);
     }
 
+    /// Renews every token, as its keeper would.
+    pub(super) fn renew_tokens(&self) {
+        let mut state = self.state.lock().unwrap();
+        let ends = Instant::now() + secs(state.token_ttl);
+        state.tokens.values_mut().for_each(|token| token.ends = ends);
+    }
+
     /// Ends every lease, as an operator would.
     pub(super) fn revoke_leases(&self) {
         self.state.lock().unwrap().leases.values_mut().for_each(|(_, lease)| lease.revoked = true);
@@ -185,13 +195,22 @@ impl VaultApi for FakeVault {
     async fn log_in(&self) -> Result<Login, VaultError> {
         self.arrive(Operation::Login, secs(15)).await?;
         let mut state = self.state.lock().unwrap();
-        let text = format!("s.{}", state.tokens.len() + 1);
         let ttl = state.token_ttl;
-        state.tokens.insert(text.clone(), Span::new(ttl));
+        let is_foreign = state.token_kind == TokenKind::Foreign;
+        let number = if is_foreign { state.foreign } else { state.tokens.len() + 1 };
+        let text = format!("s.{number}");
+        let span = *state.tokens.entry(text.clone()).or_insert_with(|| Span::new(ttl));
+        let left = span.ends.saturating_duration_since(Instant::now()).as_secs();
+        if left == 0 || span.revoked {
+            return Err(refused(Operation::Login, 403));
+        }
         Ok(Login {
             token: Token::from_text(&text),
             kind: state.token_kind,
-            grant: Grant { ttl: Some(secs(ttl)), renewable: state.renewable },
+            grant: Grant {
+                ttl: Some(secs(left)),
+                renewable: state.renewable && state.token_kind != TokenKind::Batch,
+            },
             jwt_expiry: state.jwt_life.map(|life| wall() + secs(life)),
         })
     }
@@ -279,6 +298,7 @@ impl VaultApi for FakeVault {
     async fn revoke_self(&self, token: &Token) -> Result<(), VaultError> {
         let beside = self.state.lock().unwrap().reading.contains(token.text());
         assert!(!beside, "a creds read is under way under the token that is revoked");
+        assert_eq!(self.state.lock().unwrap().token_kind, TokenKind::Service, "it is not ours to revoke");
         self.arrive(Operation::RevokeSelf, secs(2)).await?;
         self.check(Operation::RevokeSelf, token)?;
         self.state.lock().unwrap().tokens.get_mut(token.text()).unwrap().revoked = true;

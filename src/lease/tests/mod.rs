@@ -4,6 +4,7 @@ mod control;
 mod fakes;
 mod life;
 mod static_role;
+mod tokens;
 mod trouble;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -435,3 +435,21 @@ async fn nothing_is_asked_for_without_a_pause() {
         }
     }
 }
+
+/// Also in the last seconds of what serves, and of what nobody can replace.
+#[tokio::test(start_paused = true)]
+async fn attempts_are_a_second_apart_while_vault_is_away() {
+    let rig = Rig::serving(|_, _| {}).await;
+    rig.vault.fail_all(Fault::Unreachable);
+    let mut clients = JoinSet::new();
+    for _ in 0..120 {
+        let source = rig.source.clone();
+        clients.spawn(async move { drop(time::timeout(secs(10), source.hold()).await) });
+        time::sleep(secs(1)).await;
+    }
+    let logins = rig.vault.requests(Operation::Login);
+    assert!(logins.len() > 30, "{}", logins.len());
+    for pair in logins[1..].windows(2) {
+        assert!(pair[1] - pair[0] >= secs(1), "{:?}", pair[1] - pair[0]);
+    }
+}
