@@ -49,6 +49,8 @@ async fn scenario_13_token_that_a_crash_leaves_is_revoked_at_the_next_start() {
     assert_eq!(pglease.events("start.delayed").len(), 0);
     let first_user = user_of(&pglease.connect("app").await.unwrap()).await;
     assert_eq!(kept_tokens(&dir), 1);
+    let token = fs::read_dir(&dir).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let token = token.max_by_key(String::len).unwrap();
     killed(pglease).await;
 
     let pglease = start(&settings).await;
@@ -70,6 +72,7 @@ async fn scenario_13_token_that_a_crash_leaves_is_revoked_at_the_next_start() {
     let apart = creds[1].at.saturating_sub(creds[0].at);
     assert!(apart > Duration::from_secs(9), "{apart:?}");
 
+    assert!(!pglease.lines().all().iter().any(|line| line.contains(&token)));
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
     assert_eq!(kept_tokens(&dir), 0);

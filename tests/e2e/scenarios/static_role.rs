@@ -18,7 +18,8 @@ fn is_static_read(request: &Request) -> bool {
 async fn scenario_16_password_of_a_static_role_changes_and_nobody_notices() {
     let world = World::shared(WorldOptions::default()).await;
     let (db_role, vault_path) = world.add_static_role(20).await;
-    let pglease = pglease_with(&(world.settings() + &world.route_on(&vault_path))).await;
+    let settings = world.settings_with("trace", &world.servers.openbao.address(), "connect_wait = \"1m\"");
+    let pglease = pglease_with(&(settings + &world.route_on(&vault_path))).await;
     let held = pglease.connect("app").await.unwrap();
     held.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
 
@@ -51,6 +52,9 @@ async fn scenario_16_password_of_a_static_role_changes_and_nobody_notices() {
     assert!(pglease.events("session.end").iter().all(|end| end["reason"] == "client_closed"));
     assert_eq!(pglease.metrics().await.iter().filter(|(name, _)| name.contains("lease_expiry")).count(), 0);
     assert_nothing_was_forbidden(&world, &pglease).await;
+    let creds = world.servers.openbao.read(&vault_path).await;
+    let password = creds["password"].as_str().unwrap();
+    assert!(!pglease.lines().all().iter().any(|line| line.contains(password)));
 
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
