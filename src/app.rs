@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{self, Config, DrainConfig, ListenConfig, RouteConfig};
+use crate::config::{self, AtLeaseEnd, Config, DrainConfig, ListenConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
@@ -230,8 +230,12 @@ impl Parts {
             }
             routes.push(Route { config: route.clone(), upstream, source: source.clone() });
         }
-        let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, _))| {
-            let settings = ChainSettings { vault_path: vault_path.to_owned(), provers: that_count(provers) };
+        let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, Vec<_>))| {
+            let settings = ChainSettings {
+                vault_path: vault_path.to_owned(),
+                learner: learner(&provers),
+                provers: that_count(provers),
+            };
             let (vault, metrics) = (Arc::clone(&vault), Arc::clone(metrics));
             if config::is_static(vault_path) {
                 AnyChain::Static(StaticChain::new(settings, vault, publisher, metrics))
@@ -242,6 +246,15 @@ impl Parts {
         let chains = chains.into_iter().map(chain).collect();
         Ok(Self { routes, awaited, chains, vault })
     }
+}
+
+/// Where it is watched what a revocation does to a session, if any depends on it: at a route that must work, if there
+/// is one.
+fn learner(provers: &[(&RouteConfig, Probe)]) -> Option<Probe> {
+    let depends =
+        |route: &RouteConfig| route.at_lease_end == AtLeaseEnd::Auto && route.startup_role.is_none();
+    let dependent = provers.iter().filter(|(route, _)| depends(route));
+    dependent.min_by_key(|(route, _)| route.optional).map(|(_, prober)| prober.clone())
 }
 
 /// Where a credential is proven: at the upstreams of the routes that are not optional, which the others must not hold

@@ -160,6 +160,11 @@ impl ChainState {
         self.phase
     }
 
+    /// Whether a credential that no session waits for may be made now.
+    pub(super) fn may_make_one_more(&self, now: Duration) -> bool {
+        self.phase.attempt().is_none() && self.budget.ready_at() <= now
+    }
+
     /// When the next attempt moves on.
     pub(super) fn attempt_at(&self) -> Option<Duration> {
         match self.phase.attempt()? {

@@ -8,7 +8,6 @@ use tracing::info;
 use super::chain::ChainEvent;
 use super::control::Asked;
 use super::generation::Generation;
-use super::requests::Report;
 use super::state::{LeaseEvent, LeaseState};
 use super::{Chain, Prove, token};
 use crate::vault::{Operation, VaultApi, VaultError};
@@ -32,15 +31,16 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         while self.commands.try_recv().is_ok() {}
         self.asked = Asked::default();
         self.feed(ChainEvent::Stopped);
+        self.learning.stop();
         self.revoke_all();
 
         let mut end = ChainEnd::default();
-        while self.revoking > 0 || self.is_logging_in() || self.fetch.strays > 0 {
+        while self.is_revoking() || self.is_logging_in() || self.fetch.strays > 0 {
             // A login that is not answered has made no lease; a creds read may have.
-            let limit = if self.revoking > 0 { MAX_END } else { token::MAX_WAIT };
+            let limit = if self.is_revoking() { MAX_END } else { token::MAX_WAIT };
             match time::timeout_at(began + limit, self.tasks.join_next()).await {
                 Ok(Some(Ok(report))) => {
-                    if let Report::Revoked { result, .. } = &report {
+                    if let Some(result) = report.revocation() {
                         *(if result.is_ok() { &mut end.revoked } else { &mut end.failed }) += 1;
                     }
                     self.on_report(report);
@@ -49,10 +49,15 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 Ok(None) | Err(_) => break,
             }
         }
-        end.failed += self.revoking;
+        end.failed += self.revoking + usize::from(self.learning.is_under_way());
         self.give_up_revocations();
         info!(event = "lease.chain_ended", vault_path = %self.vault_path, revoked = end.revoked, failed = end.failed);
         end
+    }
+
+    /// A throw-away's token is revoked by the task that has it.
+    fn is_revoking(&self) -> bool {
+        self.revoking > 0 || self.learning.is_under_way()
     }
 
     fn revoke_all(&mut self) {
@@ -68,6 +73,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
     /// What was not answered in time counts as failed.
     fn give_up_revocations(&mut self) {
+        self.forget_throw_away(None);
         let is_left = |generation: &&Generation| generation.state() == LeaseState::Revoking;
         for id in self.generations.values().filter(is_left).map(Generation::id).collect::<Vec<_>>() {
             self.on_lease_revoked(

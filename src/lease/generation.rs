@@ -30,8 +30,8 @@ pub(super) struct Generation {
     state: LeaseState,
     /// From its promotion on.
     issued: Option<Issued>,
-    /// The end that its sessions were told.
-    announced: Option<Deadline>,
+    /// The end that its sessions were told, and whether it is harmless.
+    announced: Option<(Deadline, bool)>,
     /// Somebody ended it before its time, and its sessions were told so.
     is_revoked: bool,
     /// Whether its revocation has begun.
@@ -191,28 +191,34 @@ impl Generation {
     }
 
     /// Tells the sessions of a generation that is rotated out how its lease stands: that it ends, if its end is final
-    /// and there is a successor to reconnect with.
-    pub(super) fn announce(&mut self, now: Now, has_successor: bool) {
+    /// and there is a successor to reconnect with. What the end does to them is waited for as long as none of them
+    /// can be spared.
+    pub(super) fn announce(&mut self, now: Now, outlook: Outlook) {
         let Some(issued) = self.issued.as_ref().filter(|_| !self.is_revoked) else { return };
         let ending = match self.state {
-            LeaseState::Superseded { .. } | LeaseState::Ended { .. } if has_successor => self.keeper.window(),
+            LeaseState::Superseded { .. } | LeaseState::Ended { .. } if outlook.has_successor => {
+                self.keeper.window()
+            }
             LeaseState::Candidate
             | LeaseState::Current { .. }
             | LeaseState::Superseded { .. }
             | LeaseState::Revoking
             | LeaseState::Ended { .. } => None,
         };
-        let end = ending.map(|(end, _)| end);
-        if self.announced == end {
+        let ending =
+            ending.filter(|(_, window)| !outlook.is_verdict_awaited || window.boundary_from <= now.boot);
+        let harmless = outlook.is_harmless;
+        let announced = ending.map(|(end, _)| (end, harmless));
+        if self.announced == announced {
             return;
         }
-        self.announced = end;
+        self.announced = announced;
         issued.set_standing(ending.map_or(Standing::Kept, |(_, window)| {
             Standing::Ending(LeaseEnd {
                 idle_from: instant(now, window.idle_from),
                 boundary_from: instant(now, window.boundary_from),
                 cut_at: instant(now, window.cut_at),
-                harmless: false,
+                harmless,
             })
         }));
     }
@@ -234,8 +240,26 @@ impl Generation {
             return None;
         }
         let proof = self.proof.as_ref().and_then(|proof| proof.next_due(now.boot));
-        proof.into_iter().chain(self.check.next_due()).chain(self.keeper.next_due(now)).min()
+        let last_moments = self.keeper.window().map(|(_, window)| window.boundary_from);
+        let last_moments = last_moments.filter(|&at| at > now.boot);
+        proof
+            .into_iter()
+            .chain(self.check.next_due())
+            .chain(last_moments)
+            .chain(self.keeper.next_due(now))
+            .min()
     }
+}
+
+/// What is known for the sessions of a lease that ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    /// They can reconnect.
+    pub(super) has_successor: bool,
+    /// Whether the end does them harm is being found out.
+    pub(super) is_verdict_awaited: bool,
+    /// It does them none.
+    pub(super) is_harmless: bool,
 }
 
 /// The moment of the boot clock on the clock that sessions wait by; now, where it is past.

@@ -17,6 +17,7 @@ mod fetch;
 mod gauges;
 mod generation;
 mod keeper;
+mod learning;
 mod promotion;
 mod proof;
 mod requests;
@@ -30,6 +31,7 @@ mod term;
 mod token;
 mod upkeep;
 mod warnings;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -50,9 +52,11 @@ use self::clock::{Clock, Now};
 use self::control::{Asked, Command};
 use self::fetch::Fetch;
 use self::generation::Generation;
+use self::learning::Learning;
 use self::requests::Report;
 use self::status::LastError;
 use self::warnings::Warnings;
+use self::witness::{RoleWitness, Witness};
 use crate::credential::{Credential, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, Metrics, ResultLabels};
@@ -68,11 +72,26 @@ pub(crate) use self::status::{ChainStatus, LastError as ChainError};
 pub(crate) trait Prove: Send + Sync + 'static {
     /// Logs in and out again. The caller bounds the time.
     fn prove(&self, credential: &Credential) -> impl Future<Output = Result<(), UpstreamError>> + Send;
+
+    /// A session on a credential.
+    type Witness: Witness;
+
+    /// Logs in to stay. The caller bounds the time.
+    fn open(
+        &self,
+        credential: &Credential,
+    ) -> impl Future<Output = Result<Self::Witness, UpstreamError>> + Send;
 }
 
 impl Prove for Probe {
     async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
         Self::prove(self, credential).await
+    }
+
+    type Witness = RoleWitness;
+
+    async fn open(&self, credential: &Credential) -> Result<RoleWitness, UpstreamError> {
+        Self::open(self, credential).await.map(RoleWitness::new)
     }
 }
 
@@ -82,12 +101,15 @@ pub(crate) struct ChainSettings<P = Probe> {
     pub(crate) vault_path: String,
     /// One for each route that a credential is proven for.
     pub(crate) provers: Vec<P>,
+    /// Where a revocation is watched, if the sessions of a route depend on what it does to them.
+    pub(crate) learner: Option<P>,
 }
 
 /// The succession of credentials of one `vault_path`.
 pub(crate) struct Chain<V, P = Probe> {
     vault_path: Arc<str>,
     provers: Vec<Arc<P>>,
+    learner: Option<Arc<P>>,
     vault: Arc<V>,
     publisher: Publisher,
     waiting: watch::Receiver<usize>,
@@ -97,6 +119,7 @@ pub(crate) struct Chain<V, P = Probe> {
     fetch: Fetch,
     generations: BTreeMap<GenerationId, Generation>,
     last_generation: u64,
+    learning: Learning,
     /// Revocations under way.
     revoking: usize,
     warnings: Warnings,
@@ -144,6 +167,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         Self {
             vault_path,
             provers: settings.provers.into_iter().map(Arc::new).collect(),
+            learner: settings.learner.map(Arc::new),
             vault,
             waiting: publisher.waiting(),
             publisher,
@@ -154,6 +178,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             fetch: Fetch::default(),
             generations: BTreeMap::new(),
             last_generation: 0,
+            learning: Learning::default(),
             revoking: 0,
             warnings: Warnings::default(),
             looked_up_at: Duration::ZERO,
@@ -229,6 +254,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             }
             Report::Released(generation) => self.on_released(generation),
             Report::Revoked { with, result } => self.on_revoked(with, result),
+            Report::Learned(tried) => self.on_learned(*tried),
             Report::Aborted => {}
             Report::ReadAborted => self.fetch.strays = self.fetch.strays.saturating_sub(1),
         }
@@ -259,6 +285,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 proof.forget_requests(now.boot);
             }
         }
+        self.forget_throw_away(Some(fault.id()));
         self.forget_attempt();
     }
 
@@ -274,6 +301,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         self.judge_current(now);
         self.rotate_due(now);
         self.feed(ChainEvent::Tick);
+        self.learn_due(now);
         self.announce_ends(now);
         self.answer_closing();
         self.update_gauges();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::check::Findings;
 use super::clock::Now;
 use super::keeper::Kind;
+use super::learning::Tried;
 use super::token::LiveToken;
 use crate::ids::GenerationId;
 use crate::upstream::UpstreamError;
@@ -60,10 +61,23 @@ pub(super) enum Report {
         with: Revoked,
         result: Result<(), VaultError>,
     },
+    /// A throw-away credential has ended.
+    Learned(Box<Tried>),
     /// A renewal ended with the revocation of what it was for.
     Aborted,
     /// A creds read ended with its token's revocation.
     ReadAborted,
+}
+
+impl Report {
+    /// What Vault said to the revocation of a token, if it is of one.
+    pub(super) fn revocation(&self) -> Option<&Result<(), VaultError>> {
+        if let Self::Learned(tried) = self {
+            return tried.revoked.as_ref();
+        }
+        let Self::Revoked { result, .. } = self else { return None };
+        Some(result)
+    }
 }
 
 /// What ends with a revocation.

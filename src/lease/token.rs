@@ -224,7 +224,7 @@ enum Revocation {
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// For Vault to notice that an aborted request's connection is gone.
-const PAUSE_AFTER_ABORT: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_AFTER_ABORT: Duration = Duration::from_millis(100);
 
 const MAX_TRIES: u32 = 3;
 

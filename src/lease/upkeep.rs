@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::chain::ChainEvent;
 use super::check::Haste;
 use super::clock::Now;
-use super::generation::Generation;
+use super::generation::{Generation, Outlook};
 use super::keeper::{Kind, Renewal};
 use super::requests::Report;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
@@ -132,12 +132,18 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
     /// Tells the sessions of generations that are rotated out how they stand.
     pub(super) fn announce_ends(&mut self, now: Now) {
-        // One that was rejected after its proof is none.
-        let is_accepted = self.current().is_some_and(Generation::is_accepted);
-        let has_successor = is_accepted && !self.state.phase().is_unserved();
+        let has_successor = self.has_successor();
+        let may_learn = self.may_learn();
         for generation in self.generations.values_mut() {
-            generation.announce(now, has_successor);
+            let is_verdict_awaited = may_learn && self.learning.is_awaited_by(generation.id());
+            let is_harmless = self.learning.is_harmless();
+            generation.announce(now, Outlook { has_successor, is_verdict_awaited, is_harmless });
         }
+    }
+
+    /// Whether sessions that end now can reconnect. A credential that was rejected after its proof does not serve.
+    pub(super) fn has_successor(&self) -> bool {
+        self.current().is_some_and(Generation::is_accepted) && !self.state.phase().is_unserved()
     }
 }
 

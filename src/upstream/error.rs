@@ -25,15 +25,11 @@ pub(crate) enum UpstreamError {
     #[error("delivering a CancelRequest to upstream {address}")]
     Cancel { address: String, source: io::Error },
     /// `28P01` or `28000`: our credential, not the client's.
-    #[error("upstream {address} rejected the credential with {}: {}", code_of(response), response.message)]
+    #[error("upstream {address} rejected the credential with {}: {}", response.code_or_none(), response.message)]
     CredentialRejected { address: String, response: ErrorResponse },
     /// Upstream's own verdict on database, limits or parameters.
-    #[error("upstream {address} refused the session with {}: {}", code_of(response), response.message)]
+    #[error("upstream {address} refused the session with {}: {}", response.code_or_none(), response.message)]
     Refused { address: String, response: ErrorResponse },
-}
-
-fn code_of(response: &ErrorResponse) -> String {
-    response.code.map_or_else(|| "no SQLSTATE".to_owned(), |code| code.to_string())
 }
 
 impl UpstreamError {

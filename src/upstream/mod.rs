@@ -3,6 +3,7 @@
 
 mod connect;
 mod login;
+mod inquiry;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -27,6 +28,7 @@ use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, StartupParameters};
 
 pub(crate) use error::UpstreamError;
+pub(crate) use inquiry::{Inquiry, QueryError};
 
 use connect::{NegotiationError, Tls};
 use login::Greeting;
@@ -55,7 +57,7 @@ pub(crate) struct LoggedIn {
 }
 
 /// A login that is tried for the sake of the credential.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     parameters: StartupParameters,
@@ -73,6 +75,11 @@ impl Probe {
     /// Logs in and out again, within a time that is the caller's to bound.
     pub(crate) async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
         self.upstream.prove(credential, &self.parameters).await
+    }
+
+    /// Logs in to ask something, within a time that is the caller's to bound.
+    pub(crate) async fn open(&self, credential: &Credential) -> Result<Inquiry, UpstreamError> {
+        self.upstream.log_in(credential, &self.parameters).await.map(Inquiry::new)
     }
 }
 
@@ -121,21 +128,14 @@ impl Upstream {
         Err(failure)
     }
 
-    /// Logs in, says Terminate and waits a little until upstream has closed: it may count the session against a
-    /// limit of the credential as long as it has not.
+    /// Logs in and says goodbye: upstream may count the session against a limit of the credential until it is over.
     async fn prove(
         &self,
         credential: &Credential,
         parameters: &StartupParameters,
     ) -> Result<(), UpstreamError> {
         let mut stream = self.log_in(credential, parameters).await?.stream;
-        // The proof is there: how it ends is of no account.
-        let _ = time::timeout(CLOSE_TIMEOUT, async {
-            stream.write_all(&TERMINATE).await?;
-            stream.shutdown().await?;
-            read_to_end(&mut stream).await
-        })
-        .await;
+        say_goodbye(&mut stream).await;
         Ok(())
     }
 
@@ -234,6 +234,16 @@ impl fmt::Debug for Upstream {
     }
 }
 
+/// Says Terminate and waits a little until upstream has closed. How it ends is of no account.
+async fn say_goodbye(stream: &mut Stream) {
+    let _ = time::timeout(CLOSE_TIMEOUT, async {
+        stream.write_all(&TERMINATE).await?;
+        stream.shutdown().await?;
+        read_to_end(stream).await
+    })
+    .await;
+}
+
 /// Discards whatever comes until the end.
 async fn read_to_end(stream: &mut Stream) -> io::Result<()> {
     let mut discarded = [0; 512];
@@ -243,7 +253,7 @@ async fn read_to_end(stream: &mut Stream) -> io::Result<()> {
 
 /// Terminate. PostgreSQL manual, "Message Formats".
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
-/// How long a proof waits for upstream's end of the connection.
+/// How long a goodbye waits for upstream's end of the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -69,6 +69,11 @@ impl ErrorResponse {
             body: body.to_owned(),
         }
     }
+
+    /// The code for people, who are told where there is none.
+    pub(crate) fn code_or_none(&self) -> String {
+        self.code.map_or_else(|| "no SQLSTATE".to_owned(), |code| code.to_string())
+    }
 }
 
 /// The fields up to the end, or up to where they are cut.

@@ -7,4 +7,5 @@ pub(crate) mod scram;
 pub(crate) mod binding;
 pub(crate) mod error;
 mod sqlstate;
+pub(crate) mod query;
 pub(crate) mod status;

@@ -74,6 +74,8 @@ pub(crate) enum Revocation {
     NoLogin,
     /// The engine's default: what it was granted is taken away, and it is dropped.
     Drop,
+    /// Statements of the operator's own; `<app_rw>` stands for that group role of the world.
+    Statements(&'static [&'static str]),
 }
 
 /// A set-up. What it made on the servers stays until they end; its folder and its responder end with it.
@@ -362,13 +364,15 @@ impl<'a> World<'a> {
         let revocation: &[&str] = match vault_role.revocation {
             Revocation::NoLogin => &["ALTER ROLE \"{{name}}\" NOLOGIN;"],
             Revocation::Drop => &[],
+            Revocation::Statements(statements) => statements,
         };
+        let revocation = revocation.iter().map(|sql| sql.replace("<app_rw>", &self.group("app_rw")));
         let definition = json!({
             "db_name": "pg",
             "default_ttl": vault_role.default_ttl,
             "max_ttl": vault_role.max_ttl,
             "creation_statements": [creation],
-            "revocation_statements": revocation,
+            "revocation_statements": revocation.collect::<Vec<_>>(),
         });
         self.write(&format!("{}/roles/{}", self.engine(), vault_role.name), definition).await;
     }

@@ -8,6 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
 use crate::ids::LeaseId;
+use crate::lease::witness::{Footing, Witness};
+use crate::upstream::QueryError;
 use crate::vault::{Grant, Lease, Login, StaticCredential, Token, TokenKind, VaultError};
 use crate::wire::error::{ErrorResponse, SqlState};
 
@@ -347,6 +349,21 @@ pub(super) enum Mood {
     Panics,
 }
 
+/// What a session sees of its role, from the second look on: the first is before the revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fate {
+    #[default]
+    Untouched,
+    NoLogin,
+    /// Loses its login at one look and its memberships at the next.
+    NoLoginThenStripped,
+    Dropped,
+    /// The session gets this code.
+    Told(&'static str),
+    ConnectionLost,
+    Panics,
+}
+
 /// An upstream that tells everyone the same.
 #[derive(Default)]
 pub(super) struct FakeUpstream {
@@ -356,6 +373,8 @@ pub(super) struct FakeUpstream {
     /// Every other is rejected, where one is set.
     password: Mutex<Option<&'static str>>,
     probes: AtomicU64,
+    fate: Mutex<Fate>,
+    witnesses: AtomicU64,
 }
 
 impl FakeUpstream {
@@ -379,33 +398,85 @@ impl FakeUpstream {
     pub(super) fn probes(&self) -> u64 {
         self.probes.load(Ordering::Relaxed)
     }
-}
 
-impl Prove for Arc<FakeUpstream> {
-    async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
-        self.probes.fetch_add(1, Ordering::Relaxed);
+    /// What becomes of roles from here.
+    pub(super) fn doom(&self, fate: Fate) {
+        *self.fate.lock().unwrap() = fate;
+    }
+
+    /// Sessions that were opened to watch a role.
+    pub(super) fn witnesses(&self) -> u64 {
+        self.witnesses.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self, credential: &Credential) -> Result<(), UpstreamError> {
+        let address = "db:5432".to_owned();
         let mut mood = *self.mood.lock().unwrap();
         if mood == Mood::Accepts && self.rejected.lock().unwrap().contains(&credential.user)
             || !self.accepts(&credential.password)
         {
             mood = Mood::Rejects;
         }
-        let address = "db:5432".to_owned();
-        let response = |code: &str| ErrorResponse {
-            code: SqlState::parse(code.as_bytes()),
-            message: String::new(),
-            body: Vec::new(),
-        };
         match mood {
-            Mood::Accepts => Ok(()),
+            Mood::Accepts | Mood::Silent => Ok(()),
             Mood::Rejects => Err(UpstreamError::CredentialRejected { address, response: response("28P01") }),
             Mood::Refuses(code) => Err(UpstreamError::Refused { address, response: response(code) }),
             Mood::Unreachable => {
                 Err(UpstreamError::Connect { address, source: io::ErrorKind::ConnectionRefused.into() })
             }
-            Mood::Silent => std::future::pending().await,
             Mood::Panics => panic!("scripted"),
         }
+    }
+}
+
+fn response(code: &str) -> ErrorResponse {
+    ErrorResponse { code: SqlState::parse(code.as_bytes()), message: String::new(), body: Vec::new() }
+}
+
+/// A session that watches its role.
+pub(super) struct FakeWitness {
+    upstream: Arc<FakeUpstream>,
+    looks: u32,
+}
+
+impl Witness for FakeWitness {
+    async fn look(&mut self) -> Result<Option<Footing>, QueryError> {
+        self.looks += 1;
+        let footing = Footing { can_login: true, memberships: 2, dependencies: 1 };
+        let without_login = Footing { can_login: false, ..footing };
+        let fate = *self.upstream.fate.lock().unwrap();
+        match fate {
+            _ if self.looks == 1 => Ok(Some(footing)),
+            Fate::Untouched => Ok(Some(footing)),
+            Fate::NoLoginThenStripped if self.looks > 2 => {
+                Ok(Some(Footing { memberships: 0, ..without_login }))
+            }
+            Fate::NoLogin | Fate::NoLoginThenStripped => Ok(Some(without_login)),
+            Fate::Dropped => Ok(None),
+            Fate::Told(code) => Err(QueryError::Refused { response: response(code) }),
+            Fate::ConnectionLost => Err(QueryError::Closed),
+            Fate::Panics => panic!("scripted"),
+        }
+    }
+
+    async fn close(self) {}
+}
+
+impl Prove for Arc<FakeUpstream> {
+    async fn prove(&self, credential: &Credential) -> Result<(), UpstreamError> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        if *self.mood.lock().unwrap() == Mood::Silent {
+            std::future::pending::<()>().await;
+        }
+        self.answer(credential)
+    }
+
+    type Witness = FakeWitness;
+
+    async fn open(&self, credential: &Credential) -> Result<FakeWitness, UpstreamError> {
+        self.prove(credential).await?;
+        self.witnesses.fetch_add(1, Ordering::Relaxed);
+        Ok(Self::Witness { upstream: Self::clone(self), looks: 0 })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod fakes;
+mod learning;
 mod life;
 mod static_role;
 mod tokens;
@@ -30,8 +31,14 @@ struct Rig {
 impl Rig {
     /// Starts a chain at a Vault that `set_up` has changed.
     fn start(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
+        Self::start_with(false, set_up)
+    }
+
+    /// `learns`: some sessions depend on what a revocation does.
+    fn start_with(learns: bool, set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
         let (mut rig, publisher) = Self::prepare(set_up);
-        let (settings, vault, metrics, clock) = rig.parts();
+        let (mut settings, vault, metrics, clock) = rig.parts();
+        settings.learner = learns.then(|| Arc::clone(&rig.upstream));
         let chain = Chain::with_clock(settings, vault, publisher, metrics, clock);
         rig.handle = Some(chain.handle());
         rig.chain.spawn(chain.run(rig.stop.clone()));
@@ -71,6 +78,7 @@ impl Rig {
         let settings = ChainSettings {
             vault_path: "database/creds/db-app".to_owned(),
             provers: vec![Arc::clone(&self.upstream)],
+            learner: None,
         };
         let clock = virtual_clock(Arc::clone(&self.wall_ahead));
         (settings, Arc::clone(&self.vault), Arc::clone(&self.metrics), clock)

@@ -5,6 +5,7 @@ mod crash;
 mod drain;
 mod goodbye;
 mod idle;
+mod lease_end;
 mod login;
 mod outage;
 mod owner;

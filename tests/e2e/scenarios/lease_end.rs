@@ -1,0 +1,174 @@
+//! Sessions at the end of their lease, by what its revocation does to them.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time;
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::{assert_nothing_was_forbidden, granted, of};
+use crate::support::audit::Request;
+use crate::support::gate::Gate;
+use crate::support::pglease::Pglease;
+use crate::support::postgres::Database;
+use crate::support::world::{Revocation, VaultRole, World};
+use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
+
+/// As short as leaves room for one new credential per 10 s.
+fn short_lived(max_ttl: &'static str, revocation: Revocation) -> VaultRole {
+    VaultRole { default_ttl: "10s", max_ttl, revocation, ..VaultRole::default() }
+}
+
+/// Credentials that were read for no session.
+fn throw_aways(world: &World<'_>, pglease: &Pglease) -> usize {
+    granted(world, Request::is_creds).len() - pglease.events("lease.issued").len()
+}
+
+/// What a session is told that pglease ends.
+async fn told(session: Database) -> DbError {
+    let told = time::timeout(PATIENCE, session.last_words()).await.unwrap().unwrap();
+    assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN, "{told:?}");
+    assert!(told.hint().is_some_and(|hint| hint.contains("at_lease_end")), "{told:?}");
+    told
+}
+
+#[tokio::test]
+async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
+    let world = World::shared(of(short_lived("25s", Revocation::Drop))).await;
+    let pglease = pglease_for(&world).await;
+    let is_done = AtomicBool::new(false);
+
+    // Idle for longer than what makes a session one of the first to be told.
+    let idle = async {
+        let mut session = pglease.connect("app").await.unwrap();
+        while !is_done.load(Ordering::Relaxed) {
+            time::sleep(Duration::from_secs(3)).await;
+            if let Err(error) = session.query("SELECT count(*) FROM t", &[]).await {
+                // A goodbye that crosses a statement is that statement's error.
+                match error.as_db_error() {
+                    Some(told) => assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN, "{told:?}"),
+                    None => drop(told(session).await),
+                }
+                session = pglease.connect("app").await.unwrap();
+            }
+        }
+    };
+    let reconnecting = async {
+        let mut users = BTreeSet::new();
+        loop {
+            let is_last = is_done.load(Ordering::Relaxed);
+            users.insert(user_of(&pglease.connect("app").await.unwrap()).await);
+            if is_last {
+                return users;
+            }
+            time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let two_rotations = async {
+        pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
+        pglease.wait_for_event("lease.revoked", PATIENCE).await;
+        is_done.store(true, Ordering::Relaxed);
+    };
+    let ((), users, ()) = tokio::join!(idle, reconnecting, two_rotations);
+
+    assert!(users.len() >= 3, "{users:?}");
+    let learned = pglease.events("lease.revocation_learned");
+    assert!(matches!(&learned[..], [learned] if learned["harmless"] == false), "{learned:?}");
+    assert_eq!(throw_aways(&world, &pglease), 1);
+    assert_nothing_was_forbidden(&world, &pglease).await;
+}
+
+#[tokio::test]
+async fn scenario_03_end_by_nologin_is_outlived_by_a_transaction_and_an_idle_session() {
+    let world = World::shared(of(short_lived("25s", Revocation::NoLogin))).await;
+    let pglease =
+        pglease_with(&(world.settings() + &world.route("db-app") + "at_lease_end = \"auto\"\n")).await;
+    let idle = pglease.connect("app").await.unwrap();
+    let first = user_of(&idle).await;
+    let in_transaction = pglease.connect("app").await.unwrap();
+    in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
+
+    let learned = pglease.wait_for_event("lease.revocation_learned", PATIENCE).await;
+    assert_eq!((&learned["harmless"], &learned["saw"]), (&json!(true), &json!("nologin")), "{learned}");
+    let ended = pglease.wait_for_event("lease.ended", PATIENCE).await;
+    assert_eq!((&ended["db_role"], &ended["outlived_sessions"]), (&json!(first), &json!(2)), "{ended}");
+    until(async || pglease.metric("pglease_sessions_outlived_lease", "").await > 1.0).await;
+    until(async || !world.living_roles().await.contains(&first)).await;
+    // The next end is no occasion to learn any more.
+    let second = pglease.connect("app").await.unwrap();
+    pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
+
+    in_transaction.batch_execute("INSERT INTO t VALUES (1002); COMMIT").await.unwrap();
+    let committed = world.superuser.rows("SELECT count(*) FROM t WHERE id > 1000").await;
+    assert_eq!(committed, [[Some("2".to_owned())]]);
+    for session in [&idle, &second] {
+        session.batch_execute("SELECT * FROM t").await.unwrap();
+    }
+    drop((idle, in_transaction));
+    until(async || pglease.metric("pglease_sessions_outlived_lease", "").await < 1.0).await;
+    assert_eq!(throw_aways(&world, &pglease), 1);
+    assert!(pglease.metric("pglease_orphans_total", "").await < 1.0);
+    assert_nothing_was_forbidden(&world, &pglease).await;
+}
+
+#[tokio::test]
+async fn statements_that_do_more_than_nologin_are_learned_to_be_harmful() {
+    let terminates: &[&str] = &[
+        "ALTER ROLE \"{{name}}\" NOLOGIN;",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}';",
+    ];
+    let strips: &[&str] = &["REVOKE <app_rw> FROM \"{{name}}\";", "ALTER ROLE \"{{name}}\" NOLOGIN;"];
+    tokio::join!(
+        play_harmful(Revocation::Statements(terminates), "terminated"),
+        play_harmful(Revocation::Statements(strips), "stripped"),
+    );
+}
+
+/// Sessions end by pglease's word, before the revocation is felt.
+async fn play_harmful(revocation: Revocation, saw: &str) {
+    let world = World::shared(of(short_lived("20s", revocation))).await;
+    let admin = world.group("vault_admin");
+    world.superuser.batch_execute(&format!("GRANT pg_signal_backend TO {admin}")).await.unwrap();
+    let pglease = pglease_for(&world).await;
+    let session = pglease.connect("app").await.unwrap();
+    told(session).await;
+
+    let learned = pglease.wait_for_event("lease.revocation_learned", PATIENCE).await;
+    assert_eq!((&learned["harmless"], &learned["saw"]), (&json!(false), &json!(saw)), "{learned}");
+    let end = pglease.wait_for_event("session.end", PATIENCE).await;
+    assert_eq!(end["reason"], "lease_ends", "{end}");
+    assert_eq!(throw_aways(&world, &pglease), 1);
+    user_of(&pglease.connect("app").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn database_that_is_away_while_it_is_learned_costs_the_sessions_and_leaves_nothing() {
+    // So slow that the database goes before it is done.
+    let slow: &[&str] = &["SELECT pg_sleep(5);", "ALTER ROLE \"{{name}}\" NOLOGIN;"];
+    let world = World::shared(of(short_lived("20s", Revocation::Statements(slow)))).await;
+    let gate = Gate::to(world.servers.postgres.port()).await;
+    let away =
+        format!("postgresql://{{{{username}}}}:{{{{password}}}}@{}/{}", gate.address(), world.database());
+    let connection = json!({
+        "plugin_name": "postgresql-database-plugin",
+        "connection_url": away + "?sslmode=disable",
+    });
+    world.servers.openbao.write(&format!("{}/config/pg", world.engine()), connection).await;
+    let pglease = pglease_for(&world).await;
+    let session = pglease.connect("app").await.unwrap();
+
+    pglease.wait_for_event("lease.revocation_tried", PATIENCE).await;
+    until(async || pglease.metric("pglease_vault_requests_total", "op=\"revoke_self\"").await > 0.0).await;
+    gate.close().await;
+    told(session).await;
+    assert_eq!(pglease.events("lease.revocation_learned").len(), 0);
+
+    gate.open().await;
+    pglease.sigterm();
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    assert_eq!(pglease.events("token.orphaned").len() + pglease.events("lease.orphaned").len(), 0);
+    // Vault comes back to what it could not do.
+    until(async || world.living_roles().await.is_empty()).await;
+}
