@@ -35,7 +35,6 @@ pub(crate) struct Done {
 /// Something that took its time.
 #[derive(Clone, Copy)]
 pub(crate) struct Took {
-    #[expect(dead_code, reason = "the test of rotations asks for it")]
     pub(crate) begun: Instant,
     pub(crate) took: Duration,
 }

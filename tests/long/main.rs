@@ -13,6 +13,8 @@ mod load;
 mod report;
 
 mod crash;
+mod fleet;
+mod rotations;
 mod soak;
 
-use steps::pglease_with;
+use steps::{pglease_with, start, until};
