@@ -226,6 +226,28 @@ impl VaultError {
 mod tests {
     use super::*;
 
+    /// The requests themselves are held against the table by tests/e2e/replay.rs.
+    #[test]
+    fn every_operation_is_documented() {
+        use Operation as Op;
+        let docs = include_str!("../../docs/vault.md");
+        for operation in [
+            Op::Login,
+            Op::Unwrap,
+            Op::LookUpSelf,
+            Op::ReadCreds,
+            Op::RenewLease,
+            Op::RenewSelf,
+            Op::LookUpLease,
+            Op::ExpireLease,
+            Op::ReadStaticCreds,
+            Op::RevokeSelf,
+        ] {
+            assert_eq!(docs.matches(&format!("\n| `{operation}` | `")).count(), 1, "{operation}");
+        }
+        assert_eq!(docs.matches("\n| `").count(), 10);
+    }
+
     fn refused(status: u16, retry_after: Option<Duration>) -> VaultError {
         let texts = "permission denied".to_owned();
         VaultError::Refused { operation: Operation::ReadCreds, status, texts, retry_after }

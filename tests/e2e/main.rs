@@ -22,6 +22,7 @@ mod wire;
 mod pressure;
 mod tls;
 mod rotation;
+mod replay;
 mod scenarios;
 mod trouble;
 mod drain;

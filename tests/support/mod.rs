@@ -22,6 +22,8 @@ pub(crate) mod pglease;
 pub(crate) mod pki;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod recorder;
+pub(crate) mod replay;
 pub(crate) mod tokenreview;
 pub(crate) mod world;
 
