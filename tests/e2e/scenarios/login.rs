@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::KeyPair;
+use reqwest::Method;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
@@ -201,7 +202,7 @@ async fn token(world: &World<'_>, more: &Value) -> String {
 }
 
 #[tokio::test]
-async fn token_of_a_file_is_used() {
+async fn token_of_a_file_is_used_and_left_alone() {
     let world = World::shared(WorldOptions::default()).await;
     let limited = token(&world, &json!({ "num_uses": 100 })).await;
     let path = file(&world, "sink", &limited);
@@ -215,6 +216,9 @@ async fn token_of_a_file_is_used() {
     fs::write(&path, &token).unwrap();
     pglease.wait_ready().await;
     assert_serves_and_cleans_up(&world, &pglease).await;
+    let (status, answer) =
+        world.servers.openbao.call(Method::GET, "auth/token/lookup-self", &token, None).await;
+    assert_eq!(status, 200, "{answer}");
 }
 
 #[tokio::test]
