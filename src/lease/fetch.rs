@@ -222,10 +222,14 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     }
 
     /// Where no login succeeds: the token of the current credential, if it lasts long enough to read another lease.
+    /// Not where an operator asks for a rotation: he may have no trust in that token any more.
     fn sibling(&self) -> Option<Draft> {
         let now = self.now();
         let current = self.current()?;
         let token = Arc::clone(&current.token);
+        if self.state.phase().trigger() == Some(Trigger::Asked) || self.would_gain_nothing(&token) {
+            return None;
+        }
         let is_in_doubt = current.check.denied_at().is_some() || token.has_lost_reads() || token.is_ending();
         if token.kind() == TokenKind::Foreign || is_in_doubt {
             return None;
