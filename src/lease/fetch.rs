@@ -90,22 +90,6 @@ impl Draft {
         let keeper = Keeper::new(lease, token, self.jwt_expiry, asked_at);
         keeper.spread(is_first, asked_at, fastrand::f64())
     }
-
-    /// Whether the next read may be made with this token after one that failed so.
-    fn serves_after(&self, answer: Answer, token_is_dead: bool) -> bool {
-        match answer {
-            Answer::Lost => self.token.lose_read() < MAX_LOST_READS,
-            Answer::Malformed => false,
-            Answer::Denied => !token_is_dead,
-            Answer::NotSent
-            | Answer::Redirect
-            | Answer::BadRequest
-            | Answer::NotFound
-            | Answer::TryLater { .. }
-            | Answer::Unexpected
-            | Answer::Unavailable => true,
-        }
-    }
 }
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
@@ -288,7 +272,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                     error = %Causes(&error),
                 );
                 let is_shared = self.generations.values().any(|generation| generation.uses(token));
-                if draft.serves_after(error.answer(), token_is_dead) && !is_shared {
+                if token.serves_after(error.answer(), token_is_dead) && !is_shared {
                     self.fetch.draft = Some(draft);
                 } else {
                     if error.answer().may_have_made_one() && !token.can_be_revoked() {
@@ -383,9 +367,6 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     }
 }
 
-/// After so many reads without an answer there may be leases that nobody knows: the token ends with them.
-const MAX_LOST_READS: u32 = 2;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,27 +386,5 @@ mod tests {
         let at = |seconds| Now { boot: Duration::from_secs(seconds), wall: Duration::ZERO };
         assert!(draft(Some(60)).is_fresh(at(30)) && !draft(Some(60)).is_fresh(at(31)));
         assert!(draft(None).is_fresh(at(1_000_000)));
-    }
-
-    #[test]
-    fn token_is_given_up_where_it_may_have_made_what_nobody_knows() {
-        let later = Answer::TryLater { retry_after: None };
-        for (answer, dead, serves) in [
-            (Answer::NotSent, false, true),
-            (Answer::Lost, false, true),
-            (Answer::Malformed, false, false),
-            (Answer::Redirect, false, true),
-            (Answer::BadRequest, false, true),
-            (Answer::Denied, false, true),
-            (Answer::Denied, true, false),
-            (Answer::NotFound, false, true),
-            (later, false, true),
-            (Answer::Unexpected, false, true),
-            (Answer::Unavailable, false, true),
-        ] {
-            assert_eq!(draft(None).serves_after(answer, dead), serves, "{answer:?}");
-        }
-        let draft = draft(None);
-        assert!(draft.serves_after(Answer::Lost, false) && !draft.serves_after(Answer::Lost, false));
     }
 }

@@ -64,9 +64,21 @@ impl LiveToken {
         self.requests.run(request)
     }
 
-    /// Notes a creds read that was not answered; tells how many there have been.
-    pub(super) fn lose_read(&self) -> u32 {
-        self.lost_reads.fetch_add(1, Ordering::Relaxed) + 1
+    /// Whether the next read may be made with this token after one that failed so. Where it may have made what nobody
+    /// knows, the token ends with that.
+    pub(super) fn serves_after(&self, answer: Answer, is_dead: bool) -> bool {
+        match answer {
+            Answer::Lost => self.lost_reads.fetch_add(1, Ordering::Relaxed) + 1 < MAX_LOST_READS,
+            Answer::Malformed => false,
+            Answer::Denied => !is_dead,
+            Answer::NotSent
+            | Answer::Redirect
+            | Answer::BadRequest
+            | Answer::NotFound
+            | Answer::TryLater { .. }
+            | Answer::Unexpected
+            | Answer::Unavailable => true,
+        }
     }
 
     /// Whether there may be leases under it that nobody knows.
@@ -167,7 +179,8 @@ impl LiveToken {
         }
     }
 
-    fn judge(&self, answer: Answer) -> Revocation {
+    /// What an answer to revoke-self means.
+    pub(super) fn judge(&self, answer: Answer) -> Revocation {
         match answer {
             // 400 is a batch token's, which cannot be revoked.
             Answer::Malformed | Answer::BadRequest | Answer::NotFound | Answer::Unexpected => {
@@ -214,11 +227,15 @@ impl Requests {
 }
 
 /// What an answer to a revocation means.
-enum Revocation {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Revocation {
     Done,
     Refused,
     TryAgain,
 }
+
+/// After so many reads without an answer there may be leases that nobody knows.
+const MAX_LOST_READS: u32 = 2;
 
 /// How long a revocation waits for requests under way.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);

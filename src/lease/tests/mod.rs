@@ -4,6 +4,7 @@ mod control;
 mod fakes;
 mod learning;
 mod life;
+mod policy;
 mod static_role;
 mod tokens;
 mod trouble;
