@@ -33,7 +33,7 @@ use crate::credential::{Credential, Issued, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::Metrics;
 use crate::upstream::{Probe, UpstreamError};
-use crate::vault::{Answer, Grant, StaticCredential, TokenKind, VaultApi, VaultError};
+use crate::vault::{Answer, Grant, StaticCredential, VaultApi, VaultError};
 
 /// The succession of passwords of one static role.
 pub(crate) struct StaticChain<V, P = Probe> {
@@ -82,7 +82,7 @@ struct Password {
 enum Report {
     LoggedIn {
         asked_at: Now,
-        result: Result<(Arc<LiveToken>, TokenKind, Grant), VaultError>,
+        result: Result<(Arc<LiveToken>, Grant), VaultError>,
     },
     Read {
         token: Arc<LiveToken>,

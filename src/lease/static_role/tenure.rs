@@ -13,7 +13,6 @@ use crate::vault::{Answer, Grant, TokenKind};
 #[derive(Debug)]
 pub(super) struct Tenure {
     pub(super) token: Arc<LiveToken>,
-    kind: TokenKind,
     /// `None` where it does not end.
     term: Option<Term>,
     /// Vault does not know it any more.
@@ -22,10 +21,11 @@ pub(super) struct Tenure {
 
 impl Tenure {
     /// A token that was looked up, where that could be done.
-    pub(super) fn new(token: Arc<LiveToken>, kind: TokenKind, grant: Grant, asked_at: Now, u: f64) -> Self {
-        let renewable = grant.renewable && kind == TokenKind::Service && token.lookup_works() != Some(false);
+    pub(super) fn new(token: Arc<LiveToken>, grant: Grant, asked_at: Now, u: f64) -> Self {
+        let renewable =
+            grant.renewable && token.kind() == TokenKind::Service && token.lookup_works() != Some(false);
         let term = grant.ttl.map(|ttl| Term::new(asked_at, ttl, renewable, u));
-        Self { token, kind, term, is_dead: false }
+        Self { token, term, is_dead: false }
     }
 
     /// Whether it will do for long, so that no other is needed yet.
@@ -39,9 +39,9 @@ impl Tenure {
         !self.is_dead && self.term.is_none_or(|term| !term.end().is_past_on_boot_clock(now))
     }
 
-    /// Whether it is pglease that ends it.
+    /// Whether it is pglease that ends it, and can.
     pub(super) fn is_ours_to_revoke(&self, now: Now) -> bool {
-        self.kind != TokenKind::Foreign && self.lives(now)
+        self.token.can_be_revoked() && self.lives(now)
     }
 
     /// Notes that Vault does not know it.
@@ -127,7 +127,7 @@ mod tests {
 
     fn tenure(ttl: Option<u64>, renewable: bool, kind: TokenKind) -> Tenure {
         let token = Arc::new(LiveToken::new(Token::from_text("s.1"), kind));
-        Tenure::new(token, kind, Grant { ttl: ttl.map(secs), renewable }, at(0), 0.0)
+        Tenure::new(token, Grant { ttl: ttl.map(secs), renewable }, at(0), 0.0)
     }
 
     #[test]
@@ -152,12 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_other_kinds_are_not_renewed_and_foreign_ones_not_revoked() {
-        for (kind, ours) in [(TokenKind::Batch, true), (TokenKind::Foreign, false)] {
+    fn tokens_of_other_kinds_are_neither_renewed_nor_revoked() {
+        for kind in [TokenKind::Batch, TokenKind::Foreign] {
             let mut tenure = tenure(Some(100), true, kind);
             assert!(!tenure.take_renewal(at(50)) && tenure.is_fit(at(59)) && !tenure.is_fit(at(60)));
-            assert_eq!(tenure.is_ours_to_revoke(at(59)), ours);
+            assert!(!tenure.is_ours_to_revoke(at(59)));
         }
+        assert!(tenure(Some(100), true, TokenKind::Service).is_ours_to_revoke(at(59)));
     }
 
     #[test]

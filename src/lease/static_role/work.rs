@@ -18,7 +18,7 @@ use crate::lease::token::LiveToken;
 use crate::lease::{Causes, Prove, count, gauges, schedule, whole_seconds};
 use crate::telemetry::{ChainLabels, GenerationLabels, RotationLabels};
 use crate::upstream::UpstreamError;
-use crate::vault::{Answer, Grant, Login, StaticCredential, TokenKind, VaultApi, VaultError};
+use crate::vault::{Answer, Grant, Login, StaticCredential, VaultApi, VaultError};
 
 impl<V: VaultApi, P: Prove> StaticChain<V, P> {
     /// Logs in where there is no token that will do for long.
@@ -32,7 +32,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 Ok(Login { token, kind, grant, .. }) => {
                     let token = Arc::new(LiveToken::new(token, kind));
                     token.look_up_once(&*vault).await;
-                    Ok((token, kind, grant))
+                    Ok((token, grant))
                 }
                 Err(error) => Err(error),
             };
@@ -43,11 +43,11 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
     pub(super) fn on_logged_in(
         &mut self,
         asked_at: Now,
-        result: Result<(Arc<LiveToken>, TokenKind, Grant), VaultError>,
+        result: Result<(Arc<LiveToken>, Grant), VaultError>,
     ) {
         let view = self.view();
         match result {
-            Ok((token, kind, grant)) => {
+            Ok((token, grant)) => {
                 self.plan.logged_in(view.now);
                 info!(
                     event = "vault.login",
@@ -56,7 +56,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                     token_renewable = grant.renewable,
                 );
                 self.warn_of_what_is_lost(&token);
-                let tenure = Tenure::new(token, kind, grant, asked_at, view.u);
+                let tenure = Tenure::new(token, grant, asked_at, view.u);
                 let old = if self.ends { Some(tenure) } else { self.tenure.replace(tenure) };
                 if let Some(old) = old {
                     self.release(&old);

@@ -266,8 +266,8 @@ async fn panic_in_a_request_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn end_revokes_the_token_and_nothing_else_and_leaves_a_foreign_one() {
-    for (kind, revoked) in [(TokenKind::Service, 1), (TokenKind::Foreign, 0)] {
+async fn end_revokes_the_token_and_nothing_else_where_it_is_ours_and_can_be_revoked() {
+    for (kind, revoked) in [(TokenKind::Service, 1), (TokenKind::Batch, 0), (TokenKind::Foreign, 0)] {
         let rig = Rig::start_static(|vault, _| vault.set(|vault| vault.token_kind = kind));
         drop(rig.hold().await);
         let (vault, source) = (Arc::clone(&rig.vault), rig.source.clone());
