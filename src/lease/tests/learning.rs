@@ -19,6 +19,11 @@ async fn learning_from(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Rig {
     rig
 }
 
+/// Short of the first rotation of such leases, which no test needs to look out for yet.
+async fn shortly_before_the_rotation() {
+    time::sleep(secs(14)).await;
+}
+
 /// What the sessions of `held` are told first, and when.
 async fn told(held: &Hold) -> (LeaseEnd, Instant) {
     let mut standing = held.standing();
@@ -86,7 +91,7 @@ async fn nothing_is_learned_where_no_session_depends_on_it() {
 #[tokio::test(start_paused = true)]
 async fn role_that_is_revoked_late_is_waited_for_until_nobody_can_be_spared() {
     let rig =
-        learning_from(|vault, _| vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (60, 150))).await;
+        learning_from(|vault, _| vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (600, 1_500))).await;
     let held = rig.hold().await;
     while rig.upstream.witnesses() == 0 {
         time::sleep(ms(100)).await;
@@ -114,7 +119,7 @@ async fn sessions_wait_for_a_verdict_up_to_the_last_moment() {
 #[tokio::test(start_paused = true)]
 async fn without_a_verdict_the_next_end_is_tried() {
     let rig =
-        learning_from(|vault, _| vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (60, 150))).await;
+        learning_from(|vault, _| vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (600, 1_500))).await;
     for tried in 1..=2 {
         let held = rig.hold().await;
         let (end, at) = told(&held).await;
@@ -143,6 +148,7 @@ async fn trouble_on_the_way_to_a_verdict_is_no_verdict_and_leaves_nothing() {
         })
         .await;
         let held = rig.hold().await;
+        shortly_before_the_rotation().await;
         // The successor's own are under way or done.
         while rig.vault.count(Operation::ReadCreds) < 2 {
             time::sleep(ms(1)).await;
@@ -169,6 +175,7 @@ async fn upstream_that_is_away_or_late_is_no_verdict() {
     ] {
         let rig = learning(Fate::NoLogin).await;
         let held = rig.hold().await;
+        shortly_before_the_rotation().await;
         while rig.user().await == held.credential().user {
             time::sleep(ms(1)).await;
         }
@@ -184,6 +191,7 @@ async fn upstream_that_is_away_or_late_is_no_verdict() {
 async fn session_that_a_stopping_server_ends_is_no_verdict() {
     let rig = learning(Fate::Untouched).await;
     let held = rig.hold().await;
+    shortly_before_the_rotation().await;
     while rig.upstream.witnesses() == 0 {
         time::sleep(ms(1)).await;
     }
@@ -203,6 +211,7 @@ async fn end_revokes_the_throw_away_wherever_it_is() {
         let rig = learning(Fate::Untouched).await;
         let held = rig.hold().await;
         let logins = rig.vault.count(Operation::Login);
+        shortly_before_the_rotation().await;
         while rig.vault.count(Operation::Login) < logins + 2 {
             time::sleep(ms(1)).await;
         }
@@ -225,6 +234,7 @@ async fn end_does_not_wait_for_a_throw_away_beyond_its_limit() {
     ] {
         let rig = learning(Fate::Untouched).await;
         let held = rig.hold().await;
+        shortly_before_the_rotation().await;
         while rig.user().await == held.credential().user {
             time::sleep(ms(1)).await;
         }
