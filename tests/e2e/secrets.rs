@@ -109,6 +109,60 @@ async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_sec
     }
 }
 
+#[tokio::test]
+async fn scenario_21_a_secret_id_and_what_an_operator_asks_show_no_secret() {
+    let world = World::shared(WorldOptions::default()).await;
+    let vault = Tap::to(world.servers.openbao.port()).await;
+    let mount = world.group("approle");
+    world.write(&format!("sys/auth/{mount}"), json!({ "type": "approle" })).await;
+    let role = json!({ "token_policies": world.group("db-app"), "token_ttl": "1h" });
+    world.write(&format!("auth/{mount}/role/web"), role).await;
+    let role_id =
+        world.servers.openbao.read(&format!("auth/{mount}/role/web/role-id")).await["role_id"].clone();
+    let made = world.write(&format!("auth/{mount}/role/web/secret-id"), json!({})).await;
+    let secret_id = made["secret_id"].as_str().unwrap();
+
+    let file = world.folder().join("secret-id");
+    fs::write(&file, WRONG_SECRET_ID).unwrap();
+    let settings =
+        world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "connect_wait = \"1m\"");
+    let (before, rest) = settings.split_once("[vault.login]\n").unwrap();
+    let (_, after) = rest.split_once("\n\n").unwrap();
+    let login =
+        format!("method = \"approle\"\nmount = {mount:?}\nrole_id = {role_id}\nsecret_id_file = {file:?}");
+    let route = world.route("db-app");
+    let pglease = start(&format!("{before}[vault.login]\n{login}\n\n{after}{route}")).await;
+    pglease.wait_for_events("login.failed", 3, PATIENCE).await;
+    let mut shown = Shown::default();
+    shown.command(&pglease, &["status"]).await;
+    fs::write(&file, secret_id).unwrap();
+    pglease.wait_ready().await;
+
+    let session = pglease.connect("app").await.unwrap();
+    for command in [&["rotate"][..], &["status"], &["status", "--json"], &["rotate", "--close"]] {
+        shown.command(&pglease, command).await;
+    }
+    shown.0 += session.last_words().await.unwrap().to_string().as_str();
+    shown.process(&pglease).await;
+    shown.command(&pglease, &["drain"]).await;
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    shown.log(&pglease).await;
+    assert!(shown.0.contains("admin.rotate") && shown.0.contains("end_is_final"), "{}", shown.0);
+
+    let answers = vault.text();
+    let leases = values_of(&answers, "lease_id");
+    let leases: Vec<_> = leases.iter().map(|lease| lease.rsplit('/').next().unwrap().to_owned()).collect();
+    let names = ["client_token", "accessor", "password"];
+    let secrets = names.map(|name| (name, values_of(&answers, name)));
+    let secret_ids = vec![secret_id.to_owned(), WRONG_SECRET_ID.to_owned()];
+    for (name, secrets) in secrets.into_iter().chain([("lease id", leases), ("secret_id", secret_ids)]) {
+        assert!(secrets.len() >= 2, "{name}");
+        for secret in secrets {
+            shown.assert_without(name, secret);
+        }
+    }
+}
+
 /// One operation of Vault goes wrong, with the secrets that it knows of in the answer.
 struct Fault {
     path: &'static str,
@@ -250,9 +304,10 @@ impl Shown {
 
     /// What it tells to those who ask, and what the system tells of it.
     async fn process(&mut self, pglease: &Pglease) {
-        for endpoint in ["/metrics", "/startup", "/readyz", "/livez", "/status", "/"] {
+        for endpoint in ["/metrics", "/startup", "/readyz", "/livez", "/"] {
             self.0 += &pglease.get(endpoint).await.1;
         }
+        self.0 += &pglease.status().await.to_string();
         assert!(self.0.contains("pglease_vault_requests_total"), "{}", self.0);
         let pid = pglease.process().pid();
         for file in ["cmdline", "comm", "status"] {
@@ -262,6 +317,13 @@ impl Shown {
             Ok(environment) => self.0 += &String::from_utf8(environment).unwrap(),
             Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
         }
+    }
+
+    /// What a command prints that asks it.
+    async fn command(&mut self, pglease: &Pglease, arguments: &[&str]) {
+        let output = pglease.run_command(arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        self.0 += &[output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
     }
 
     /// All that it has logged, once it has ended.
@@ -467,6 +529,7 @@ fn creds(lease: &str, user: &str) -> String {
 const ROLE: &str = "leased_by_script";
 const TOKEN: &str = "s.canaryTOKENcanaryTOKEN01";
 const PASSWORD: &str = "canaryPASSWORD-canaryPASSWORD-01";
+const WRONG_SECRET_ID: &str = "canarySECRETID-canarySECRETID-01";
 const LEASE: &str = "database/creds/db-app/canaryLEASEcanaryLEASE01";
 
 /// So much of a secret is too much.
