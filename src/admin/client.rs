@@ -22,7 +22,7 @@ pub(crate) enum AskError {
     Gone { address: SocketAddr, source: hyper::Error },
     #[error("what {address} answers is not pglease's")]
     Foreign { address: SocketAddr },
-    #[error("pglease refuses with {status}: {said}")]
+    #[error("refused with {status}: {said}")]
     Refused { status: StatusCode, said: String },
 }
 
@@ -38,7 +38,9 @@ pub(crate) async fn ask(
     if status.is_success() {
         return Ok((status, said));
     }
-    Err(AskError::Refused { status, said: said.trim_end().to_owned() })
+    // Whoever it is that answers.
+    let said = said.lines().next().unwrap_or_default().chars().take(MAX_REFUSAL_LEN).collect();
+    Err(AskError::Refused { status, said })
 }
 
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {
@@ -63,6 +65,9 @@ async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(St
     let (answer, _) = tokio::join!(answer, connection);
     answer
 }
+
+/// Of the text of a refusal.
+const MAX_REFUSAL_LEN: usize = 200;
 
 /// Of `/status` with every generation there can be.
 const MAX_ANSWER_LEN: usize = 16 << 20;

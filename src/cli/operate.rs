@@ -112,14 +112,20 @@ fn rotated(chain: &Value, close: bool) -> String {
 
 /// Returns when nobody listens any more, or another pglease in its place.
 async fn drain(address: SocketAddr) -> Result<Outcome, AskError> {
-    let (_, said) = client::ask(address, Method::POST, "/drain", ANSWER_LIMIT).await?;
+    let drained = Outcome { text: "drained".to_owned(), is_done: true };
+    let said = match client::ask(address, Method::POST, "/drain", ANSWER_LIMIT).await {
+        Ok((_, said)) => said,
+        // So little was left to do.
+        Err(AskError::Gone { .. }) => return Ok(drained),
+        Err(error) => return Err(error),
+    };
     let deadline = number(&parse(address, &said)?, "deadline_seconds");
     let until = Instant::now() + Duration::from_secs(deadline) + MAX_END;
     while Instant::now() < until {
         match client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await {
             Ok((_, said)) if word(&parse(address, &said)?, "phase") != "serving" => {}
             Ok(_) | Err(AskError::Connect { .. } | AskError::Gone { .. }) => {
-                return Ok(Outcome { text: "drained".to_owned(), is_done: true });
+                return Ok(drained);
             }
             Err(AskError::TimedOut { .. }) => {}
             Err(error) => return Err(error),

@@ -56,7 +56,15 @@ impl Learning {
 
     /// Whether open sessions are known to take no harm.
     pub(super) fn is_harmless(&self) -> bool {
-        matches!(self, Self::Known { is_harmless: true })
+        self.known() == Some(true)
+    }
+
+    /// What was learned, if anything.
+    pub(super) fn known(&self) -> Option<bool> {
+        match self {
+            Self::Known { is_harmless } => Some(*is_harmless),
+            Self::Open { .. } | Self::UnderWay { .. } => None,
+        }
     }
 
     /// Whether the end of this generation is an occasion to learn, or waits for what is under way.

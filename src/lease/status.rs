@@ -24,6 +24,8 @@ pub(crate) struct ChainStatus {
     pub(crate) rotation: Option<RotationStatus>,
     /// The last thing that failed, whether or not it has been made good since.
     pub(crate) last_error: Option<LastError>,
+    /// Whether the end of a lease does open sessions no harm, once that was learned.
+    pub(crate) end_is_harmless: Option<bool>,
     /// Sessions that wait for a credential.
     pub(crate) clients_waiting: usize,
     /// Revocations that Vault has not answered yet.
@@ -90,6 +92,7 @@ impl ChainStatus {
             current: None,
             rotation: None,
             last_error: None,
+            end_is_harmless: None,
             clients_waiting: 0,
             revocations: 0,
             generations: Vec::new(),
@@ -125,6 +128,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             current: self.current().map(|current| current.id().to_string()),
             rotation: self.rotation(now),
             last_error: self.last_error.clone(),
+            end_is_harmless: self.learning.known(),
             clients_waiting: *self.waiting.borrow(),
             revocations: self.revoking,
             generations: self.generations.values_mut().map(|generation| generation.status(now)).collect(),

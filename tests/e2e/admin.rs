@@ -1,10 +1,13 @@
 //! What an operator asks of a running pglease, and is told.
 
+use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::time;
 use tokio_postgres::error::SqlState;
 
@@ -12,7 +15,7 @@ use crate::support::http_client;
 use crate::support::pglease::Pglease;
 use crate::support::tokenreview::Answer;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
+use crate::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};
 
 #[tokio::test]
 async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
@@ -221,6 +224,29 @@ async fn without_control_only_the_status_is_answered() {
     assert!(pglease.run_command(&["status"]).await.status.success());
     assert_eq!(post_from_a_page(&pglease).await, 403);
     assert_eq!(pglease.status().await["phase"], "serving");
+}
+
+#[tokio::test]
+async fn default_address_is_done_without_where_it_is_taken_and_a_written_one_must_be_had() {
+    let world = World::shared(WorldOptions::default()).await;
+    // Whoever has it, it is taken.
+    let _taken = TcpListener::bind("127.0.0.1:9633").await;
+    let settings = world.settings() + &world.route("db-app");
+    let (before, rest) = settings.split_once("[admin]\n").unwrap();
+    let (_, after) = rest.split_once("\n\n").unwrap();
+    let without = start(&[before, after].concat()).await;
+    without.wait_for_event("admin.not_bound", PATIENCE).await;
+    without.wait_ready().await;
+
+    let file = world.folder().join("pglease.toml");
+    fs::write(&file, format!("{before}[admin]\naddress = \"127.0.0.1:9633\"\n\n{after}")).unwrap();
+    let proxy = Command::new(BINARY).arg("proxy").arg("--config-file").arg(file).kill_on_drop(true).output();
+    let refused = time::timeout(PATIENCE, proxy).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && said.contains("admin.address = \"127.0.0.1:9633\""),
+        "{refused:?}"
+    );
 }
 
 async fn post_from_a_page(pglease: &Pglease) -> u16 {

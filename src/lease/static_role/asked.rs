@@ -131,6 +131,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 .as_ref()
                 .map(|current: &Password| current.credential.generation.to_string()),
             last_error: self.last_error.clone(),
+            end_is_harmless: Some(true),
             clients_waiting: *self.waiting.borrow(),
             revocations: self.revoking,
             generations: superseded.chain(current).collect(),
