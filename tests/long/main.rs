@@ -17,4 +17,4 @@ mod fleet;
 mod rotations;
 mod soak;
 
-use steps::{pglease_with, start, until};
+use steps::{pglease_with, until};

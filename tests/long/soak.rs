@@ -49,7 +49,8 @@ async fn memory_descriptors_and_threads_stay_where_they_are() {
     report("soak", &figures);
     assert!(memory.1 <= memory.0 + memory.0 / 10 + 512, "{memory:?} KiB");
     assert!(descriptors.1 <= descriptors.0 + 5, "{descriptors:?}");
-    assert_eq!(threads.0, threads.1);
+    // Names are resolved on threads that come and go.
+    assert!(threads.1 <= threads.0 + 3, "{threads:?}");
 }
 
 struct Sample {

@@ -5,6 +5,7 @@ mod fakes;
 mod learning;
 mod life;
 mod policy;
+mod simulated;
 mod static_role;
 mod tokens;
 mod trouble;
