@@ -91,6 +91,8 @@ pub(crate) struct Metrics {
     pub(crate) rotations: Family<RotationLabels, Counter>,
     /// Leases that pglease could not revoke: they end by themselves.
     pub(crate) orphans: Counter,
+    /// Leases that came to their end, and that Vault had not revoked 10 s later.
+    pub(crate) revocations_blocked: Counter,
     pub(crate) vault_requests: Family<VaultLabels, Counter>,
     pub(crate) vault_request_seconds: Family<OperationLabels, Histogram, fn() -> Histogram>,
 }
@@ -122,6 +124,7 @@ impl Metrics {
             lease_revocations: Family::default(),
             rotations: Family::default(),
             orphans: Counter::default(),
+            revocations_blocked: Counter::default(),
             vault_requests: Family::default(),
             vault_request_seconds: Family::new_with_constructor(request_seconds),
         };
@@ -225,6 +228,11 @@ impl Metrics {
             "orphans",
             "Leases that pglease could not revoke: they end by themselves",
             self.orphans.clone(),
+        );
+        registry.register(
+            "lease_revocations_blocked",
+            "Leases that came to their end, and that Vault had not revoked 10 s later",
+            self.revocations_blocked.clone(),
         );
         registry.register(
             "vault_requests",

@@ -6,6 +6,7 @@
 //! decided by pure tables: [`chain`] for the chain, [`state`], [`keeper`], [`proof`] and [`check`] for a generation,
 //! [`schedule`] for points in time. The other files do it and feed the answers back.
 
+mod aftermath;
 mod budget;
 mod chain;
 mod check;
@@ -255,6 +256,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Report::Released(generation) => self.on_released(generation),
             Report::Revoked { with, result } => self.on_revoked(with, result),
             Report::Learned(tried) => self.on_learned(*tried),
+            Report::RevocationDue(retired) => self.look_for(retired),
+            Report::LookedFor { retired, result } => self.on_looked_for(&retired, &result),
             Report::Aborted => {}
             Report::ReadAborted => self.fetch.strays = self.fetch.strays.saturating_sub(1),
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::aftermath::Retired;
 use super::check::Findings;
 use super::clock::Now;
 use super::keeper::Kind;
@@ -63,7 +64,14 @@ pub(super) enum Report {
     },
     /// A throw-away credential has ended.
     Learned(Box<Tried>),
-    /// A renewal ended with the revocation of what it was for.
+    /// A lease came to its end a while ago.
+    RevocationDue(Retired),
+    /// Such a lease was looked up.
+    LookedFor {
+        retired: Retired,
+        result: Result<Grant, VaultError>,
+    },
+    /// A renewal or lookup ended with the revocation of what it was made with.
     Aborted,
     /// A creds read ended with its token's revocation.
     ReadAborted,

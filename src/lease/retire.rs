@@ -77,6 +77,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if let Some(token) = token {
             self.release(token, Revoked::Nothing);
         }
+        if ending == Ending::Due {
+            self.watch_revocation(id);
+        }
         self.forget_done();
     }
 
@@ -210,6 +213,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         if let Err(error) = result {
             self.note_vault_error(error);
             self.note_orphan(id);
+        }
+        if result.is_ok() {
+            self.watch_revocation(id);
         }
         let Some(generation) = self.generations.get_mut(&id) else { return };
         count(&self.metrics.lease_revocations, result.is_ok());

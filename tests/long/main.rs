@@ -12,6 +12,7 @@ mod steps;
 mod load;
 mod report;
 
+mod coupled;
 mod crash;
 mod fleet;
 mod rotations;

@@ -44,6 +44,8 @@ pub(super) struct State {
     /// Password of the static role, and when it changes.
     pub(super) password: (&'static str, Instant),
     faults: HashMap<Operation, Fault>,
+    /// Whether leases stay when they come to their end.
+    pub(super) revocation_is_blocked: bool,
     requests: Vec<(Operation, Instant)>,
     tokens: HashMap<String, Span>,
     leases: HashMap<String, (String, Span)>,
@@ -95,6 +97,7 @@ impl Default for FakeVault {
             delay: ms(5),
             password: ("first", Instant::now() + secs(3_600)),
             faults: HashMap::new(),
+            revocation_is_blocked: false,
             requests: Vec::new(),
             tokens: HashMap::new(),
             leases: HashMap::new(),
@@ -274,7 +277,7 @@ impl VaultApi for FakeVault {
         self.check(Operation::LookUpLease, token)?;
         let state = self.state.lock().unwrap();
         let (of, span) = &state.leases[lease.as_str()];
-        if !span.lives() || !state.tokens[of].lives() {
+        if !(span.lives() && state.tokens[of].lives() || state.revocation_is_blocked) {
             return Err(refused(Operation::LookUpLease, 400));
         }
         let left = span.ends.saturating_duration_since(Instant::now());

@@ -453,3 +453,19 @@ async fn attempts_are_a_second_apart_while_vault_is_away() {
         assert!(pair[1] - pair[0] >= secs(1), "{:?}", pair[1] - pair[0]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn lease_that_vault_cannot_revoke_is_seen_and_one_that_it_can_is_not() {
+    for blocked in [false, true] {
+        let rig = Rig::serving(|vault, _| {
+            vault.set(|vault| (vault.lease_max, vault.revocation_is_blocked) = (25, blocked));
+        })
+        .await;
+        time::sleep(secs(60)).await;
+        let revoked = u64::try_from(rig.vault.count(Operation::RevokeSelf)).unwrap();
+        let seen = rig.metric("pglease_lease_revocations_blocked_total");
+        assert!(revoked >= 2 && if blocked { seen >= revoked - 1 } else { seen == 0 }, "{seen} of {revoked}");
+        // Once each.
+        assert!(rig.vault.count(Operation::LookUpLease) <= rig.vault.count(Operation::RevokeSelf));
+    }
+}

@@ -168,6 +168,7 @@ async fn case_c17_what_runs_as_its_maker_belongs_to_the_owner() {
         until(async || later.rows("SELECT id FROM near").await == [[Some("7".to_owned())]]).await;
     }
     assert_eq!(objections(&world, &user), [""; 0]);
+    assert_eq!(pglease.events("lease.revocation_blocked").len(), 0);
     assert_nothing_was_forbidden(&world, &pglease).await;
 }
 
@@ -193,4 +194,8 @@ async fn case_c17_without_an_owner_it_is_as_direct_and_the_blocked_revocation_is
     assert_eq!(error.code(), Some(&SqlState::UNDEFINED_OBJECT));
     assert_eq!(error.code(), error_of_direct.code());
     until(async || !objections(&world, &user).is_empty()).await;
+    let blocked = pglease.wait_for_event("lease.revocation_blocked", PATIENCE).await;
+    assert_eq!(blocked["db_role"], user.as_str(), "{blocked}");
+    assert!(pglease.metric("pglease_lease_revocations_blocked_total", "").await > 0.0);
+    assert_nothing_was_forbidden(&world, &pglease).await;
 }
