@@ -14,6 +14,7 @@ mod reissue;
 mod renewal;
 mod revoked;
 mod routes;
+mod states;
 mod static_role;
 mod vault;
 mod walsender;
