@@ -95,15 +95,22 @@ pub(crate) fn channel() -> (Publisher, CredentialSource) {
     let (current, current_rx) = watch::channel(None);
     let (suspicions_tx, suspicions) = mpsc::channel(SUSPICIONS);
     let (waiting_tx, waiting) = watch::channel(0);
-    let proven = Arc::new(AtomicBool::new(false));
+    let (proven, rejected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
 
     (
-        Publisher { current, suspicions, waiting, proven: Arc::clone(&proven) },
+        Publisher {
+            current,
+            suspicions,
+            waiting,
+            proven: Arc::clone(&proven),
+            rejected: Arc::clone(&rejected),
+        },
         CredentialSource {
             current: current_rx,
             suspicions: suspicions_tx,
             waiting: Arc::new(waiting_tx),
             proven,
+            rejected,
         },
     )
 }
@@ -115,6 +122,7 @@ pub(crate) struct Publisher {
     suspicions: mpsc::Receiver<Suspicion>,
     waiting: watch::Receiver<usize>,
     proven: Arc<AtomicBool>,
+    rejected: Arc<AtomicBool>,
 }
 
 impl Publisher {
@@ -128,6 +136,11 @@ impl Publisher {
         });
         self.current.send_replace(Some(Arc::clone(&generation)));
         Issued { generation }
+    }
+
+    /// Notes whether what is offered was rejected and nothing better could be had.
+    pub(crate) fn note_rejection(&self, rejected: bool) {
+        self.rejected.store(rejected, Ordering::Relaxed);
     }
 
     /// Notes that upstream has accepted what is offered.
@@ -194,6 +207,7 @@ pub(crate) struct CredentialSource {
     suspicions: mpsc::Sender<Suspicion>,
     waiting: Arc<watch::Sender<usize>>,
     proven: Arc<AtomicBool>,
+    rejected: Arc<AtomicBool>,
 }
 
 impl CredentialSource {
@@ -215,6 +229,12 @@ impl CredentialSource {
     /// Whether there is a credential for a session that came now.
     pub(crate) fn is_ready(&self) -> bool {
         self.current.borrow().is_some()
+    }
+
+    /// Whether a session that came now would be served, as far as is known: there is a credential, and it was not
+    /// rejected without a successor.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_ready() && !self.rejected.load(Ordering::Relaxed)
     }
 
     /// Whether there has ever been one that upstream had accepted.

@@ -159,7 +159,7 @@ async fn livez(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) 
 async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
     if *health.phase.borrow() != Phase::Serving {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if health.sources.iter().all(CredentialSource::is_ready) {
+    } else if health.sources.iter().all(CredentialSource::is_usable) {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "no credential\n")

@@ -364,6 +364,11 @@ impl Phase {
         }
     }
 
+    /// Whether what is offered was rejected, and the attempt at a successor has failed.
+    pub(super) fn is_stranded(self) -> bool {
+        matches!(self, Self::Rotating { trigger, attempt: Attempt::Waiting } if trigger >= Trigger::Rejected)
+    }
+
     /// How far the attempt at a new credential is, if there is to be one.
     fn attempt(self) -> Option<Attempt> {
         match self {

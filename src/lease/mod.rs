@@ -327,6 +327,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let before = self.state.phase();
         let (state, actions) = self.state.on(event, self.view());
         self.state = state;
+        // While an attempt runs, it is as it was.
+        if state.phase().is_stranded() || !state.phase().is_unserved() {
+            self.publisher.note_rejection(state.phase().is_stranded());
+        }
         if let (None, Some(trigger)) = (before.trigger(), state.phase().trigger()) {
             info!(event = "rotation.start", vault_path = %self.vault_path, trigger = %trigger);
         }

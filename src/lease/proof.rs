@@ -125,7 +125,8 @@ impl Proof {
         match self.state() {
             ProofState::Proven => true,
             ProofState::Open => match last_call {
-                LastCall::No => false,
+                // A route whose upstream is away holds up nobody else's.
+                LastCall::No => self.is_accepted() && took >= MAX_WAIT_UNSERVED,
                 LastCall::Unserved => took >= MAX_WAIT_UNSERVED,
                 LastCall::Now => took >= MAX_WAIT_AT_LAST_CALL,
             },
@@ -227,6 +228,16 @@ mod tests {
             }
             assert_eq!(proof.is_accepted(), accepted, "{verdicts:?}");
         }
+    }
+
+    #[test]
+    fn route_whose_upstream_is_away_does_not_hold_up_the_others() {
+        let mut proof = Proof::new(2, ms(0));
+        proof.answered(0, Verdict::Accepted, ms(10), 0.0);
+        proof.answered(1, Verdict::Unknown, ms(10), 0.0);
+        assert!(!proof.is_enough(ms(4_999), LastCall::No) && proof.is_enough(ms(5_000), LastCall::No));
+        proof.answered(1, Verdict::Rejected, ms(10), 0.0);
+        assert!(!proof.is_enough(ms(5_000), LastCall::No));
     }
 
     #[test]

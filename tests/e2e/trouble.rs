@@ -174,21 +174,6 @@ async fn token_that_ends_before_the_lease_is_rotated_in_time() {
 }
 
 #[tokio::test]
-async fn token_without_the_default_policy_rotates_what_it_cannot_renew() {
-    let world = World::shared(leases_of("6s")).await;
-    let role = format!("auth/{}/role/web", world.auth());
-    world.servers.openbao.write(&role, json!({ "token_no_default_policy": true })).await;
-    let pglease = pglease_for(&world).await;
-    pglease.wait_for_event("token.without_default_policy", PATIENCE).await;
-
-    while pglease.events("rotation.done").len() < 2 {
-        pglease.connect("app").await.unwrap();
-    }
-    assert_eq!(pglease.events("lease.renew_failed").len(), 0);
-    assert!(pglease.metric("pglease_vault_requests_total", "op=\"renew").await < 1.0);
-}
-
-#[tokio::test]
 async fn vault_role_without_a_ttl_is_warned_of() {
     let world = World::shared(leases_of("0")).await;
     let role = VaultRole { default_ttl: "0", max_ttl: "0", ..VaultRole::default() };

@@ -369,7 +369,7 @@ async fn jwt_that_ends_sets_the_rhythm_where_vault_asks_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wall_clock_that_is_set_brings_a_renewal_and_no_rotation() {
+async fn scenario_14_wall_clock_that_is_set_brings_a_renewal_and_no_rotation() {
     let rig = Rig::serving(|vault, _| {
         vault.set(|vault| (vault.lease_ttl, vault.lease_max) = (240, 86_400));
     })
@@ -468,4 +468,18 @@ async fn lease_that_vault_cannot_revoke_is_seen_and_one_that_it_can_is_not() {
         // Once each.
         assert!(rig.vault.count(Operation::LookUpLease) <= rig.vault.count(Operation::RevokeSelf));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn chain_whose_every_credential_is_rejected_is_not_ready() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 600)).await;
+    rig.upstream.set(Mood::Rejects);
+    rig.hold().await.doubt();
+    time::sleep(secs(1)).await;
+    assert!(rig.source.is_usable(), "the successor is being proven");
+    time::sleep(secs(10)).await;
+    assert!(rig.source.is_ready() && !rig.source.is_usable());
+    rig.upstream.set(Mood::Accepts);
+    time::sleep(secs(400)).await;
+    assert!(rig.source.is_usable());
 }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod drain;
+mod engine;
 mod goodbye;
 mod idle;
 mod lease_end;
@@ -16,6 +17,7 @@ mod revoked;
 mod routes;
 mod states;
 mod static_role;
+mod tokens;
 mod vault;
 mod walsender;
 
