@@ -46,8 +46,8 @@ pub(crate) struct Pace {
     pub(crate) pause: Duration,
     /// And up to so much more, drawn anew.
     pub(crate) jitter: Duration,
-    /// Sessions of each client, after each other.
-    pub(crate) sessions: usize,
+    /// Of each client at least; it goes on until the end of a session, and has a new one where these are not enough.
+    pub(crate) attempts: usize,
 }
 
 /// Clients at work.
@@ -82,7 +82,7 @@ impl Clients {
         clients
     }
 
-    /// Waits until each has had its sessions, and compares.
+    /// Waits until each has made its attempts, and compares.
     pub(crate) async fn finish(mut self, world: &World<'_>) -> Told {
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
@@ -106,10 +106,16 @@ struct Client {
 
 impl Client {
     async fn run(self) {
-        for _ in 0..self.pace.sessions {
+        let mut attempts = 0;
+        loop {
             let (mut raw, _) = Raw::log_in(self.address, &[("user", "app"), ("database", "app")], "").await;
             self.told.lock().await.sessions += 1;
-            while self.attempt(&mut raw).await {}
+            while self.attempt(&mut raw).await {
+                attempts += 1;
+            }
+            if attempts >= self.pace.attempts {
+                return;
+            }
         }
     }
 

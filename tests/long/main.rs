@@ -1,6 +1,12 @@
 //! End to end, and longer than a minute: `make test-all` runs them, or `cargo test --test long`.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what fails here fails the test"
+)]
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "the other tests use other parts of it")]
@@ -8,6 +14,11 @@ mod support;
 #[path = "../e2e/steps.rs"]
 #[expect(dead_code, reason = "the other tests use other parts of it")]
 mod steps;
+#[path = "../e2e/raw.rs"]
+#[expect(dead_code, reason = "the other tests use other parts of it")]
+mod raw;
+#[path = "../e2e/goodbye.rs"]
+mod goodbye;
 
 mod load;
 mod report;
@@ -15,7 +26,8 @@ mod report;
 mod coupled;
 mod crash;
 mod fleet;
+mod inserts;
 mod rotations;
 mod soak;
 
-use steps::{pglease_with, until};
+use steps::{PATIENCE, pglease_with, until};

@@ -10,7 +10,7 @@ use crate::support::world::{Revocation, VaultRole, World};
 use crate::{PATIENCE, pglease_for, pglease_with};
 
 /// One statement after the other.
-const RESTLESS: Pace = Pace { pause: Duration::ZERO, jitter: Duration::from_millis(10), sessions: 1 };
+const RESTLESS: Pace = Pace { pause: Duration::ZERO, jitter: Duration::from_millis(10), attempts: 0 };
 
 #[tokio::test]
 async fn case_c18_insert_that_meets_the_end_of_its_lease_is_answered_or_not_done() {
@@ -19,7 +19,7 @@ async fn case_c18_insert_that_meets_the_end_of_its_lease_is_answered_or_not_done
     let pglease = pglease_with(&(world.settings() + &route)).await;
     // A session that is idle for two seconds may end.
     let (pause, jitter) = (Duration::from_millis(1900), Duration::from_millis(400));
-    let clients = Clients::start(&world, &pglease, 50, Pace { pause, jitter, sessions: 1 }).await;
+    let clients = Clients::start(&world, &pglease, 50, Pace { pause, jitter, attempts: 0 }).await;
     let told = clients.finish(&world).await;
     assert!(told.attempts() >= 150, "{}", told.attempts());
     assert!(pglease.events("session.end").iter().all(|end| end["reason"] == "lease_ends"));

@@ -15,7 +15,7 @@ use crate::support::Servers;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::Database;
 use crate::support::world::{Revocation, VaultRole, World};
-use crate::{PATIENCE, pglease_for};
+use crate::{PATIENCE, pglease_with};
 
 /// What a session does all its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +37,7 @@ const STATES: [State; 6] =
 #[tokio::test]
 async fn end_by_the_default_revocation_is_met_by_none_of_200_sessions_in_all_states() {
     let servers = Servers::start().await;
-    let (world, pglease) = set_up(&servers, Revocation::Drop).await;
+    let (world, pglease) = set_up(&servers, Revocation::Drop, false).await;
     let ends = play(Arc::clone(&pglease), Arc::default()).await;
 
     // The driver does not show what comes in the middle of a COPY.
@@ -55,8 +55,17 @@ async fn end_by_the_default_revocation_is_met_by_none_of_200_sessions_in_all_sta
 
 #[tokio::test]
 async fn end_by_nologin_closes_none_of_200_sessions_in_all_states() {
+    assert_outlived(Revocation::NoLogin, false).await;
+}
+
+#[tokio::test]
+async fn end_by_the_default_revocation_closes_none_of_200_sessions_with_a_startup_role() {
+    assert_outlived(Revocation::Drop, true).await;
+}
+
+async fn assert_outlived(revocation: Revocation, with_startup_role: bool) {
     let servers = Servers::start().await;
-    let (world, pglease) = set_up(&servers, Revocation::NoLogin).await;
+    let (world, pglease) = set_up(&servers, revocation, with_startup_role).await;
     let is_done = Arc::new(AtomicBool::new(false));
     let until_all_are_outlived = async {
         let mut outlived = 0;
@@ -75,10 +84,19 @@ async fn end_by_nologin_closes_none_of_200_sessions_in_all_states() {
     assert!(!world.living_roles().await.is_empty());
 }
 
-async fn set_up(servers: &Servers, revocation: Revocation) -> (World<'_>, Arc<Pglease>) {
+async fn set_up(
+    servers: &Servers,
+    revocation: Revocation,
+    with_startup_role: bool,
+) -> (World<'_>, Arc<Pglease>) {
     let vault_role = VaultRole { default_ttl: "20s", max_ttl: "35s", revocation, ..VaultRole::default() };
     let world = World::create(servers, of(vault_role)).await;
-    let pglease = pglease_for(&world).await;
+    let owner = world.group("app_owner");
+    let grant = format!("GRANT SELECT, INSERT ON t, visits TO {owner}");
+    world.superuser.batch_execute(&grant).await.unwrap();
+    let startup_role = if with_startup_role { owner.as_str() } else { "" };
+    let route = world.route("db-app") + &format!("startup_role = {startup_role:?}\n");
+    let pglease = pglease_with(&(world.settings() + &route)).await;
     (world, Arc::new(pglease))
 }
 
