@@ -16,9 +16,9 @@ use crate::support::postgres::Database;
 use crate::support::world::{Revocation, VaultRole, World};
 use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
 
-/// As short as leaves room for one new credential per 10 s.
-fn short_lived(max_ttl: &'static str, revocation: Revocation) -> VaultRole {
-    VaultRole { default_ttl: "10s", max_ttl, revocation, ..VaultRole::default() }
+/// As short as leaves a busy machine the time to try a revocation out between rotation and end, 7 s at least.
+fn short_lived(revocation: Revocation) -> VaultRole {
+    VaultRole { default_ttl: "20s", max_ttl: "35s", revocation, ..VaultRole::default() }
 }
 
 /// Credentials that were read for no session.
@@ -36,7 +36,9 @@ async fn told(session: Database) -> DbError {
 
 #[tokio::test]
 async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
-    let world = World::shared(of(short_lived("25s", Revocation::Drop))).await;
+    let world =
+        World::shared(of(VaultRole { default_ttl: "10s", max_ttl: "25s", ..short_lived(Revocation::Drop) }))
+            .await;
     let pglease = pglease_for(&world).await;
     let is_done = AtomicBool::new(false);
 
@@ -69,6 +71,8 @@ async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
     let two_rotations = async {
         pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
         pglease.wait_for_event("lease.revoked", PATIENCE).await;
+        // At the second end, where the first came too soon for it.
+        pglease.wait_for_event("lease.revocation_learned", PATIENCE).await;
         is_done.store(true, Ordering::Relaxed);
     };
     let ((), users, ()) = tokio::join!(idle, reconnecting, two_rotations);
@@ -76,13 +80,13 @@ async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
     assert!(users.len() >= 3, "{users:?}");
     let learned = pglease.events("lease.revocation_learned");
     assert!(matches!(&learned[..], [learned] if learned["harmless"] == false), "{learned:?}");
-    assert_eq!(throw_aways(&world, &pglease), 1);
+    assert_eq!(throw_aways(&world, &pglease), 1 + pglease.events("lease.revocation_unknown").len());
     assert_nothing_was_forbidden(&world, &pglease).await;
 }
 
 #[tokio::test]
 async fn scenario_03_end_by_nologin_is_outlived_by_a_transaction_and_an_idle_session() {
-    let world = World::shared(of(short_lived("25s", Revocation::NoLogin))).await;
+    let world = World::shared(of(short_lived(Revocation::NoLogin))).await;
     let pglease =
         pglease_with(&(world.settings() + &world.route("db-app") + "at_lease_end = \"auto\"\n")).await;
     let idle = pglease.connect("app").await.unwrap();
@@ -96,16 +100,10 @@ async fn scenario_03_end_by_nologin_is_outlived_by_a_transaction_and_an_idle_ses
     assert_eq!((&ended["db_role"], &ended["outlived_sessions"]), (&json!(first), &json!(2)), "{ended}");
     until(async || pglease.metric("pglease_sessions_outlived_lease", "").await > 1.0).await;
     until(async || !world.living_roles().await.contains(&first)).await;
-    // The next end is no occasion to learn any more.
-    let second = pglease.connect("app").await.unwrap();
-    pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
-
     in_transaction.batch_execute("INSERT INTO t VALUES (1002); COMMIT").await.unwrap();
     let committed = world.superuser.rows("SELECT count(*) FROM t WHERE id > 1000").await;
     assert_eq!(committed, [[Some("2".to_owned())]]);
-    for session in [&idle, &second] {
-        session.batch_execute("SELECT * FROM t").await.unwrap();
-    }
+    idle.batch_execute("SELECT * FROM t").await.unwrap();
     drop((idle, in_transaction));
     until(async || pglease.metric("pglease_sessions_outlived_lease", "").await < 1.0).await;
     assert_eq!(throw_aways(&world, &pglease), 1);
@@ -128,7 +126,7 @@ async fn statements_that_do_more_than_nologin_are_learned_to_be_harmful() {
 
 /// Sessions end by pglease's word, before the revocation is felt.
 async fn play_harmful(revocation: Revocation, saw: &str) {
-    let world = World::shared(of(short_lived("20s", revocation))).await;
+    let world = World::shared(of(short_lived(revocation))).await;
     let admin = world.group("vault_admin");
     world.superuser.batch_execute(&format!("GRANT pg_signal_backend TO {admin}")).await.unwrap();
     let pglease = pglease_for(&world).await;
@@ -147,7 +145,7 @@ async fn play_harmful(revocation: Revocation, saw: &str) {
 async fn database_that_is_away_while_it_is_learned_costs_the_sessions_and_leaves_nothing() {
     // So slow that the database goes before it is done.
     let slow: &[&str] = &["SELECT pg_sleep(5);", "ALTER ROLE \"{{name}}\" NOLOGIN;"];
-    let world = World::shared(of(short_lived("20s", Revocation::Statements(slow)))).await;
+    let world = World::shared(of(short_lived(Revocation::Statements(slow)))).await;
     let gate = Gate::to(world.servers.postgres.port()).await;
     let away =
         format!("postgresql://{{{{username}}}}:{{{{password}}}}@{}/{}", gate.address(), world.database());
