@@ -267,6 +267,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             }
             self.candidate = None;
             self.note_refusal();
+            self.publisher.note_rejection(self.plan.is_rejected());
             let view = self.view();
             self.plan.refused(view);
         } else if proof.is_enough(now.boot, LastCall::Unserved) {
@@ -295,6 +296,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let old = self.current.replace(candidate);
         self.superseded.extend(old.and_then(|old| old.issued));
         self.plan.promoted();
+        self.publisher.note_rejection(false);
     }
 
     /// Takes notice of the proof of what is offered, which may end after its promotion.

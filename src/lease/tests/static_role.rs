@@ -158,8 +158,10 @@ async fn wrong_password_in_vault_is_asked_for_ever_more_slowly() {
     time::sleep(secs(600)).await;
     assert!(rig.reads() - before < 60, "{}", rig.reads() - before);
 
+    assert!(rig.source.is_ready() && !rig.source.is_usable());
     rig.vault_knows("by hand", 3_600);
     assert_eq!(rig.log_in().await.unwrap().1, "by hand");
+    assert!(rig.source.is_usable());
 }
 
 #[tokio::test(start_paused = true)]
