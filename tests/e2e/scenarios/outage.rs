@@ -50,7 +50,7 @@ struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    /// On leases of 6 s, by way of `vault` (`http://…`); its clients wait for 2 s.
+    /// On leases of 6 s, by way of `vault` (`http://…`, `https://…`); its clients wait for 2 s.
     async fn start(
         servers: &'a Servers,
         vault: &str,
@@ -59,8 +59,13 @@ impl<'a> Pod<'a> {
     ) -> Self {
         let vault_role = VaultRole { default_ttl: "6s", revocation, ..VaultRole::default() };
         let world = World::create(servers, WorldOptions { token_ttl, ..of(vault_role) }).await;
-        let settings = world.settings_with("debug", vault, "connect_wait = \"2s\"");
-        let pglease = start(&(settings + &world.route("db-app"))).await;
+        let settings = world.settings_with("debug", vault, "connect_wait = \"2s\"") + &world.route("db-app");
+        let ca_file = json!(servers.openbao.ca_file());
+        let pglease = if vault.starts_with("https:") {
+            start(&settings.replacen("[vault]\n", &format!("[vault]\nca_file = {ca_file}\n"), 1)).await
+        } else {
+            start(&settings).await
+        };
         pglease.wait_ready().await;
         let held = pglease.connect("app").await.unwrap();
         Self { world, pglease, held }
@@ -130,17 +135,18 @@ async fn scenario_07_vault_stopped_for_four_leases_ends_no_session() {
 #[tokio::test]
 async fn case_c12_vault_frozen_past_the_end_of_the_token_is_asked_for_a_new_one() {
     let servers = Servers::start().await;
-    let vault = servers.openbao.address();
-    let (keeps, drops) = tokio::join!(
-        Pod::start(&servers, &vault, Revocation::NoLogin, "9s"),
-        Pod::start(&servers, &vault, Revocation::Drop, "9s"),
+    let (plain, secured) = (servers.openbao.address(), servers.openbao.tls_address());
+    let (keeps, drops, over_tls) = tokio::join!(
+        Pod::start(&servers, &plain, Revocation::NoLogin, "9s"),
+        Pod::start(&servers, &plain, Revocation::Drop, "9s"),
+        Pod::start(&servers, &secured, Revocation::NoLogin, "9s"),
     );
-    let pods = [&keeps, &drops];
+    let pods = [&keeps, &drops, &over_tls];
 
     // It takes connections and answers nothing.
     servers.openbao.pause();
     let frozen = Duration::from_secs(27);
-    tokio::join!(keeps.endures(frozen), drops.endures(frozen));
+    tokio::join!(keeps.endures(frozen), drops.endures(frozen), over_tls.endures(frozen));
     let ends = pods.map(|pod| {
         let renewed = ["lease.renewed", "token.renewed"].map(|event| pod.pglease.events(event).len());
         (renewed, pod.pglease.events("vault.login").len())
@@ -156,7 +162,7 @@ async fn case_c12_vault_frozen_past_the_end_of_the_token_is_asked_for_a_new_one(
 
     let back_at = unix_now();
     servers.openbao.resume();
-    tokio::join!(keeps.recovers(back_at), drops.recovers(back_at));
+    tokio::join!(keeps.recovers(back_at), drops.recovers(back_at), over_tls.recovers(back_at));
     for (pod, (renewed, logins)) in pods.into_iter().zip(ends) {
         assert_eq!(pod.pglease.events("vault.login").len(), logins + 1);
         let first = &pod.pglease.events("lease.issued")[0]["generation"];
