@@ -6,7 +6,7 @@ CARGO := cargo
 # Returns when everything that the command started has ended.
 RUN := python3 tests/support/run.py
 # Most tests wait for servers, and for leases to end.
-export RUST_TEST_THREADS ?= 8
+export RUST_TEST_THREADS ?= 14
 # Of PostgreSQL. All tests run on the first of them, the end-to-end ones on each.
 MAJORS := 18 14
 demo up: MAJORS := 18

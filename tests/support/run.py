@@ -14,8 +14,8 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
-# For what the command has left, in seconds.
-PATIENCE = 20
+# For what the command has left, in seconds: removing the data of a few hundred databases takes its time.
+PATIENCE = 120
 
 
 def main(command):
