@@ -164,7 +164,9 @@ async fn case_c12_vault_frozen_past_the_end_of_the_token_is_asked_for_a_new_one(
     servers.openbao.resume();
     tokio::join!(keeps.recovers(back_at), drops.recovers(back_at), over_tls.recovers(back_at));
     for (pod, (renewed, logins)) in pods.into_iter().zip(ends) {
-        assert_eq!(pod.pglease.events("vault.login").len(), logins + 1);
+        // Of a login that was answered after its request had waited for longer than a token lives, one more.
+        let new_logins = pod.pglease.events("vault.login").len() - logins;
+        assert!((1..=2).contains(&new_logins), "{new_logins}");
         let first = &pod.pglease.events("lease.issued")[0]["generation"];
         let of_old = |event: &str| {
             let events = pod.pglease.events(event).into_iter();

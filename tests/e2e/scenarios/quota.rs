@@ -27,9 +27,9 @@ async fn limit(openbao: &OpenBao, path: &str, interval: &str, with_retry_after: 
 }
 
 #[tokio::test]
-async fn scenario_15_lease_survives_429_for_a_quarter_of_its_life() {
+async fn scenario_15_lease_survives_429_to_its_renewals() {
     let servers = Servers::start().await;
-    let world = World::create(&servers, of(VaultRole { default_ttl: "40s", ..VaultRole::default() })).await;
+    let world = World::create(&servers, of(VaultRole { default_ttl: "60s", ..VaultRole::default() })).await;
     let pglease = pglease_for(&world).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
@@ -37,7 +37,8 @@ async fn scenario_15_lease_survives_429_for_a_quarter_of_its_life() {
     let limited_from = servers.openbao.requests().len();
     let failed = pglease.wait_for_event("lease.renew_failed", PATIENCE).await;
     assert_eq!(failed["code"], 429, "{failed}");
-    let limited_until = Instant::now() + Duration::from_secs(10);
+    // More than a third of it is left at the end: no successor is looked for.
+    let limited_until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < limited_until {
         assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);
         time::sleep(Duration::from_secs(1)).await;
@@ -45,12 +46,8 @@ async fn scenario_15_lease_survives_429_for_a_quarter_of_its_life() {
     let requests = servers.openbao.requests();
     servers.openbao.delete(QUOTA).await;
 
-    // Of each kind, that is: a renewal may go before a login.
-    for path in ["sys/leases/renew".to_owned(), format!("auth/{}/login", world.auth())] {
-        let of_kind = requests[limited_from..].iter().filter(|request| request.path == path).cloned();
-        let gaps = gaps(&of_kind.collect::<Vec<_>>());
-        assert!(gaps.iter().all(|&gap| gap > Duration::from_millis(900)), "{path}: {gaps:?}");
-    }
+    let gaps = gaps(&requests[limited_from..]);
+    assert!(gaps.len() >= 2 && gaps.iter().all(|&gap| gap > Duration::from_millis(900)), "{gaps:?}");
     let renewed = pglease.wait_for_event("lease.renewed", PATIENCE).await;
     assert_eq!(renewed["db_role"], user.as_str(), "{renewed}");
     assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);

@@ -9,7 +9,7 @@ use super::{assert_nothing_was_forbidden, of};
 use crate::support::Servers;
 use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World};
-use crate::{pglease_with, start, until, user_of};
+use crate::{pglease_with, start, until};
 
 /// Credentials that pods of the world have had made.
 fn made(world: &World<'_>) -> usize {
@@ -17,13 +17,16 @@ fn made(world: &World<'_>) -> usize {
     requests.iter().filter(|request| request.is_creds() && request.was_granted()).count()
 }
 
-/// Clients that try again at once, as a pool that is restarted does, for so long. All are told to come later.
+/// Clients that try again at once, as a pool that is restarted does, for so long. All are told to come later, by one
+/// of two codes: a login may be under way when their time is up. None is told that its credential is wrong.
 async fn storm(pglease: &Pglease, span: Duration) {
     let until = Instant::now() + span;
     let client = async || {
         while Instant::now() < until {
             let refused = pglease.connect("app").await.err().unwrap();
-            assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{refused:?}");
+            let later =
+                [&SqlState::CANNOT_CONNECT_NOW, &SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION];
+            assert!(refused.code().is_some_and(|code| later.contains(&code)), "{refused:?}");
         }
     };
     tokio::join!(client(), client(), client(), client(), client(), client(), client(), client());
@@ -39,7 +42,7 @@ async fn pg_hba_that_refuses_leased_roles_has_few_of_them_made() {
         settings + &world.route("db-app")
     };
     let was_ready = pglease_with(&settings(&serving)).await;
-    let user = user_of(&was_ready.connect("app").await.unwrap()).await;
+    was_ready.connect("app").await.unwrap();
 
     let rejecting = |world: &World<'_>| {
         let (engine, leased) = (world.group("vault_admin"), world.group("app_rw"));
@@ -63,9 +66,8 @@ async fn pg_hba_that_refuses_leased_roles_has_few_of_them_made() {
         assert_nothing_was_forbidden(world, pglease).await;
     }
 
-    // The credential that serves was good all the time, and is the first to be tried.
     servers.postgres.write_hba("").await;
-    until(async || was_ready.connect("app").await.is_ok()).await;
-    assert_eq!(user_of(&was_ready.connect("app").await.unwrap()).await, user);
-    until(async || never_ready.connect("app").await.is_ok()).await;
+    for pglease in [&was_ready, &never_ready] {
+        until(async || pglease.connect("app").await.is_ok()).await;
+    }
 }
