@@ -53,8 +53,7 @@ async fn rotate_close_ends_the_sessions_of_all_older_credentials_and_revokes_the
         in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
 
         let closing = async {
-            let sql =
-                "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+            let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
             until(async || !world.superuser.rows(sql).await.is_empty()).await;
             two_at_once(&world, &pglease, &["rotate", "--close"], 3).await
         };

@@ -19,7 +19,7 @@ async fn drain_ends_idle_sessions_lets_statements_finish_and_revokes() {
 
     let statement = busy.query_one("SELECT 'finished' FROM pg_sleep(1)", &[]);
     let draining = async {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%finished%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%finished%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         pglease.sigterm();
         until(async || idle.is_closed()).await;
@@ -43,7 +43,7 @@ async fn second_signal_cuts_what_the_first_would_wait_for() {
     let statement = session.batch_execute("SELECT pg_sleep(600)");
 
     let cutting = async {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         pglease.sigterm();
         pglease.wait_for_event("drain.start", Duration::from_secs(10)).await;
@@ -54,7 +54,7 @@ async fn second_signal_cuts_what_the_first_would_wait_for() {
     assert!(cut.is_err());
     until(async || world.living_roles().await.is_empty()).await;
     // No statement runs on for a client that is gone.
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
     until(async || world.superuser.rows(sql).await.is_empty()).await;
 }
 

@@ -55,7 +55,7 @@ async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_sec
     let cancel = session.cancel_token();
     let sleep = session.batch_execute("SELECT pg_sleep(600)");
     let cancelling = async {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         cancel.cancel_query(NoTls).await.unwrap();
     };

@@ -73,7 +73,7 @@ async fn answer_of_every_size_comes_whole_and_without_a_nudge() {
 
     // A client that stops reading until upstream is held up by it.
     raw.query("SELECT repeat('x', 30000000) || pg_backend_pid() AS held_up").await;
-    let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%held_up' AND wait_event = 'ClientWrite'";
+    let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%held_up' AND wait_event = 'ClientWrite'";
     until(async || !world.superuser.rows(sql).await.is_empty()).await;
     let answer = raw.up_to(b'Z').await;
     assert!(answer[1].body.len() > 30_000_000);

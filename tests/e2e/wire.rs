@@ -20,7 +20,7 @@ async fn statement_is_cancelled_and_the_session_goes_on() {
 
     let sleep = session.batch_execute("SELECT pg_sleep(600)");
     let cancelling = async {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         cancel.cancel_query(NoTls).await.unwrap();
     };

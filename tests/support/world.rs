@@ -294,6 +294,8 @@ impl<'a> World<'a> {
             "CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD 'vault-admin-pw';
              CREATE ROLE {owner}; CREATE ROLE {rw}; CREATE ROLE {ro};
              GRANT {owner}, {rw}, {ro} TO {admin} WITH ADMIN OPTION;
+             -- From PostgreSQL 15 on it is so from the start.
+             REVOKE CREATE ON SCHEMA public FROM PUBLIC;
              GRANT USAGE, CREATE ON SCHEMA public TO {owner};
              CREATE TABLE t (id int PRIMARY KEY);
              INSERT INTO t SELECT generate_series(1, 100);
