@@ -296,7 +296,9 @@ async fn startups_of_many_parameters_take_no_more_than_they_are_long() {
     let gate = Gate::to(world.servers.openbao.port()).await;
     gate.close().await;
     let vault = format!("http://{}", gate.address());
-    let pglease = start(&(world.settings_with("info", &vault, "") + &world.route("db-app"))).await;
+    let pglease =
+        start(&(world.settings_with("info", &vault, "connect_wait = \"10m\"") + &world.route("db-app")))
+            .await;
     let at_rest = resident(&pglease);
 
     // As many as the length allows, from clients that wait for a credential.

@@ -97,7 +97,8 @@ async fn scenario_13_crash_loop_makes_one_role_in_ten_seconds_and_leaves_none_bu
     let world = World::shared(WorldOptions::default()).await;
     let (dir, settings) = with_state_dir(&world);
     let began = time::Instant::now();
-    for _ in 0..5 {
+    killed(pglease_with(&settings).await).await;
+    for _ in 0..4 {
         let pglease = start(&settings).await;
         time::sleep(Duration::from_millis(500)).await;
         killed(pglease).await;
