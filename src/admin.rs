@@ -215,7 +215,6 @@ pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::Instant;
 
     use super::*;
@@ -237,14 +236,7 @@ mod tests {
     }
 
     async fn ask(router: &Router, request: &str) -> String {
-        let (mut client, server) = tokio::io::duplex(1 << 16);
-        let answer = async {
-            client.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.unwrap();
-            answer
-        };
-        tokio::join!(http::exchange(server, router.clone(), EXCHANGE_TIMEOUT), answer).1
+        http::tests::answer(router.clone(), request).await
     }
 
     #[tokio::test]

@@ -228,7 +228,7 @@ const BACKLOG: i32 = 128;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::mpsc as std_mpsc;
     use std::thread;
 
@@ -266,8 +266,8 @@ mod tests {
         })
     }
 
-    /// The answer to `request`, head and body.
-    async fn ask(health: &Arc<Health>, request: &str) -> String {
+    /// What `router` answers to `request`, head and body.
+    pub(crate) async fn answer(router: Router, request: &str) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let answer = async {
             client.write_all(request.as_bytes()).await.unwrap();
@@ -275,7 +275,11 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        tokio::join!(exchange(server, router(Arc::clone(health)), EXCHANGE_TIMEOUT), answer).1
+        tokio::join!(exchange(server, router, EXCHANGE_TIMEOUT), answer).1
+    }
+
+    async fn ask(health: &Arc<Health>, request: &str) -> String {
+        answer(router(Arc::clone(health)), request).await
     }
 
     async fn status(health: &Arc<Health>, path: &str) -> String {
