@@ -27,7 +27,9 @@ pub(crate) mod replay;
 pub(crate) mod tokenreview;
 pub(crate) mod world;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Mutex;
 
 use tokio::sync::OnceCell;
 
@@ -81,15 +83,24 @@ pub(crate) fn http_client() -> reqwest::Client {
 /// The first of `count` adjacent ports that nobody listens on, on any loopback address of the machine.
 ///
 /// From below the range that connections take their own ports from, so that a server which stops finds its port
-/// free when it starts again. Somebody may take it before the caller does, who then asks again.
+/// free when it starts again. No two callers of this process get the same. Another process may take it before the
+/// caller does, who then asks again.
 pub(crate) fn free_ports(count: u16) -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    // Looking whether it is free takes it for a moment: one that stands closed must not be looked at.
+    let mut given = GIVEN.lock().unwrap();
     let is_free = |port: u16| {
         TcpListener::bind(("127.0.0.1", port)).is_ok()
             && (!has_ipv6() || TcpListener::bind(("::1", port)).is_ok())
     };
     let candidates = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000);
-    let mut free = candidates.filter(|first| (*first..*first + count).all(is_free));
-    free.next().expect("a free port between 20000 and 32000")
+    let mut free = candidates.filter(|first| {
+        let mut ports = *first..*first + count;
+        ports.clone().all(|port| !given.contains(&port)) && ports.all(is_free)
+    });
+    let first = free.next().expect("a free port between 20000 and 32000");
+    given.extend(first..first + count);
+    first
 }
 
 /// Whether the machine has `::1`.
