@@ -2,13 +2,12 @@
 //! they change. Runs no task of its own.
 
 use std::error::Error;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use std::{fmt, fs};
 
 use hyper::Uri;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
@@ -24,50 +23,39 @@ use tracing::{info, warn};
 
 use super::VaultSetupError;
 use super::http::Client;
-use crate::config::{Ca, ClientCert, VaultConfig, VaultTls};
+use crate::config::{Ca, VaultConfig, VaultTls};
 use crate::telemetry::Causes;
-use crate::tls::{self, TlsError, Verify};
+use crate::tls::{self, Change, Reread, TlsError, Verify};
 
 /// The way to Vault as its files say now.
 pub(super) struct Connection {
     config: VaultConfig,
-    current: Mutex<Current>,
-}
-
-struct Current {
-    client: Client<Connector>,
-    stamps: Vec<Stamp>,
+    paths: Vec<PathBuf>,
+    client: Reread<Client<Connector>>,
 }
 
 impl Connection {
     /// Reads the files; connects to nothing.
     pub(super) fn load(config: &VaultConfig) -> Result<Self, VaultSetupError> {
-        // Before they are read: what changes meanwhile is read again.
-        let stamps = stamps(&config.tls);
-        let current = Mutex::new(Current { client: client(config)?, stamps });
-        Ok(Self { config: config.clone(), current })
+        let paths = paths(&config.tls);
+        let client = Reread::new(&paths, || client(config))?;
+        Ok(Self { config: config.clone(), paths, client })
     }
 
     /// The client to make the next request with: a new one, without old connections, where the files have changed.
     /// Files that are of no use are said so once, and what was read before them stays.
     pub(super) fn client(&self) -> Client<Connector> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamps = stamps(&self.config.tls);
-        if stamps != current.stamps {
-            current.stamps = stamps;
-            match client(&self.config) {
-                Ok(client) => {
-                    info!(event = "vault.tls_reloaded");
-                    current.client = client;
-                }
-                Err(error) => warn!(
-                    event = "vault.tls_reload_failed",
-                    error = %Causes(&error),
-                    "the certificates read before stay in use",
-                ),
-            }
+        let (client, change) = self.client.get(&self.paths, || client(&self.config));
+        match change {
+            Change::None => {}
+            Change::Reread => info!(event = "vault.tls_reloaded"),
+            Change::Failed(error) => warn!(
+                event = "vault.tls_reload_failed",
+                error = %Causes(&error),
+                "the certificates read before stay in use",
+            ),
         }
-        current.client.clone()
+        client
     }
 }
 
@@ -77,30 +65,14 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// What tells a file from the one that was there before: a renamed or replaced one has another inode, a rewritten one
-/// another time or length. `None` where there is none.
-type Stamp = Option<(u64, u64, i64, i64)>;
-
-fn stamps(tls: &VaultTls) -> Vec<Stamp> {
-    let mut paths: Vec<PathBuf> = Vec::new();
-    match &tls.ca {
-        Ca::System => {}
-        Ca::File(path) => paths.push(path.clone()),
-        Ca::Dir(path) => {
-            let entries = fs::read_dir(path).into_iter().flatten();
-            paths.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-            paths.sort();
-        }
-    }
-    if let Some(ClientCert { cert_file, key_file }) = &tls.client {
-        paths.extend([cert_file.clone(), key_file.clone()]);
-    }
-    paths.iter().map(|path| stamp(path)).collect()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+/// What TLS is made of.
+fn paths(tls: &VaultTls) -> Vec<PathBuf> {
+    let ca = match &tls.ca {
+        Ca::System => None,
+        Ca::File(path) | Ca::Dir(path) => Some(path),
+    };
+    let client = tls.client.iter().flat_map(|client| [&client.cert_file, &client.key_file]);
+    ca.into_iter().chain(client).cloned().collect()
 }
 
 fn client(config: &VaultConfig) -> Result<Client<Connector>, VaultSetupError> {
@@ -197,37 +169,3 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Above the longest pause of a chain in trouble, below the idle limits of common load balancers.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn change_of_any_file_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let (cert_file, key_file) = (path("cert"), path("key"));
-        let tls = VaultTls {
-            ca: Ca::Dir(dir.path().into()),
-            client: Some(ClientCert { cert_file: cert_file.clone(), key_file: key_file.clone() }),
-            ..VaultTls::default()
-        };
-        let mut seen = stamps(&tls);
-        let mut is_new = || {
-            let now = stamps(&tls);
-            std::mem::replace(&mut seen, now.clone()) != now
-        };
-        assert!(!is_new());
-        for name in ["cert", "key", "ca.pem"] {
-            fs::write(path(name), "a").unwrap();
-            assert!(is_new(), "{name} is there");
-            fs::write(path("next"), "b").unwrap();
-            fs::rename(path("next"), path(name)).unwrap();
-            assert!(is_new(), "{name} is replaced");
-            fs::write(path(name), "longer").unwrap();
-            assert!(is_new(), "{name} is rewritten");
-        }
-        fs::remove_file(path("ca.pem")).unwrap();
-        assert!(is_new());
-    }
-}
