@@ -42,13 +42,15 @@ pub(crate) enum CancelError {
 }
 
 impl CancelRegistry {
-    /// Makes a key of our own for a session, good until the registration is dropped.
+    /// Makes a key of our own for a session, with a secret of `secret_len` bytes, good until the registration is
+    /// dropped.
     pub(crate) fn register(
         self: &Arc<Self>,
         upstream: Arc<Upstream>,
         target: CancelTarget,
+        secret_len: usize,
     ) -> Result<Registration, CancelError> {
-        let mut secret = Zeroizing::new(vec![0; SECRET_LEN]);
+        let mut secret = Zeroizing::new(vec![0; secret_len]);
         SystemRandom::new().fill(&mut secret).map_err(|_| CancelError::Random)?;
         let key = CancelKey { pid: target.key.pid, secret };
         let session = Arc::new(Cancellable {
@@ -176,8 +178,6 @@ impl Drop for Registration {
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Deliveries of clients' requests at a time.
 const MAX_DELIVERIES: usize = 16;
-/// Of a cancel secret in protocol 3.0, in bytes.
-const SECRET_LEN: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +202,7 @@ mod tests {
     fn register(registry: &Arc<CancelRegistry>, pid: i32, secret: &[u8]) -> Registration {
         let key = CancelKey { pid, secret: Zeroizing::new(secret.to_vec()) };
         let target = CancelTarget { address: SocketAddr::from(([127, 0, 0, 1], 1)), key };
-        registry.register(upstream(), target).unwrap()
+        registry.register(upstream(), target, 32).unwrap()
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         let registration = register(&registry, 42, b"upstream");
 
         assert_eq!(registration.key().pid, 42);
-        assert_eq!(registration.key().secret.len(), SECRET_LEN);
+        assert_eq!(registration.key().secret.len(), 32);
         assert!(registry.find(registration.key()).is_some());
         let guess = CancelKey { pid: 42, secret: Zeroizing::new(b"upstream".to_vec()) };
         assert!(registry.find(&guess).is_none(), "upstream's own secret is good upstream only");

@@ -203,8 +203,10 @@ where
     let Login { mut logged_in, hold } = login;
 
     let target = logged_in.cancel.take();
-    let registration =
-        target.map(|target| shared.cancels.register(Arc::clone(&route.upstream), target)).transpose()?;
+    let secret_len = asking.message.version.cancel_secret_len();
+    let registration = target
+        .map(|target| shared.cancels.register(Arc::clone(&route.upstream), target, secret_len))
+        .transpose()?;
     let key = registration.as_ref().map(Registration::key);
     let greeting = login::greeting(&logged_in, key);
     let mut opened = Box::new(Opened {

@@ -9,8 +9,8 @@ use tokio::time;
 
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::startup::{
-    CancelKey, FirstPacket, FirstPacketError, GSSENC_REQUEST, ProtocolVersion, SSL_REQUEST, StartupMessage,
-    split_first_packet,
+    CancelKey, FirstPacket, FirstPacketError, GSSENC_REQUEST, NEWEST_PROTOCOL, ProtocolVersion, SSL_REQUEST,
+    StartupMessage, split_first_packet,
 };
 
 /// What a connection is for.
@@ -73,12 +73,14 @@ impl StartupError {
         let Self::Malformed(FirstPacketError::Version { version }) = self else {
             return None;
         };
-        (version.major() < 3).then(|| format!("EFATAL:  {}\n\0", unsupported(*version)).into_bytes())
+        // A client that names no version at all is taken for one of today.
+        (version.major() < 3 && version.0 != 0)
+            .then(|| format!("EFATAL:  {}\n\0", unsupported(*version)).into_bytes())
     }
 }
 
 fn unsupported(version: ProtocolVersion) -> String {
-    format!("unsupported frontend protocol {version}: server supports 3.0 to 3.0")
+    format!("unsupported frontend protocol {version}: server supports 3.0 to {NEWEST_PROTOCOL}")
 }
 
 /// Reads up to the end of the CancelRequest or StartupMessage. What has come behind that stays in `early`.
@@ -223,7 +225,7 @@ mod tests {
             error.client_error(),
             Some(ClientError::fatal(
                 SqlState::FEATURE_NOT_SUPPORTED,
-                "unsupported frontend protocol 1234.5679: server supports 3.0 to 3.0"
+                "unsupported frontend protocol 1234.5679: server supports 3.0 to 3.2"
             ))
         );
         assert_eq!(error.old_style_answer(), None);
@@ -254,7 +256,7 @@ mod tests {
         let (outcome, ..) = after(&packet(0x0002_0000, b"\0")).await;
         assert_eq!(
             outcome.unwrap_err().old_style_answer().unwrap(),
-            b"EFATAL:  unsupported frontend protocol 2.0: server supports 3.0 to 3.0\n\0"
+            b"EFATAL:  unsupported frontend protocol 2.0: server supports 3.0 to 3.2\n\0"
         );
     }
 

@@ -227,13 +227,17 @@ async fn newer_protocol_is_negotiated_before_anything_else() {
     let (session, mut client) = proxy.connect();
     let client_side = async {
         client.write_all(&packet(0x0003_270f, b"user\0a\0database\0wizard\0_pq_.x\x001\0\0")).await.unwrap();
-        expect(&mut client, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0").await;
-        read_greeting(&mut client).await;
+        expect(&mut client, b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0").await;
+        // Upstream speaks 3.0, and its secret has 4 bytes: ours is as the client's version has it.
+        expect(&mut client, &[login::AUTHENTICATION_OK, STATUS, b"K\0\0\0\x28", &KEY[5..9]].concat()).await;
+        client.read_exact(&mut [0; 32]).await.unwrap();
+        expect(&mut client, READY).await;
         drop(client);
     };
     let server_side = async {
         let (mut stream, first) = server.accept().await;
         assert!(!first.escape_ascii().to_string().contains("_pq_"));
+        assert_eq!(first[4..8], 0x0003_0000_u32.to_be_bytes());
         greet(&mut stream).await;
         expect_end(&mut stream).await;
     };

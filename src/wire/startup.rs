@@ -103,18 +103,19 @@ pub(crate) struct StartupMessage {
 
 impl StartupMessage {
     /// Writes the NegotiateProtocolVersion that this message calls for: a newer minor version than
-    /// [`PROTOCOL_3_0`], or protocol options, none of which is known. Else writes nothing.
+    /// [`PROTOCOL_3_2`], or protocol options at whatever version, none of which is known. Else writes nothing.
     ///
-    /// Byte1 `v`, Int32 length, Int32 newest version that is spoken, Int32 number of options, their names.
+    /// Byte1 `v`, Int32 length, Int32 version that is spoken, Int32 number of options, their names.
     pub(crate) fn encode_negotiation(&self, out: &mut BytesMut) {
         let options = || self.parameters.iter().map(|(name, _)| name).filter(|name| is_protocol_option(name));
-        if self.version.0 <= PROTOCOL_3_0 && options().next().is_none() {
+        let spoken = self.version.spoken();
+        if spoken == self.version && options().next().is_none() {
             return;
         }
         let len = options().map(|name| name.len() + 1).sum::<usize>() + 12;
         out.put_u8(b'v');
         out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
-        out.put_u32(PROTOCOL_3_0);
+        out.put_u32(spoken.0);
         out.put_u32(u32::try_from(options().count()).unwrap_or(u32::MAX));
         for name in options() {
             out.put_slice(name);
@@ -129,7 +130,7 @@ pub(crate) fn is_protocol_option(name: &[u8]) -> bool {
 }
 
 /// Int32: major version in the upper half, minor in the lower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProtocolVersion(pub(crate) u32);
 
 impl ProtocolVersion {
@@ -139,6 +140,17 @@ impl ProtocolVersion {
 
     pub(crate) const fn minor(self) -> u32 {
         self.0 & 0xffff
+    }
+
+    /// What is spoken with a client that asks for this version of protocol 3: the newest that both know. 3.1 never
+    /// was a version of its own, and is let pass in silence as the server does.
+    pub(crate) fn spoken(self) -> Self {
+        self.min(NEWEST_PROTOCOL)
+    }
+
+    /// How long a cancel secret of ours is for a client of this version, in bytes: as the server's own.
+    pub(crate) fn cancel_secret_len(self) -> usize {
+        if self.0 >= PROTOCOL_3_2 { CANCEL_SECRET_LEN } else { CANCEL_SECRET_LEN_3_0 }
     }
 }
 
@@ -250,11 +262,20 @@ impl fmt::Debug for CancelKey {
 const MIN_FIRST_PACKET_LEN: usize = 8;
 /// PostgreSQL's own bound: `MAX_STARTUP_PACKET_LENGTH` behind the length word.
 pub(crate) const MAX_FIRST_PACKET_LEN: usize = 10_004;
-/// Of protocol 3.2; those of 3.0 have 4 bytes.
+/// What protocol 3.2 allows, in bytes.
 const MAX_CANCEL_SECRET_LEN: usize = 256;
+/// What PostgreSQL 18 gives out in protocol 3.2, in bytes.
+const CANCEL_SECRET_LEN: usize = 32;
+/// Of protocol 3.0, which knows no other length, in bytes.
+const CANCEL_SECRET_LEN_3_0: usize = 4;
 
 /// StartupMessage, protocol 3.0.
 pub(crate) const PROTOCOL_3_0: u32 = 0x0003_0000;
+/// The same, protocol 3.2: cancel secrets may be longer than 4 bytes. PostgreSQL manual, "Protocol Versions".
+pub(crate) const PROTOCOL_3_2: u32 = 0x0003_0002;
+/// The newest version that is spoken towards clients, whatever upstream speaks: nothing but the cancel secret
+/// depends on it, and that is our own.
+pub(crate) const NEWEST_PROTOCOL: ProtocolVersion = ProtocolVersion(PROTOCOL_3_2);
 /// CancelRequest.
 pub(crate) const CANCEL_REQUEST: u32 = 80_877_102;
 /// SSLRequest.
@@ -360,21 +381,51 @@ mod tests {
 
     #[test]
     fn newer_minor_versions_and_options_are_negotiated_down() {
-        let negotiation = |message: &StartupMessage| {
+        let negotiation = |version, pairs: &[(&str, &str)]| {
             let mut out = BytesMut::new();
-            message.encode_negotiation(&mut out);
-            out
+            startup(version, pairs).encode_negotiation(&mut out);
+            out.to_vec()
         };
-        assert!(negotiation(&startup(PROTOCOL_3_0, &[("user", "a")])).is_empty());
+        for version in [PROTOCOL_3_0, 0x0003_0001, PROTOCOL_3_2] {
+            assert_eq!(negotiation(version, &[("user", "a")]), b"", "{version:x}");
+            // The version that was asked for, and not a higher one.
+            let told = negotiation(version, &[("_pq_.b", "1"), ("user", "a")]);
+            let version = version.to_be_bytes();
+            assert_eq!(told, [b"v\0\0\0\x13", &version[..], b"\0\0\0\x01_pq_.b\0"].concat());
+        }
+        for version in [0x0003_0003, 0x0003_270f, 0x0003_ffff] {
+            assert_eq!(negotiation(version, &[("user", "a")]), b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
+        }
+        let options = [("_pq_.b", "1"), ("user", "a"), ("_pq_.c", ""), ("_pq_.b", "2"), ("_pq_.", "")];
         assert_eq!(
-            &negotiation(&startup(0x0003_0002, &[("user", "a")]))[..],
-            b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0"
+            negotiation(0x0003_270f, &options),
+            b"v\0\0\0\x27\0\x03\0\x02\0\0\0\x04_pq_.b\0_pq_.c\0_pq_.b\0_pq_.\0"
         );
-        assert_eq!(
-            &negotiation(&startup(0x0003_270f, &[("_pq_.b", "1"), ("user", "a"), ("_pq_.c", "")]))[..],
-            b"v\0\0\0\x1a\0\x03\0\0\0\0\0\x02_pq_.b\0_pq_.c\0"
-        );
-        assert_eq!(negotiation(&startup(PROTOCOL_3_0, &[("_pq_.b", "1")])).len(), 20);
+    }
+
+    #[test]
+    fn cancel_secret_is_as_long_as_the_version_allows() {
+        let lens = [0x0003_0000, 0x0003_0001, 0x0003_0002, 0x0003_0003, 0x0003_270f]
+            .map(|version| ProtocolVersion(version).cancel_secret_len());
+        assert_eq!(lens, [4, 4, 32, 32, 32]);
+    }
+
+    #[test]
+    fn cancel_keys_of_every_length_up_to_256_bytes_are_read_and_compared_as_a_whole() {
+        for len in 1..=256 {
+            let key = CancelKey { pid: -7, secret: Zeroizing::new(vec![9; len]) };
+            let mut request = BytesMut::new();
+            key.encode_request(&mut request);
+            assert_eq!(whole(&request), FirstPacket::Cancel(key.clone()));
+
+            let mut other = key.clone();
+            other.secret[len - 1] ^= 1;
+            assert_ne!(key, other);
+            for secret in [&key.secret[..len - 1], &[9; 257][..=len]] {
+                assert_ne!(key, CancelKey { pid: -7, secret: Zeroizing::new(secret.to_vec()) });
+            }
+            assert_ne!(key, CancelKey { pid: 7, ..key.clone() });
+        }
     }
 
     proptest! {
