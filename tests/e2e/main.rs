@@ -32,5 +32,6 @@ mod pgbench;
 mod secrets;
 mod errors;
 mod hostile;
+mod protocol;
 
 use steps::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};

@@ -140,7 +140,8 @@ impl Raw {
         self.unread.split().to_vec()
     }
 
-    async fn peek(&mut self) -> [u8; 5] {
+    /// Tag and length of the next message, which is left to be read.
+    pub(crate) async fn peek(&mut self) -> [u8; 5] {
         assert!(self.fill(5).await, "closed at once");
         self.unread[..5].try_into().unwrap()
     }
