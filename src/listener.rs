@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::config::{ListenAddress, ListenConfig};
+use crate::config::{ListenAddress, ListenConfig, Silence};
 use crate::drain::Phase;
 use crate::net;
 use crate::session::{self, Shared};
@@ -199,7 +199,7 @@ async fn accept_all(
                     info!(event = "accept.resumed");
                     backoff.reset();
                 }
-                match net::prepare(&stream) {
+                match net::prepare(&stream, &Silence::default()) {
                     Ok(()) => {
                         let place = shared.places().take();
                         connections.spawn(session::run(stream, place, Arc::clone(shared)));

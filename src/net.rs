@@ -3,33 +3,28 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// Sets what every connection has, to a client or an upstream: no delay of small messages, and keepalives.
-///
-/// A silent path is noticed after [`KEEPALIVE_IDLE`] + [`KEEPALIVE_PROBES`] × [`KEEPALIVE_INTERVAL`], two
-/// minutes: the kernel's own default is over two hours, in which a `LISTENing` session would wait for nobody, and
-/// most load balancers and firewalls forget a connection that is silent for four to six minutes.
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
-}
+use crate::config::{Keepalive, Silence};
 
-/// Silence before the first probe.
-pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-/// Between probes that nobody answers.
-pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Unanswered probes that end a connection.
-pub(crate) const KEEPALIVE_PROBES: u32 = 6;
+/// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is
+/// noticed where no word of it comes.
+pub(crate) fn prepare(stream: &TcpStream, silence: &Silence) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    if let Some(Keepalive { idle, interval, count }) = silence.keepalive {
+        let keepalive = TcpKeepalive::new();
+        let keepalive = idle.into_iter().fold(keepalive, TcpKeepalive::with_time);
+        let keepalive = interval.into_iter().fold(keepalive, TcpKeepalive::with_interval);
+        let keepalive = count.into_iter().fold(keepalive, TcpKeepalive::with_retries);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    socket.set_tcp_user_timeout(silence.user_timeout)
+}
 
 /// A connection to an upstream.
 #[derive(Debug)]
@@ -72,21 +67,44 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[tokio::test]
-    async fn prepared_connection_sends_at_once_and_probes_a_silent_path() {
+    /// Options of a socket that is prepared for `silence`: whether it probes, idle, interval, count and timeout.
+    async fn prepared(silence: Silence) -> (bool, Duration, Duration, u32, Option<Duration>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&stream).unwrap();
-
-        let socket = SockRef::from(&stream);
+        prepare(&stream, &silence).unwrap();
         assert!(stream.nodelay().unwrap());
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        let socket = SockRef::from(&stream);
+        (
+            socket.keepalive().unwrap(),
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+            socket.tcp_user_timeout().unwrap().filter(|timeout| !timeout.is_zero()),
+        )
+    }
+
+    #[tokio::test]
+    async fn prepared_connection_sends_at_once_and_probes_a_silent_path() {
+        let seconds = Duration::from_secs;
+        assert_eq!(prepared(Silence::default()).await, (true, seconds(60), seconds(10), 6, None));
+        let keepalive = Keepalive { idle: Some(seconds(2)), interval: Some(seconds(1)), count: Some(3) };
+        let quick = Silence { keepalive: Some(keepalive), user_timeout: Some(seconds(5)) };
+        assert_eq!(prepared(quick).await, (true, seconds(2), seconds(1), 3, Some(seconds(5))));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_to_the_system_is_not_touched() {
+        let off = Silence { keepalive: None, user_timeout: None };
+        let (is_on, idle, interval, count, timeout) = prepared(off).await;
+        assert!(!is_on && timeout.is_none());
+        let systems = Keepalive { idle: None, interval: None, count: None };
+        let left = Silence { keepalive: Some(systems), user_timeout: None };
+        assert_eq!(prepared(left).await, (true, idle, interval, count, None));
     }
 }

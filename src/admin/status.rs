@@ -61,7 +61,7 @@ impl RouteStatus {
         Self {
             database: any(&route.database),
             user: any(&route.user),
-            upstream: format!("{}:{}", route.upstream.host, route.upstream.port),
+            upstream: route.upstream.to_string(),
             vault_path: route.vault_path.clone(),
             startup_role: route.startup_role.clone(),
             at_lease_end: match route.at_lease_end {

@@ -229,15 +229,14 @@ fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     for upstream in config.routes.iter().map(|route| &route.upstream) {
-        let (host, port) = (&upstream.host, upstream.port);
         let warning = match upstream.ssl_mode {
             SslMode::VerifyFull => continue,
             SslMode::Disable => format!(
-                "upstream {host}:{port} has sslmode=disable: whoever is on the way reads and changes queries and \
+                "upstream {upstream} has sslmode=disable: whoever is on the way reads and changes queries and \
                  rows; use sslmode=verify-full"
             ),
             SslMode::Require => format!(
-                "upstream {host}:{port} has sslmode=require: its certificate is not verified, so whoever is on the \
+                "upstream {upstream} has sslmode=require: its certificate is not verified, so whoever is on the \
                  way can pose as the server; use sslmode=verify-full"
             ),
         };

@@ -12,6 +12,7 @@ pub(crate) use {
     env::environment,
     flags::{admin_flags, flags},
     load::{Loaded, load, load_admin},
+    server::{ChannelBinding, Host, Keepalive, Silence, SslMode, UpstreamConfig},
     vault::is_static,
 };
 
@@ -24,6 +25,7 @@ mod keys;
 mod keywords;
 mod load;
 mod routes;
+mod server;
 mod settings;
 mod upstream;
 mod value;
@@ -179,45 +181,6 @@ pub(crate) enum AtLeaseEnd {
     Leave,
     /// Sessions end with `57P01` before the lease does.
     Close,
-}
-
-/// A PostgreSQL server, as libpq names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct UpstreamConfig {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// Replaces the database that the client names; `None`: the client's goes on.
-    pub(crate) database: Option<String>,
-    pub(crate) ssl_mode: SslMode,
-    /// PEM file of the CAs that the server's certificate is verified against; without it the system's.
-    pub(crate) ssl_root_cert: Option<PathBuf>,
-    pub(crate) channel_binding: ChannelBinding,
-    /// For each address of the host; `None`: what is left of `listen.connect_wait`.
-    pub(crate) connect_timeout: Option<Duration>,
-}
-
-/// libpq's `sslmode`, as far as it promises anything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum SslMode {
-    /// Plain TCP.
-    Disable,
-    /// TLS with anyone.
-    Require,
-    /// TLS with a server that a CA of ours vouches for, under the name that we asked for.
-    #[default]
-    VerifyFull,
-}
-
-/// libpq's `channel_binding`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ChannelBinding {
-    /// Never.
-    Disable,
-    /// Where the server offers it.
-    #[default]
-    Prefer,
-    /// Nothing but SCRAM-SHA-256-PLUS counts as a login.
-    Require,
 }
 
 /// How the process stops. Both are counted from SIGTERM.

@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{AtLeaseEnd, ChannelBinding, DrainConfig, RouteConfig, SslMode, UpstreamConfig};
+use crate::config::{AtLeaseEnd, DrainConfig, RouteConfig, UpstreamConfig};
 use crate::credential::{self, Credential, Issued};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
@@ -33,15 +33,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let config = RouteConfig {
         database: None,
         user: None,
-        upstream: UpstreamConfig {
-            host: Ipv4Addr::LOCALHOST.to_string(),
-            port: upstream_port,
-            database: None,
-            ssl_mode: SslMode::Disable,
-            ssl_root_cert: None,
-            channel_binding: ChannelBinding::Disable,
-            connect_timeout: None,
-        },
+        upstream: UpstreamConfig::plain(&Ipv4Addr::LOCALHOST.to_string(), upstream_port),
         vault_path: "database/creds/db-app".to_owned(),
         startup_role: None,
         at_lease_end: AtLeaseEnd::Auto,

@@ -181,28 +181,18 @@ const MAX_DELIVERIES: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
-    use crate::config::{ChannelBinding, SslMode, UpstreamConfig};
+    use crate::config::UpstreamConfig;
 
     fn upstream() -> Arc<Upstream> {
-        let config = UpstreamConfig {
-            host: "127.0.0.1".to_owned(),
-            port: 1,
-            database: None,
-            ssl_mode: SslMode::Disable,
-            ssl_root_cert: None,
-            channel_binding: ChannelBinding::Disable,
-            connect_timeout: None,
-        };
-        Arc::new(Upstream::load(&config).unwrap())
+        Arc::new(Upstream::load(&UpstreamConfig::plain("127.0.0.1", 1)).unwrap())
     }
 
     fn register(registry: &Arc<CancelRegistry>, pid: i32, secret: &[u8]) -> Registration {
         let key = CancelKey { pid, secret: Zeroizing::new(secret.to_vec()) };
-        let target = CancelTarget { address: SocketAddr::from(([127, 0, 0, 1], 1)), key };
-        registry.register(upstream(), target, 32).unwrap()
+        let upstream = upstream();
+        let target = upstream.cancel_target(key);
+        registry.register(upstream, target, 32).unwrap()
     }
 
     #[test]

@@ -218,7 +218,7 @@ where
         at_lease_end,
         max_age: route.config.max_session_age.map(|max_age| (max_age, route.source.clone())),
     });
-    record.opened(&asking, route, opened.hold.credential(), opened.registration.as_ref());
+    record.opened(&asking, &logged_in.address, opened.hold.credential(), opened.registration.as_ref());
     if let Err(error) = greet(client, &greeting).await {
         Box::pin(close::close_upstream(&mut opened.upstream, close::TERMINATE)).await;
         return Err(error);

@@ -11,10 +11,10 @@ use super::auth::Client;
 use super::cancel::Registration;
 use super::error::{Blame, SessionError};
 use super::relay::{Relay, RelayEnd};
-use super::route::Route;
 use crate::credential::Credential;
 use crate::ids::{GenerationId, SessionId};
 use crate::telemetry::{Causes, Metrics, SessionEndLabels};
+use crate::upstream::Address;
 
 /// One connection, from accept on.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Record {
     pub(crate) fn opened(
         &mut self,
         client: &Client,
-        route: &Route,
+        address: &Address,
         credential: &Credential,
         registration: Option<&Registration>,
     ) {
@@ -54,7 +54,8 @@ impl Record {
             generation = %credential.generation,
             lease = credential.lease.as_ref().map(field::display),
             pid = registration.map(|registration| registration.key().pid),
-            upstream = format_args!("{}:{}", route.config.upstream.host, route.config.upstream.port),
+            upstream = %address.host(),
+            address = %address.socket(),
         );
     }
 

@@ -114,7 +114,7 @@ fn split_options(options: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ChannelBinding, SslMode, UpstreamConfig};
+    use crate::config::UpstreamConfig;
     use crate::credential;
     use crate::session::auth;
     use crate::wire::startup::{PROTOCOL_3_0, ProtocolVersion, StartupMessage};
@@ -123,15 +123,7 @@ mod tests {
         RouteConfig {
             database: None,
             user: None,
-            upstream: UpstreamConfig {
-                host: "postgres".to_owned(),
-                port: 5432,
-                database: None,
-                ssl_mode: SslMode::Disable,
-                ssl_root_cert: None,
-                channel_binding: ChannelBinding::Prefer,
-                connect_timeout: None,
-            },
+            upstream: UpstreamConfig::plain("postgres", 5432),
             vault_path: "database/creds/db-app".to_owned(),
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, DuplexStream, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::{AtLeaseEnd, ChannelBinding, RouteConfig, SslMode, UpstreamConfig};
+use crate::config::{AtLeaseEnd, RouteConfig, UpstreamConfig};
 use crate::credential::{self, Credential, CredentialSource, Publisher, Revocation, Standing, Suspicion};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
@@ -42,15 +42,7 @@ fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
     let config = RouteConfig {
         database: Some("wizard".to_owned()),
         user: None,
-        upstream: UpstreamConfig {
-            host: Ipv4Addr::LOCALHOST.to_string(),
-            port: upstream_port,
-            database: None,
-            ssl_mode: SslMode::Disable,
-            ssl_root_cert: None,
-            channel_binding: ChannelBinding::Prefer,
-            connect_timeout: None,
-        },
+        upstream: UpstreamConfig::plain(&Ipv4Addr::LOCALHOST.to_string(), upstream_port),
         vault_path: "database/creds/db-app".to_owned(),
         startup_role: Some("app_owner".to_owned()),
         at_lease_end: AtLeaseEnd::Close,

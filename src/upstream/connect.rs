@@ -11,16 +11,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Ca, SslMode, UpstreamConfig};
+use crate::config::{Ca, Silence, SslMode, UpstreamConfig};
 use crate::net;
 use crate::tls::{self, TlsError, Verify};
 use crate::wire::binding::{EndPointError, EndPointHash};
 use crate::wire::startup::SSL_REQUEST;
 
-/// TLS as one upstream wants it.
+/// TLS as the hosts of one upstream want it.
 pub(super) struct Tls {
     connector: TlsConnector,
-    server_name: ServerName<'static>,
 }
 
 /// Why there is no TLS with an upstream that accepted the connection. Of what a stranger sent no more is shown than
@@ -66,17 +65,17 @@ impl Tls {
         };
         let ca = config.ssl_root_cert.clone().map_or(Ca::System, Ca::File);
         let client = tls::client_config(verify, &ca, None)?;
-        let server_name = tls::server_name(&config.host)?;
-        Ok(Some(Self { connector: Arc::new(client).into(), server_name }))
+        Ok(Some(Self { connector: Arc::new(client).into() }))
     }
 
-    /// Asks for TLS and does the handshake.
+    /// Asks for TLS and does the handshake with a server that has to be `server_name`.
     pub(super) async fn negotiate(
         &self,
         mut stream: TcpStream,
+        server_name: &ServerName<'static>,
     ) -> Result<TlsStream<TcpStream>, NegotiationError> {
         request(&mut stream).await?;
-        self.connector.connect(self.server_name.clone(), stream).await.map_err(NegotiationError::Handshake)
+        self.connector.connect(server_name.clone(), stream).await.map_err(NegotiationError::Handshake)
     }
 }
 
@@ -88,10 +87,10 @@ pub(super) fn end_point(stream: &TlsStream<TcpStream>) -> Result<EndPointHash, E
     EndPointHash::of_certificate(certificate.map_or(&[], AsRef::as_ref))
 }
 
-/// One TCP connection, with the socket options of all.
-pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+/// One TCP connection, with its socket options.
+pub(super) async fn tcp(address: SocketAddr, silence: &Silence) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    net::prepare(&stream)?;
+    net::prepare(&stream, silence)?;
     Ok(stream)
 }
 

@@ -15,15 +15,16 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::lookup_host;
 use tokio::time;
 use tracing::{debug, warn};
 
-use crate::config::{ChannelBinding, UpstreamConfig};
+use crate::config::{ChannelBinding, Host, UpstreamConfig};
 use crate::credential::Credential;
 use crate::net::Stream;
-use crate::tls::TlsError;
+use crate::tls::{self, TlsError};
 use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, StartupParameters};
 
@@ -33,9 +34,10 @@ pub(crate) use inquiry::{Inquiry, QueryError};
 use connect::{NegotiationError, Tls};
 use login::Greeting;
 
-/// One server, as a route names it.
+/// Servers that stand for one another, as a route names them.
 pub(crate) struct Upstream {
     config: UpstreamConfig,
+    servers: Vec<Arc<Server>>,
     /// `None`: plain TCP.
     tls: Option<Tls>,
     /// Done once it has been said that logins here cannot be bound.
@@ -46,6 +48,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct LoggedIn {
     pub(crate) stream: Stream,
+    pub(crate) address: Address,
     /// Whole messages before BackendKeyData, but those of the login itself (ParameterStatus, NoticeResponse), as
     /// they came.
     pub(crate) before_key: BytesMut,
@@ -83,38 +86,99 @@ impl Probe {
     }
 }
 
+/// One host of an upstream.
+#[derive(Debug)]
+struct Server {
+    host: Host,
+    /// What its certificate is for; `None` without TLS.
+    tls_name: Option<ServerName<'static>>,
+}
+
+/// One address of one host. As text it is both, for people: `db:5432 (10.0.0.1:5432)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    server: Arc<Server>,
+    socket: SocketAddr,
+}
+
+impl Address {
+    /// The host, as settings have it.
+    pub(crate) fn host(&self) -> &Host {
+        &self.server.host
+    }
+
+    pub(crate) fn socket(&self) -> SocketAddr {
+        self.socket
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, socket } = self;
+        let is_address = server.host.name.parse::<IpAddr>().is_ok_and(|address| address == socket.ip());
+        if is_address { write!(f, "{socket}") } else { write!(f, "{} ({socket})", server.host) }
+    }
+}
+
 /// Where a cancel of one session goes: the same address over the same kind of connection.
 #[derive(Clone, Debug)]
 pub(crate) struct CancelTarget {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     pub(crate) key: CancelKey,
 }
 
 impl Upstream {
     /// Reads the CA file and makes the TLS configuration.
     pub(crate) fn load(config: &UpstreamConfig) -> Result<Self, TlsError> {
-        Ok(Self { tls: Tls::load(config)?, config: config.clone(), unbound: Once::new() })
+        let tls = Tls::load(config)?;
+        let server = |host: &Host| {
+            let tls_name = tls.is_some().then(|| tls::server_name(&host.name)).transpose()?;
+            Ok(Arc::new(Server { host: host.clone(), tls_name }))
+        };
+        let servers = config.hosts.iter().map(server).collect::<Result<_, TlsError>>()?;
+        Ok(Self { config: config.clone(), servers, tls, unbound: Once::new() })
     }
 
     /// Connects and logs in. `parameters` go as they are, with `user` set to the credential's. Not cancel safe: what
     /// was begun is closed.
     ///
-    /// The host is looked up anew, and its addresses are tried in turn, each within `connect_timeout`, until one
+    /// Each host is looked up anew, and its addresses are tried in turn, each within `connect_timeout`, until one
     /// lets us in or refuses us: a server's refusal holds for all of its addresses, a stranger's bytes do not.
     pub(crate) async fn log_in(
         &self,
         credential: &Credential,
         parameters: &StartupParameters,
     ) -> Result<LoggedIn, UpstreamError> {
-        let unresolved = |source| UpstreamError::Resolve { host: self.config.host.clone(), source };
-        let addresses =
-            lookup_host((self.config.host.as_str(), self.config.port)).await.map_err(unresolved)?;
+        let mut failure = None::<UpstreamError>;
+        for server in &self.servers {
+            let error = match self.log_in_to(server, credential, parameters).await {
+                Err(error) if !error.is_verdict() => error,
+                settled => return settled,
+            };
+            // What a server did tells more than that another is not there.
+            if error.is_of_server() || !failure.as_ref().is_some_and(UpstreamError::is_of_server) {
+                failure = Some(error);
+            }
+        }
+        Err(failure.unwrap_or_else(|| no_address(&self.config)))
+    }
+
+    async fn log_in_to(
+        &self,
+        server: &Arc<Server>,
+        credential: &Credential,
+        parameters: &StartupParameters,
+    ) -> Result<LoggedIn, UpstreamError> {
+        let Host { address, port, .. } = &server.host;
+        let unresolved = |source| UpstreamError::Resolve { host: server.host.to_string(), source };
+        let sockets = lookup_host((address.as_str(), *port)).await.map_err(unresolved)?;
 
         let mut failure = unresolved(io::Error::new(io::ErrorKind::NotFound, "no address"));
-        for address in addresses {
+        for socket in sockets {
+            let address = Address { server: Arc::clone(server), socket };
             // In a box: a session's task would keep the room of its login, 3 KiB, to the end.
-            let attempt = Box::pin(self.log_in_at(address, credential, parameters));
-            match self.within_limit(address, attempt).await {
+            let attempt = Box::pin(self.log_in_at(&address, credential, parameters));
+            match self.within_limit(&address, attempt).await {
                 Err(error) if !error.is_verdict() => {
                     debug!(event = "upstream.address_failed", %address, reason = error.reason());
                     // What a server did tells more than that another address has none.
@@ -142,7 +206,7 @@ impl Upstream {
     /// Delivers a CancelRequest over a connection of its own, and waits until upstream has closed it: only then has
     /// it been acted upon.
     pub(crate) async fn cancel(&self, target: &CancelTarget) -> Result<(), UpstreamError> {
-        let address = target.address;
+        let address = &target.address;
         let attempt = Box::pin(async {
             let mut stream = self.connect(address).await?;
             let mut request = BytesMut::new();
@@ -151,7 +215,7 @@ impl Upstream {
                 stream.write_all(&request).await?;
                 stream.flush().await
             };
-            sent.await.map_err(|source| UpstreamError::Cancel { address: self.name(address), source })?;
+            sent.await.map_err(|source| UpstreamError::Cancel { address: address.to_string(), source })?;
             // A TLS server says no goodbye either: any end is one.
             let _ = read_to_end(&mut stream).await;
             Ok(())
@@ -161,32 +225,32 @@ impl Upstream {
 
     async fn log_in_at(
         &self,
-        address: SocketAddr,
+        address: &Address,
         credential: &Credential,
         parameters: &StartupParameters,
     ) -> Result<LoggedIn, UpstreamError> {
         let mut stream = self.connect(address).await?;
         let binding = self
             .binding(&stream)
-            .map_err(|source| UpstreamError::Tls { address: self.name(address), source })?;
+            .map_err(|source| UpstreamError::Tls { address: address.to_string(), source })?;
 
         let Greeting { before_key, key, after_key } =
             login::log_in(&mut stream, credential, parameters, &binding)
                 .await
-                .map_err(|error| UpstreamError::login(self.name(address), error))?;
-        let cancel = key.map(|key| CancelTarget { address, key });
-        Ok(LoggedIn { stream, before_key, cancel, after_key })
+                .map_err(|error| UpstreamError::login(address.to_string(), error))?;
+        let cancel = key.map(|key| CancelTarget { address: address.clone(), key });
+        Ok(LoggedIn { stream, address: address.clone(), before_key, cancel, after_key })
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<Stream, UpstreamError> {
-        let stream = connect::tcp(address)
+    async fn connect(&self, address: &Address) -> Result<Stream, UpstreamError> {
+        let stream = connect::tcp(address.socket, &self.config.silence)
             .await
-            .map_err(|source| UpstreamError::Connect { address: self.name(address), source })?;
-        match &self.tls {
+            .map_err(|source| UpstreamError::Connect { address: address.to_string(), source })?;
+        match self.tls.as_ref().zip(address.server.tls_name.as_ref()) {
             None => Ok(Stream::Tcp(stream)),
-            Some(tls) => match tls.negotiate(stream).await {
+            Some((tls, name)) => match tls.negotiate(stream, name).await {
                 Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-                Err(source) => Err(UpstreamError::Tls { address: self.name(address), source }),
+                Err(source) => Err(UpstreamError::Tls { address: address.to_string(), source }),
             },
         }
     }
@@ -200,7 +264,7 @@ impl Upstream {
                 Ok(hash) => Binding::Preferred(hash),
                 Err(reason) => {
                     self.unbound.call_once(|| {
-                        warn!(event = "upstream.no_channel_binding", host = %self.config.host, %reason);
+                        warn!(event = "upstream.no_channel_binding", upstream = %self.config, %reason);
                     });
                     Binding::None
                 }
@@ -210,7 +274,7 @@ impl Upstream {
 
     async fn within_limit<T>(
         &self,
-        address: SocketAddr,
+        address: &Address,
         attempt: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
         let Some(limit) = self.config.connect_timeout else {
@@ -218,13 +282,18 @@ impl Upstream {
         };
         time::timeout(limit, attempt)
             .await
-            .unwrap_or_else(|_| Err(UpstreamError::TimedOut { address: self.name(address), limit }))
+            .unwrap_or_else(|_| Err(UpstreamError::TimedOut { address: address.to_string(), limit }))
     }
+}
 
-    /// For people: the host as settings have it, and the address that it had this time.
-    fn name(&self, address: SocketAddr) -> String {
-        let host = &self.config.host;
-        if host.parse::<IpAddr>().is_ok() { address.to_string() } else { format!("{host} ({address})") }
+#[cfg(test)]
+impl Upstream {
+    /// At the first host, which is an address.
+    pub(crate) fn cancel_target(&self, key: CancelKey) -> CancelTarget {
+        let server = Arc::clone(self.servers.first().expect("settings have a host"));
+        let ip = server.host.address.parse().expect("an address");
+        let socket = SocketAddr::new(ip, server.host.port);
+        CancelTarget { address: Address { server, socket }, key }
     }
 }
 
@@ -232,6 +301,12 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// What cannot be: settings without a host.
+fn no_address(config: &UpstreamConfig) -> UpstreamError {
+    let source = io::Error::new(io::ErrorKind::NotFound, "no host");
+    UpstreamError::Resolve { host: config.to_string(), source }
 }
 
 /// Says Terminate and waits a little until upstream has closed. How it ends is of no account.
@@ -277,15 +352,8 @@ mod tests {
     impl Place {
         async fn new(ssl_mode: SslMode) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let config = UpstreamConfig {
-                host: "127.0.0.1".to_owned(),
-                port: listener.local_addr().unwrap().port(),
-                database: None,
-                ssl_mode,
-                ssl_root_cert: None,
-                channel_binding: ChannelBinding::Prefer,
-                connect_timeout: None,
-            };
+            let port = listener.local_addr().unwrap().port();
+            let config = UpstreamConfig { ssl_mode, ..UpstreamConfig::at("127.0.0.1", port) };
             Self { listener, config }
         }
 
@@ -337,7 +405,7 @@ mod tests {
         let Stream::Tcp(stream) = stream else { panic!("TLS where none was asked for") };
         assert!(stream.nodelay().unwrap() && SockRef::from(&stream).keepalive().unwrap());
         let cancel = cancel.unwrap();
-        assert_eq!((cancel.address.port(), cancel.key.pid), (place.config.port, 7));
+        assert_eq!((cancel.address.to_string(), cancel.key.pid), (place.config.to_string(), 7));
         assert_eq!(after_key, b"Z\0\0\0\x05I"[..]);
     }
 
@@ -399,7 +467,7 @@ mod tests {
             assert!(!error.is_verdict() && error.sqlstate().is_none());
             let text = chain(&error);
             assert!(text.contains(said) && !text.contains("secret"), "{text}");
-            assert!(text.contains(&format!("127.0.0.1:{}", place.config.port)), "{text}");
+            assert!(text.contains(&place.config.to_string()), "{text}");
         }
     }
 
@@ -438,7 +506,8 @@ mod tests {
     #[tokio::test]
     async fn name_is_looked_up_and_a_missing_one_or_a_closed_port_is_an_error() {
         let mut place = Place::new(SslMode::Disable).await;
-        place.config.host = "localhost".to_owned();
+        let port = place.config.hosts[0].port;
+        place.config.hosts = vec![Host::at("localhost", port)];
         let logged_in = place.log_in(async |stream| {
             let mut upstream = FakeUpstream::new(stream);
             upstream.startup().await;
@@ -454,9 +523,9 @@ mod tests {
         };
         let error = try_with(&config).await;
         assert_eq!(error.reason(), "connect");
-        assert!(error.to_string().contains(&format!("localhost (127.0.0.1:{})", config.port)), "{error}");
+        assert!(error.to_string().contains(&format!("localhost:{port} (127.0.0.1:{port})")), "{error}");
         // Not a name: no resolver is asked.
-        config.host = "db\0".to_owned();
+        config.hosts = vec![Host::at("db\0", port)];
         assert_eq!(try_with(&config).await.reason(), "resolve");
     }
 
@@ -487,9 +556,8 @@ mod tests {
         let key = CancelKey { pid: 7, secret: b"abcd".to_vec().into() };
 
         let place = Place::new(SslMode::Disable).await;
-        let address = place.listener.local_addr().unwrap();
         let upstream = Upstream::load(&place.config).unwrap();
-        let target = CancelTarget { address, key: key.clone() };
+        let target = upstream.cancel_target(key.clone());
         let (cancelled, ()) = tokio::join!(upstream.cancel(&target), async {
             let mut received = [0; 16];
             place.accept().await.read_exact(&mut received).await.unwrap();
@@ -499,9 +567,8 @@ mod tests {
 
         let identity = Identity::new("127.0.0.1", &rcgen::PKCS_ECDSA_P256_SHA256);
         let place = Place::with_tls(&identity, SslMode::VerifyFull, ChannelBinding::Require).await;
-        let address = place.listener.local_addr().unwrap();
         let upstream = Upstream::load(&place.config).unwrap();
-        let target = CancelTarget { address, key };
+        let target = upstream.cancel_target(key);
         let (cancelled, ()) = tokio::join!(upstream.cancel(&target), async {
             let mut received = identity.accept(place.accept().await).await;
             assert_eq!(received.startup().await, request[4..]);

@@ -137,15 +137,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
         routes: vec![RouteConfig {
             database: None,
             user: None,
-            upstream: UpstreamConfig {
-                host: "db".to_owned(),
-                port: 5432,
-                database: Some("app".to_owned()),
-                ssl_mode: SslMode::VerifyFull,
-                ssl_root_cert: None,
-                channel_binding: ChannelBinding::Prefer,
-                connect_timeout: None,
-            },
+            upstream: UpstreamConfig { database: Some("app".to_owned()), ..UpstreamConfig::at("db", 5432) },
             vault_path: "database/creds/db-app".to_owned(),
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,
@@ -289,7 +281,7 @@ fn every_value_arrives_where_it_belongs() {
     );
     let [wizard, reporting] = config.routes.as_slice() else { panic!("two routes") };
     assert_eq!((wizard.database.as_deref(), wizard.user.as_deref()), (Some("wizard"), None));
-    assert_eq!((wizard.upstream.host.as_str(), wizard.upstream.port), ("::1", 5433));
+    assert_eq!(wizard.upstream.to_string(), "[::1]:5433");
     assert_eq!(wizard.upstream.database.as_deref(), Some("my db"));
     assert_eq!(wizard.upstream.ssl_mode, SslMode::Require);
     assert_eq!(wizard.upstream.channel_binding, ChannelBinding::Require);
@@ -338,7 +330,10 @@ fn the_files_only_route_gives_way_to_flags_and_variables() {
     let config = given.config();
 
     let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!((route.database.as_deref(), route.upstream.host.as_str()), (Some("wizard"), "other"));
+    assert_eq!(
+        (route.database.as_deref(), route.upstream.to_string().as_str()),
+        (Some("wizard"), "other:5432")
+    );
     assert_eq!(route.vault_path, "database/creds/db-app");
 }
 

@@ -1,0 +1,150 @@
+//! The servers of a route, as a connection string names them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// PostgreSQL servers that stand for one another, as libpq names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamConfig {
+    /// At least one, in the order in which they are tried.
+    pub(crate) hosts: Vec<Host>,
+    /// Replaces the database that the client names; `None`: the client's goes on.
+    pub(crate) database: Option<String>,
+    pub(crate) ssl_mode: SslMode,
+    /// PEM file of the CAs that the server's certificate is verified against; without it the system's.
+    pub(crate) ssl_root_cert: Option<PathBuf>,
+    pub(crate) channel_binding: ChannelBinding,
+    /// For each address of each host; `None`: what is left of `listen.connect_wait`.
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) silence: Silence,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// `host`: what its certificate is for. Where there is none, `hostaddr`.
+    pub(crate) name: String,
+    /// What is looked up: `hostaddr`, else `host`.
+    pub(crate) address: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Host {
+    /// As settings would have it: `db.example.com:5432`, `[::1]:5432`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, port, .. } = self;
+        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+    }
+}
+
+impl fmt::Display for UpstreamConfig {
+    /// Its hosts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{host}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a connection over TCP is found to be dead on which nothing comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Silence {
+    /// `None`: never asked.
+    pub(crate) keepalive: Option<Keepalive>,
+    /// How long what was sent may stay unacknowledged; `None`: the system's default.
+    pub(crate) user_timeout: Option<Duration>,
+}
+
+/// The probes of a silent connection; `None` is the system's default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    /// Silence before the first.
+    pub(crate) idle: Option<Duration>,
+    /// Between those that nobody answers.
+    pub(crate) interval: Option<Duration>,
+    /// Unanswered ones that end the connection.
+    pub(crate) count: Option<u32>,
+}
+
+impl Default for Silence {
+    /// No limit on what is unacknowledged: Linux would also end a connection by it whose other side is there and
+    /// takes no bytes for a while, as a server does that waits for a lock.
+    fn default() -> Self {
+        Self { keepalive: Some(Keepalive::default()), user_timeout: None }
+    }
+}
+
+impl Default for Keepalive {
+    /// Two minutes in all. The kernel's own default is over two hours, in which a `LISTENing` session would wait for
+    /// nobody, and most load balancers and firewalls forget a connection that is silent for four to six minutes.
+    fn default() -> Self {
+        Self { idle: Some(Duration::from_mins(1)), interval: Some(Duration::from_secs(10)), count: Some(6) }
+    }
+}
+
+/// libpq's `sslmode`, as far as it promises anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum SslMode {
+    /// Plain TCP.
+    Disable,
+    /// TLS with anyone.
+    Require,
+    /// TLS with a server that a CA of ours vouches for, under the name that we asked for.
+    #[default]
+    VerifyFull,
+}
+
+/// libpq's `channel_binding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ChannelBinding {
+    /// Never.
+    Disable,
+    /// Where the server offers it.
+    #[default]
+    Prefer,
+    /// Nothing but SCRAM-SHA-256-PLUS counts as a login.
+    Require,
+}
+
+#[cfg(test)]
+impl UpstreamConfig {
+    /// One host, and libpq's defaults, or ours, for all else.
+    pub(crate) fn at(name: &str, port: u16) -> Self {
+        Self {
+            hosts: vec![Host::at(name, port)],
+            database: None,
+            ssl_mode: SslMode::default(),
+            ssl_root_cert: None,
+            channel_binding: ChannelBinding::default(),
+            connect_timeout: None,
+            silence: Silence::default(),
+        }
+    }
+
+    /// The same over plain TCP.
+    pub(crate) fn plain(name: &str, port: u16) -> Self {
+        Self { ssl_mode: SslMode::Disable, ..Self::at(name, port) }
+    }
+}
+
+#[cfg(test)]
+impl Host {
+    pub(crate) fn at(name: &str, port: u16) -> Self {
+        Self { name: name.to_owned(), address: name.to_owned(), port }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_shown_as_they_are_written() {
+        let mut config = UpstreamConfig::at("::1", 5433);
+        config.hosts.push(Host::at("db", 5432));
+        assert_eq!(config.to_string(), "[::1]:5433,db:5432");
+    }
+}

@@ -1,0 +1,59 @@
+//! What is wrong with an `upstream`.
+
+use crate::config::conninfo::SyntaxError;
+use crate::config::error::{did_you_mean, quoted};
+
+/// What is wrong with an `upstream`, and what to do about it. Quotes no value that may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+    #[error("holds a {keyword}; remove it, as pglease logs in with what it leases")]
+    Secret { keyword: &'static str },
+    #[error("{}: unknown keyword; {}", quoted(keyword), did_you_mean(*nearest))]
+    Unknown { keyword: String, nearest: Option<&'static str> },
+    #[error("{keyword}: not built yet; leave it out")]
+    NotBuilt { keyword: &'static str },
+    #[error("{keyword}: the client's own goes on unchanged; leave it out")]
+    Clients { keyword: &'static str },
+    #[error("{keyword}: has no use here; leave it out")]
+    Unused { keyword: &'static str },
+    #[error("names no host; write it like postgresql://db.example.com:5432/app")]
+    NoHost,
+    #[error("host: entry {entry} is empty; name each host")]
+    EmptyHost { entry: usize },
+    #[error("names a Unix socket as host, which is not built yet; name a host or an IP address")]
+    UnixSocket,
+    #[error("has a hostaddr that is not an IP address; write it like 10.0.0.1")]
+    HostAddr,
+    #[error("host and hostaddr have {hosts} and {addresses} entries; give as many of each")]
+    HostAddrCount { hosts: usize, addresses: usize },
+    #[error("port has {ports} entries for {hosts} {}; give one for all, or one for each", if *hosts == 1 { "host" } else { "hosts" })]
+    PortCount { ports: usize, hosts: usize },
+    #[error("hostaddr without host with sslmode=verify-full, which verifies the name; add host")]
+    Nameless,
+    #[error("has a host that is neither a name nor an IP address; write it like db.example.com")]
+    Host,
+    #[error("has a port that is not a number from 1 to 65535; write it like 5432")]
+    Port,
+    #[error("has a dbname with a control character; remove it")]
+    Database,
+    #[error("sslmode={mode} promises nothing; use verify-full, or disable to do without TLS knowingly")]
+    WeakSslMode { mode: &'static str },
+    #[error("sslmode=verify-ca: not built yet; use verify-full")]
+    VerifyCa,
+    #[error("{keyword}: no such choice; use {choices}")]
+    Choice { keyword: &'static str, choices: &'static str },
+    #[error("{keyword} is not a number up to {max}; 0 is the system's default")]
+    Number { keyword: &'static str, max: u64 },
+    #[error("connect_timeout is not a number of seconds up to ten years; write it like connect_timeout=10")]
+    ConnectTimeout,
+    #[error(
+        "sslrootcert with sslmode={mode}, which verifies no certificate; use sslmode=verify-full, or remove it"
+    )]
+    RootCertUnused { mode: &'static str },
+    #[error(
+        "channel_binding=require with sslmode=disable, without which there is nothing to bind to; change one"
+    )]
+    BindingWithoutTls,
+}
