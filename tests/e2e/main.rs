@@ -29,6 +29,7 @@ mod drain;
 mod admin;
 mod setup;
 mod pgbench;
+mod clients;
 mod secrets;
 mod errors;
 mod hostile;

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -23,6 +23,8 @@ use tokio::time;
 pub(crate) struct Process {
     child: Mutex<Child>,
     pid: Pid,
+    /// Its standard input, of a process that is to be told things.
+    input: Mutex<Option<ChildStdin>>,
     lines: Lines,
     stop: Signal,
 }
@@ -43,6 +45,13 @@ pub(crate) struct Spawn<'a> {
 
 impl Process {
     pub(crate) fn spawn(spawn: &Spawn<'_>) -> Self {
+        let process = Self::spawn_with_input(spawn);
+        drop(lock(&process.input).take());
+        process
+    }
+
+    /// One that can be [told](Self::tell) things.
+    pub(crate) fn spawn_with_input(spawn: &Spawn<'_>) -> Self {
         // The shell waits for a line that is written once the reaper knows it, then becomes the program. Where
         // this process dies in between, it reads the end of the pipe instead, and ends.
         let mut command = Command::new("/bin/sh");
@@ -61,8 +70,17 @@ impl Process {
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let lines = Lines::follow(stdout, stderr);
         // Fails where the shell has ended already: whoever waits for a line of the program then says so.
-        let _ = child.stdin.take().unwrap().write_all(b"\n");
-        Self { pid: Pid::from_child(&child), child: Mutex::new(child), lines, stop: spawn.stop }
+        let mut input = child.stdin.take().unwrap();
+        let _ = input.write_all(b"\n");
+        let input = Mutex::new(Some(input));
+        Self { pid: Pid::from_child(&child), child: Mutex::new(child), input, lines, stop: spawn.stop }
+    }
+
+    /// Writes a line to its standard input. One that has ended does not hear it.
+    pub(crate) fn tell(&self, line: &str) {
+        if let Some(input) = lock(&self.input).as_mut() {
+            let _ = input.write_all(format!("{line}\n").as_bytes());
+        }
     }
 
     /// What it prints, on stdout and stderr.

@@ -1,0 +1,140 @@
+"""Gets the client libraries of one language into target/clients, from its own registry, as pinned.
+
+    python3 tests/clients/install.py LANGUAGE
+
+Takes what is there already, so that it works offline from the second time on. Any number of runs at once are
+fine, and so is an interrupted one: whatever appears under its own name is whole. The name has a hash of what is
+pinned, so that other pins make another folder. Progress goes to stderr. JSON goes to stdout: `missing`, a line
+about a toolchain that is not installed, or `programs`, how each is started:
+
+    {"programs": {"psycopg3": {"argv": ["/usr/bin/python3", "…/psycopg3.py"], "env": {"PYTHONPATH": "…"}}}}
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+CLIENTS = SOURCES.parents[1] / "target" / "clients"
+
+
+class Missing(Exception):
+    """A toolchain is not installed."""
+
+
+def python():
+    if sys.version_info < (3, 10):
+        raise Missing("the pinned packages need Python 3.10 or later")
+    folder = SOURCES / "python"
+    pins = folder / "requirements.txt"
+    tag = f"{sys.implementation.cache_tag}-{os.uname().machine}"
+
+    def install(to):
+        require("pip", [sys.executable, "-m", "pip", "--version"], "apt-get install -y python3-pip")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        command += ["--no-deps", "--only-binary=:all:", "--no-warn-script-location", "--root-user-action=ignore"]
+        run("pip", [*command, f"--target={to}", f"--requirement={pins}"])
+
+    packages = place("python", [pins], install, tag)
+    env = {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    programs = [path for path in folder.glob("*.py") if path.name != "contract.py"]
+    return {path.stem: {"argv": [sys.executable, str(path)], "env": env} for path in programs}
+
+
+LANGUAGES = {"python": python}
+
+
+def main(language):
+    try:
+        found = {"programs": LANGUAGES[language]()}
+    except Missing as missing:
+        found = {"missing": str(missing)}
+    json.dump(found, sys.stdout)
+    print()
+
+
+def require(name, command, remedy):
+    """The toolchain `name` answers, or is missing."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError:
+        done = None
+    if done is None or done.returncode:
+        raise Missing(f"{name} is not installed ({remedy})")
+
+
+def place(language, pins, install, tag=""):
+    """The folder that `install` has filled, from what the files `pins` say. Filled once."""
+    digest = hashlib.sha256(tag.encode())
+    for path in sorted(pins):
+        digest.update(path.read_bytes())
+    folder = CLIENTS / f"{language}-{digest.hexdigest()[:16]}"
+    if folder.exists():
+        return folder
+    with alone(language):
+        if folder.exists():
+            return folder
+        say(language, "installing what is pinned, once")
+        part = Path(tempfile.mkdtemp(prefix=f".part-{language}-", dir=CLIENTS))
+        try:
+            install(part / "whole")
+            # Those of other pins are of no use any more.
+            for old in CLIENTS.glob(f"{language}-*"):
+                remove(old)
+            (part / "whole").rename(folder)
+        finally:
+            remove(part)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(language):
+    """Holds the lock of the language, and clears away what interrupted runs have left."""
+    CLIENTS.mkdir(parents=True, exist_ok=True)
+    with open(CLIENTS / f".lock-{language}", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(language, "waiting for another installation to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for part in CLIENTS.glob(f".part-{language}-*"):
+            remove(part)
+        yield
+
+
+def run(name, command, **options):
+    """Runs it to its end; its output is seen where it fails."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+    done = subprocess.run([str(word) for word in command], **options)
+    if done.returncode:
+        output = (done.stdout or b"").decode(errors="replace").strip()
+        fail(name, f"could not install what is pinned:\n{output}")
+
+
+def remove(path):
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def say(name, text):
+    print(f"clients: {name}: {text}", file=sys.stderr, flush=True)
+
+
+def fail(name, text):
+    say(name, text)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in LANGUAGES:
+        sys.exit(f"usage: install.py {'|'.join(LANGUAGES)}")
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit(130)

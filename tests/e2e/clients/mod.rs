@@ -1,0 +1,72 @@
+//! Real clients: drivers, pools and tools of every language, as their registries have them.
+//!
+//! `tests/clients/README.md` is the contract with the programs, `docs/clients.md` what a user is promised. All
+//! programs of a language live through the same two rotations and the same lease end, once, whichever of its tests
+//! comes first; each test then looks at what its client has said.
+
+mod docs;
+mod stage;
+
+use std::io::Write;
+
+use crate::support::env;
+use stage::Played;
+
+/// What a client does, the pool aside, where its driver has an API for everything.
+const ALL: &[&str] =
+    &["query", "prepared", "transaction", "copy", "notify", "cancel", "error", "big", "ended"];
+
+/// A program, and the steps that it must have done.
+type Client = (&'static str, &'static [&'static str]);
+
+macro_rules! clients {
+    ($($language:ident { $($client:ident: $steps:expr,)+ })+) => {
+        $(mod $language {
+            use tokio::sync::OnceCell;
+
+            use super::{Client, Played, assert_passed, stage};
+
+            static PLAYED: OnceCell<Played> = OnceCell::const_new();
+
+            pub(super) const CLIENTS: &[Client] = {
+                use super::*;
+                &[$((stringify!($client), $steps),)+]
+            };
+
+            $(#[tokio::test]
+            async fn $client() {
+                let played = PLAYED.get_or_init(|| stage::play(stringify!($language), CLIENTS)).await;
+                assert_passed(played, stringify!($client));
+            })+
+        })+
+
+        /// All of them, by language.
+        const LANGUAGES: &[(&str, &[Client])] = &[$((stringify!($language), $language::CLIENTS),)+];
+    };
+}
+
+clients! {
+    python {
+        psycopg3: ALL,
+        psycopg2_pool: ALL,
+        asyncpg_pool: ALL,
+    }
+}
+
+/// Fails with the client's own words; where its toolchain is missing, unless that must be there, says so.
+fn assert_passed(played: &Played, client: &str) {
+    match played {
+        Played::Missing(what) => {
+            let is_required = env("PGLEASE_TEST_CLIENTS").is_some_and(|clients| clients == "required");
+            assert!(!is_required, "{client}: {what}");
+            // Not by a macro of printing: what these say the test runner shows of failed tests only.
+            let line = format!("skipped: clients: {client}: {what}\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+        }
+        Played::Done(outcomes) => {
+            if let Err(failure) = &outcomes[client] {
+                panic!("{client}: {failure}");
+            }
+        }
+    }
+}
