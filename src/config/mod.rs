@@ -12,7 +12,8 @@ pub(crate) use {
     env::environment,
     flags::{admin_flags, flags},
     load::{Loaded, load, load_admin},
-    server::{ChannelBinding, Host, Keepalive, Silence, SslMode, UpstreamConfig},
+    require_auth::RequireAuth,
+    server::{ChannelBinding, Host, Keepalive, ProtocolVersion, Silence, SslMode, UpstreamConfig},
     vault::is_static,
 };
 
@@ -24,6 +25,7 @@ mod flags;
 mod keys;
 mod keywords;
 mod load;
+mod require_auth;
 mod routes;
 mod server;
 mod settings;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::RequireAuth;
+
 /// PostgreSQL servers that stand for one another, as libpq names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamConfig {
@@ -15,6 +17,10 @@ pub(crate) struct UpstreamConfig {
     /// PEM file of the CAs that the server's certificate is verified against; without it the system's.
     pub(crate) ssl_root_cert: Option<PathBuf>,
     pub(crate) channel_binding: ChannelBinding,
+    pub(crate) require_auth: RequireAuth,
+    pub(crate) min_protocol_version: ProtocolVersion,
+    /// What a server is asked for.
+    pub(crate) max_protocol_version: ProtocolVersion,
     /// For each address of each host; `None`: what is left of `listen.connect_wait`.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) silence: Silence,
@@ -109,6 +115,15 @@ pub(crate) enum ChannelBinding {
     Require,
 }
 
+/// A version of the protocol that pglease speaks with servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ProtocolVersion {
+    #[default]
+    V3_0,
+    /// With cancel keys of up to 256 bytes.
+    V3_2,
+}
+
 #[cfg(test)]
 impl UpstreamConfig {
     /// One host, and libpq's defaults, or ours, for all else.
@@ -119,6 +134,9 @@ impl UpstreamConfig {
             ssl_mode: SslMode::default(),
             ssl_root_cert: None,
             channel_binding: ChannelBinding::default(),
+            require_auth: RequireAuth::default(),
+            min_protocol_version: ProtocolVersion::default(),
+            max_protocol_version: ProtocolVersion::default(),
             connect_timeout: None,
             silence: Silence::default(),
         }

@@ -3,8 +3,10 @@
 use std::io;
 use std::time::Duration;
 
+use crate::config::RequireAuth;
 use crate::wire::error::{ClientError, ErrorResponse, SqlState};
 use crate::wire::frame::FrameError;
+use crate::wire::negotiation::NegotiationError as VersionError;
 use crate::wire::scram::ScramError;
 
 use super::connect::NegotiationError;
@@ -115,12 +117,20 @@ pub(crate) enum LoginError {
     Malformed { name: &'static str },
     #[error("user name of the credential contains a zero byte")]
     UserName,
-    #[error("upstream asks for {method}: only SCRAM-SHA-256 is answered")]
-    Method { method: &'static str },
+    #[error("password of the credential contains a zero byte")]
+    Password,
+    #[error("upstream and pglease do not agree on a version of the protocol")]
+    Version(#[from] VersionError),
+    #[error("upstream asks for {method}, and require_auth is {allowed}")]
+    Method { method: &'static str, allowed: RequireAuth },
+    #[error("upstream asks for nothing, and require_auth is {allowed}")]
+    NothingAsked { allowed: RequireAuth },
+    #[error("upstream asks for the password in clear, which goes over verified TLS only")]
+    InClear,
     #[error("upstream sent {name} out of order")]
     OutOfOrder { name: &'static str },
-    #[error("upstream let us in without the channel binding that is required")]
-    NotBound,
+    #[error("upstream asks for {asked}, and channel binding is required")]
+    NotBound { asked: &'static str },
     #[error("upstream let us in without proof that it knows the credential")]
     NotProven,
     #[error("SCRAM authentication failed")]
@@ -133,26 +143,32 @@ impl LoginError {
     /// Whether the other side failed to show that it is the server that our credential is for. That says nothing
     /// about the credential.
     pub(super) fn is_untrusted(&self) -> bool {
-        matches!(
-            self,
-            Self::Method { .. } | Self::OutOfOrder { .. } | Self::NotBound | Self::NotProven | Self::Scram(_)
-        )
+        self.reason() == UNTRUSTED
     }
 
     /// As [`UpstreamError::reason`].
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Io(_) | Self::Closed => "lost",
-            Self::Frame(_) | Self::Unexpected { .. } | Self::Malformed { .. } | Self::UserName => "protocol",
+            Self::Frame(_)
+            | Self::Unexpected { .. }
+            | Self::Malformed { .. }
+            | Self::UserName
+            | Self::Password
+            | Self::Version(_) => "protocol",
             Self::Method { .. }
+            | Self::NothingAsked { .. }
+            | Self::InClear
             | Self::OutOfOrder { .. }
-            | Self::NotBound
+            | Self::NotBound { .. }
             | Self::NotProven
-            | Self::Scram(_) => "untrusted",
+            | Self::Scram(_) => UNTRUSTED,
             Self::Refused(_) => "refused",
         }
     }
 }
+
+const UNTRUSTED: &str = "untrusted";
 
 #[cfg(test)]
 mod tests {

@@ -3,17 +3,38 @@
 //! Two phases: until AuthenticationOk the other side is nobody in particular and gets little room; from there on
 //! its greeting is kept for the client as it came.
 
+#[cfg(test)]
+mod tests;
+
+use std::panic;
+
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::task;
 
+use crate::config::RequireAuth;
 use crate::credential::Credential;
-use crate::wire::authentication::Authentication;
+use crate::wire::authentication::{self, Authentication, PasswordMessage};
 use crate::wire::error::ErrorResponse;
 use crate::wire::frame::{Frame, split_frame};
+use crate::wire::negotiation::Versions;
 use crate::wire::scram::{Binding, Exchange, Proof};
 use crate::wire::startup::{CancelKey, StartupParameters};
 
 use super::error::LoginError;
+
+/// What a login insists on.
+#[derive(Clone, Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) binding: Binding,
+    pub(super) require_auth: RequireAuth,
+    /// Whether TLS has shown that this is the server: no one else gets a password in clear.
+    pub(super) is_verified: bool,
+    pub(super) versions: Versions,
+    /// For key derivations that go on at a time.
+    pub(super) turns: &'a Semaphore,
+}
 
 /// What upstream said once it had let us in. `before_key` and `after_key` are as in [`super::LoggedIn`].
 #[derive(Debug)]
@@ -23,13 +44,13 @@ pub(super) struct Greeting {
     pub(super) after_key: BytesMut,
 }
 
-/// Logs in as `credential` says, with `parameters` otherwise. The password never leaves in clear or as MD5. Not
-/// cancel safe: the connection is of no use after an error or a drop.
+/// Logs in as `credential` says, with `parameters` otherwise. The password leaves in clear or as MD5 where `terms` name
+/// that, and only there. Not cancel safe: the connection is of no use after an error or a drop.
 pub(super) async fn log_in<S>(
     stream: &mut S,
     credential: &Credential,
     parameters: &StartupParameters,
-    binding: &Binding,
+    terms: &Terms<'_>,
 ) -> Result<Greeting, LoginError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -40,11 +61,11 @@ where
     let mut parameters = parameters.clone();
     parameters.set("user", credential.user.as_bytes());
     let mut startup = BytesMut::new();
-    parameters.encode(&mut startup);
+    parameters.encode(terms.versions.most, &mut startup);
 
     let mut login = Login { stream, read: BytesMut::new(), kept: BytesMut::new(), room: MAX_LOGIN_LEN };
     login.send(&startup).await?;
-    login.authenticate(credential, binding).await?;
+    login.authenticate(credential, terms).await?;
     login.greeting().await
 }
 
@@ -74,6 +95,8 @@ impl Message {
 /// How far the proof has come.
 enum Auth {
     Fresh,
+    /// A password was sent, in clear or as MD5.
+    Answered,
     Begun(Exchange),
     Proved(Proof),
     Verified,
@@ -83,49 +106,67 @@ impl<S> Login<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Up to AuthenticationOk. It counts where nothing was asked of us and no binding is required, or when an
-    /// exchange has run to its end: half of one would do for who wants to be taken for the server.
-    async fn authenticate(&mut self, credential: &Credential, binding: &Binding) -> Result<(), LoginError> {
+    /// Up to AuthenticationOk. It counts where nothing was asked of us and that will do, or when what was asked has run
+    /// to its end: half of an exchange would do for who wants to be taken for the server.
+    async fn authenticate(&mut self, credential: &Credential, terms: &Terms<'_>) -> Result<(), LoginError> {
         let mut auth = Auth::Fresh;
+        let mut is_negotiated = false;
         loop {
-            let message = self.message(MAX_AUTHENTICATION_LEN).await?;
+            let message = self.message(MAX_NOTICE_LEN).await?;
             let request = match message.tag {
-                AUTHENTICATION => Authentication::parse(message.body())
-                    .ok_or(LoginError::Malformed { name: "authentication request" })?,
+                AUTHENTICATION if message.body().len() <= MAX_REQUEST_LEN => {
+                    Authentication::parse(message.body())
+                        .ok_or(LoginError::Malformed { name: "authentication request" })?
+                }
+                AUTHENTICATION => return Err(LoginError::Malformed { name: "authentication request" }),
                 ERROR_RESPONSE => return Err(LoginError::Refused(ErrorResponse::parse(message.body()))),
                 NOTICE_RESPONSE | PARAMETER_STATUS => {
                     self.kept.unsplit(message.bytes);
                     continue;
                 }
-                // Says which minor version and options upstream lacks: we ask for none.
-                NEGOTIATE_PROTOCOL_VERSION => continue,
+                NEGOTIATE_PROTOCOL_VERSION if !is_negotiated && matches!(auth, Auth::Fresh) => {
+                    terms.versions.judge(message.body())?;
+                    is_negotiated = true;
+                    continue;
+                }
                 tag => return Err(LoginError::Unexpected { tag }),
             };
-            let mut reply = BytesMut::new();
             auth = match (request, auth) {
-                (Authentication::Ok, Auth::Fresh) if matches!(binding, Binding::Required(_)) => {
-                    return Err(LoginError::NotBound);
-                }
-                (Authentication::Ok, Auth::Fresh | Auth::Verified) => return Ok(()),
+                (Authentication::Ok, Auth::Fresh) => return is_enough(terms),
+                (Authentication::Ok, Auth::Verified | Auth::Answered) => return Ok(()),
                 (Authentication::Ok, Auth::Begun(_) | Auth::Proved(_)) => return Err(LoginError::NotProven),
+                (Authentication::Cleartext, Auth::Fresh) => {
+                    self.send(&cleartext(credential, terms)?).await?;
+                    Auth::Answered
+                }
+                (Authentication::Md5 { salt }, Auth::Fresh) => {
+                    self.send(&md5(credential, salt, terms)?).await?;
+                    Auth::Answered
+                }
+                (Authentication::Sasl(_), Auth::Fresh) if !terms.require_auth.scram => {
+                    return Err(not_allowed("SCRAM-SHA-256", terms));
+                }
                 (Authentication::Sasl(offered), Auth::Fresh) => {
-                    let exchange = Exchange::begin(offered, binding, &credential.password)?;
+                    let exchange = Exchange::begin(offered, &terms.binding, &credential.password)?;
+                    let mut reply = BytesMut::new();
                     exchange.encode(&mut reply);
+                    self.send(&reply).await?;
                     Auth::Begun(exchange)
                 }
                 (Authentication::SaslContinue(server_first), Auth::Begun(exchange)) => {
-                    let proof = exchange.prove(server_first)?;
+                    let proof = prove(exchange, server_first, terms.turns).await?;
+                    let mut reply = BytesMut::new();
                     proof.encode(&mut reply);
+                    self.send(&reply).await?;
                     Auth::Proved(proof)
                 }
                 (Authentication::SaslFinal(server_final), Auth::Proved(proof)) => {
                     proof.verify(server_final)?;
                     Auth::Verified
                 }
-                (Authentication::Other(method), _) => return Err(LoginError::Method { method }),
+                (Authentication::Other(method), _) => return Err(not_allowed(method, terms)),
                 (request, _) => return Err(LoginError::OutOfOrder { name: request.name() }),
             };
-            self.send(&reply).await?;
         }
     }
 
@@ -178,6 +219,66 @@ where
     }
 }
 
+/// Whether a server may let us in without asking anything.
+fn is_enough(terms: &Terms<'_>) -> Result<(), LoginError> {
+    match terms.binding {
+        Binding::Required(_) => Err(LoginError::NotBound { asked: "nothing" }),
+        Binding::None | Binding::Preferred(_) if terms.require_auth.none => Ok(()),
+        Binding::None | Binding::Preferred(_) => {
+            Err(LoginError::NothingAsked { allowed: terms.require_auth })
+        }
+    }
+}
+
+/// The password itself, for a server that may have it.
+fn cleartext(credential: &Credential, terms: &Terms<'_>) -> Result<PasswordMessage, LoginError> {
+    const ASKED: &str = "the password in clear";
+    if !terms.require_auth.password {
+        return Err(not_allowed(ASKED, terms));
+    }
+    if !terms.is_verified {
+        return Err(LoginError::InClear);
+    }
+    refuse_unbound(ASKED, terms)?;
+    authentication::cleartext(&credential.password).ok_or(LoginError::Password)
+}
+
+/// The password's hash, for a server that may have it.
+fn md5(credential: &Credential, salt: [u8; 4], terms: &Terms<'_>) -> Result<PasswordMessage, LoginError> {
+    const ASKED: &str = "an MD5 password";
+    if !terms.require_auth.md5 {
+        return Err(not_allowed(ASKED, terms));
+    }
+    refuse_unbound(ASKED, terms)?;
+    authentication::md5(&credential.user, &credential.password, salt).ok_or(LoginError::Password)
+}
+
+fn refuse_unbound(asked: &'static str, terms: &Terms<'_>) -> Result<(), LoginError> {
+    match terms.binding {
+        Binding::Required(_) => Err(LoginError::NotBound { asked }),
+        Binding::None | Binding::Preferred(_) => Ok(()),
+    }
+}
+
+fn not_allowed(method: &'static str, terms: &Terms<'_>) -> LoginError {
+    LoginError::Method { method, allowed: terms.require_auth }
+}
+
+/// Derives the key on another thread than that of the sessions, whose bytes would wait for it.
+async fn prove(exchange: Exchange, server_first: &[u8], turns: &Semaphore) -> Result<Proof, LoginError> {
+    let server_first = server_first.to_vec();
+    // Never closed, so there is always a turn.
+    let _turn = turns.acquire().await;
+    match task::spawn_blocking(move || exchange.prove(&server_first)).await {
+        Ok(proof) => Ok(proof?),
+        Err(error) => match error.try_into_panic() {
+            Ok(fault) => panic::resume_unwind(fault),
+            // The process ends.
+            Err(_) => Err(LoginError::Closed),
+        },
+    }
+}
+
 /// BackendKeyData: Int32 pid, Byte*n* secret, of 4 bytes in protocol 3.0 and at most 256 in any.
 fn backend_key(body: &[u8]) -> Result<CancelKey, LoginError> {
     match body.split_first_chunk() {
@@ -193,7 +294,9 @@ const HEADER_LEN: usize = 5;
 /// What is read at once: a whole greeting of PostgreSQL 18 has about 700 bytes.
 const READ_LEN: usize = 4096;
 /// One message before AuthenticationOk, in bytes. The longest that PostgreSQL sends are errors and notices.
-const MAX_AUTHENTICATION_LEN: u32 = 64 * 1024;
+const MAX_NOTICE_LEN: u32 = 64 * 1024;
+/// The body of an authentication request, in bytes. libpq's own bound.
+const MAX_REQUEST_LEN: usize = 2000;
 /// Everything up to ReadyForQuery, in bytes. A login trigger's notices may be long.
 const MAX_LOGIN_LEN: u32 = 1024 * 1024;
 /// The secret of BackendKeyData, in bytes.
@@ -207,270 +310,3 @@ const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
 const NOTICE_RESPONSE: u8 = b'N';
 const PARAMETER_STATUS: u8 = b'S';
 const READY_FOR_QUERY: u8 = b'Z';
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{DuplexStream, duplex};
-
-    use super::*;
-    use crate::upstream::fake::{FakeUpstream, bounded, credential, message, parameters};
-    use crate::wire::binding::EndPointHash;
-    use crate::wire::frame::FrameError;
-    use crate::wire::scram::ScramError;
-
-    const READY: &[u8] = b"Z\0\0\0\x05I";
-
-    fn hash() -> EndPointHash {
-        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        EndPointHash::of_certificate(key.cert.der()).unwrap()
-    }
-
-    /// One login of ours against what `script` does; the fake's end lives until we are done.
-    async fn play<F>(
-        binding: &Binding,
-        script: impl FnOnce(FakeUpstream<DuplexStream>) -> F,
-    ) -> Result<Greeting, LoginError>
-    where
-        F: Future<Output = FakeUpstream<DuplexStream>>,
-    {
-        let (mut ours, theirs) = duplex(64 * 1024);
-        let credential = credential("secret");
-        let parameters = parameters();
-        let login = async {
-            let result = log_in(&mut ours, &credential, &parameters, binding).await;
-            drop(ours);
-            result
-        };
-        let script = async { drop(script(FakeUpstream::new(theirs)).await) };
-        bounded(async { tokio::join!(login, script).0 }).await
-    }
-
-    /// A server that sends `bytes` in answer to the StartupMessage, and then ends.
-    async fn answer(binding: &Binding, bytes: &[u8]) -> Result<Greeting, LoginError> {
-        play(binding, async |mut upstream| {
-            upstream.startup().await;
-            upstream.send(bytes).await;
-            upstream
-        })
-        .await
-    }
-
-    fn authentication(code: u32, data: &[u8]) -> Vec<u8> {
-        message(b'R', &[&code.to_be_bytes()[..], data].concat())
-    }
-
-    fn greeting() -> Vec<u8> {
-        [message(b'S', b"server_version\x0018.6\0"), message(b'K', b"\0\0\x10\x01abcd"), READY.to_vec()]
-            .concat()
-    }
-
-    #[tokio::test]
-    async fn startup_carries_the_parameters_and_the_user_of_the_credential() {
-        let greeting = play(&Binding::None, async |mut upstream| {
-            let startup = upstream.startup().await;
-            assert_eq!(&startup[..4], b"\0\x03\0\0");
-            assert_eq!(&startup[4..], b"database\0wizard\0role\0app_owner\0user\0v-db-app\0\0");
-            upstream.send(&authentication(0, b"")).await;
-            upstream.send(&greeting()).await;
-            upstream
-        });
-        assert_eq!(greeting.await.unwrap().key.unwrap().pid, 0x1001);
-    }
-
-    #[tokio::test]
-    async fn scram_login_succeeds_bound_and_unbound_and_without_a_password() {
-        let (prefer, require) = (Binding::Preferred(hash()), Binding::Required(hash()));
-        for (binding, offered) in [
-            (&Binding::None, "SCRAM-SHA-256\0"),
-            (&prefer, "SCRAM-SHA-256\0"),
-            (&prefer, "SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0"),
-            (&require, "SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0"),
-        ] {
-            let greeting = play(binding, async |mut upstream| {
-                upstream.startup().await;
-                upstream.scram("secret", offered, binding).await;
-                upstream.send(&authentication(0, b"")).await;
-                upstream.send(&greeting()).await;
-                upstream
-            });
-            assert!(greeting.await.unwrap().key.is_some(), "{binding:?} {offered}");
-        }
-        assert!(answer(&prefer, &[authentication(0, b""), greeting()].concat()).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn greeting_is_kept_as_it_came_in_whatever_pieces() {
-        let notice = message(b'N', &[b"SWARNING\0M", &[b'x'; 9000][..], b"\0\0"].concat());
-        let before = [message(b'S', b"TimeZone\0UTC\0"), notice.clone()].concat();
-        let key = message(b'K', &[&[0, 0, 0, 7][..], &[9; 256][..]].concat());
-        let after = [notice.as_slice(), READY, b"S\0\0"].concat();
-        let whole = [notice.clone(), authentication(0, b""), before.clone(), key, after.clone()].concat();
-        // All cuts near the borders of messages, and one in a hundred of the others.
-        let cuts = (0..whole.len()).filter(|cut| cut % 101 == 0 || (9000..9200).contains(cut));
-        for cut in cuts.chain([whole.len()]) {
-            let greeting = play(&Binding::None, async |mut upstream| {
-                upstream.startup().await;
-                upstream.send(&whole[..cut]).await;
-                tokio::task::yield_now().await;
-                upstream.send(&whole[cut..]).await;
-                upstream
-            });
-            let greeting = greeting.await.unwrap();
-            assert_eq!(greeting.before_key, [notice.as_slice(), &before].concat(), "cut at {cut}");
-            let key = greeting.key.unwrap();
-            assert_eq!((key.pid, key.secret.len()), (7, 256));
-            // What is behind ReadyForQuery may still be on its way.
-            assert!(after.starts_with(&greeting.after_key), "cut at {cut}");
-            assert!(greeting.after_key.len() >= after.len() - 3, "cut at {cut}");
-        }
-    }
-
-    #[tokio::test]
-    async fn server_without_a_cancel_key_is_served() {
-        let bytes = [authentication(0, b""), message(b'S', b"a\0b\0"), READY.to_vec()].concat();
-        let greeting = answer(&Binding::None, &bytes).await.unwrap();
-        assert!(greeting.key.is_none());
-        assert_eq!(
-            (&greeting.before_key[..], &greeting.after_key[..]),
-            (&message(b'S', b"a\0b\0")[..], READY)
-        );
-    }
-
-    #[tokio::test]
-    async fn refusal_is_heard_before_and_after_authentication() {
-        let error = message(b'E', b"SFATAL\0C3D000\0Mno database\0\0");
-        for bytes in [
-            error.clone(),
-            [authentication(0, b""), error.clone()].concat(),
-            [authentication(0, b""), message(b'K', b"\0\0\0\x01abcd"), error.clone()].concat(),
-        ] {
-            let Err(LoginError::Refused(response)) = answer(&Binding::None, &bytes).await else {
-                panic!("no refusal")
-            };
-            assert_eq!(response.code.unwrap().to_string(), "3D000");
-        }
-    }
-
-    #[tokio::test]
-    async fn weaker_request_is_never_answered() {
-        let require = Binding::Required(hash());
-        for binding in [&Binding::None, &Binding::Preferred(hash()), &require] {
-            for code in [2, 3, 5, 7, 9, 99] {
-                let outcome = play(binding, async |mut upstream| {
-                    upstream.startup().await;
-                    upstream.send(&authentication(code, b"salt")).await;
-                    assert_eq!(upstream.rest().await, b"", "nothing may follow request {code}");
-                    upstream
-                });
-                let error = outcome.await.unwrap_err();
-                assert!(matches!(error, LoginError::Method { .. }), "{error}");
-                assert!(error.is_untrusted());
-            }
-        }
-        let error = answer(&require, &authentication(0, b"")).await.unwrap_err();
-        assert!(matches!(error, LoginError::NotBound), "{error}");
-        let error = answer(&require, &authentication(10, b"SCRAM-SHA-256\0\0")).await.unwrap_err();
-        assert!(matches!(error, LoginError::Scram(ScramError::PlusNotOffered)), "{error}");
-    }
-
-    #[tokio::test]
-    async fn exchange_that_was_begun_ends_in_a_right_signature_or_not_at_all() {
-        let hash = hash();
-        for binding in [Binding::None, Binding::Preferred(hash.clone()), Binding::Required(hash)] {
-            for (step, last) in [
-                ("ok at once", authentication(0, b"")),
-                ("again", authentication(10, b"SCRAM-SHA-256\0\0")),
-                ("final at once", authentication(12, b"v=")),
-            ] {
-                let outcome = play(&binding, async |mut upstream| {
-                    upstream.startup().await;
-                    upstream.begin_scram("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0").await;
-                    upstream.send(&last).await;
-                    upstream
-                });
-                assert!(outcome.await.unwrap_err().is_untrusted(), "{binding:?} {step}");
-            }
-            for (step, last) in [
-                ("ok without final", authentication(0, b"")),
-                ("two continues", authentication(11, b"r=x,s=c2FsdA==,i=4096")),
-                ("wrong signature", authentication(12, b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
-                ("empty signature", authentication(12, b"v=")),
-                ("nothing", authentication(12, b"")),
-                ("an error", authentication(12, b"e=other-error")),
-            ] {
-                let outcome = play(&binding, async |mut upstream| {
-                    upstream.startup().await;
-                    upstream
-                        .scram_up_to_proof("secret", "SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0", &binding)
-                        .await;
-                    upstream.send(&last).await;
-                    upstream
-                });
-                assert!(outcome.await.unwrap_err().is_untrusted(), "{binding:?} {step}");
-            }
-            for server_first in
-                [&b"r=theirs,s=c2FsdA==,i=4096"[..], b"m=ext,r=x,s=c2FsdA==,i=4096", b"", b"\xff"]
-            {
-                let outcome = play(&binding, async |mut upstream| {
-                    upstream.startup().await;
-                    upstream.begin_scram("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0").await;
-                    upstream.send(&authentication(11, server_first)).await;
-                    assert_eq!(upstream.rest().await, b"", "no proof for a server that answers nonsense");
-                    upstream
-                });
-                assert!(outcome.await.unwrap_err().is_untrusted(), "{binding:?}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn malformed_messages_end_the_login() {
-        let long_key = message(b'K', &[0; 4 + 257]);
-        for bytes in [
-            b"R\0\0\0\x03".to_vec(),
-            b"R\0\0\0\x04".to_vec(),
-            message(b'R', b"\0\0\0"),
-            b"E\x7f\xff\xff\xff".to_vec(),
-            b"HTTP/1.1 400 Bad Authentication\r\n\r\n".to_vec(),
-            message(b'D', b""),
-            [authentication(0, b""), authentication(0, b"")].concat(),
-            [authentication(0, b""), message(b'K', b"\0\0\0\x01abc")].concat(),
-            [authentication(0, b""), long_key].concat(),
-            [authentication(0, b""), greeting()[..greeting().len() - READY.len()].repeat(2)].concat(),
-        ] {
-            let error = answer(&Binding::None, &bytes).await.unwrap_err();
-            assert_eq!(error.reason(), "protocol", "{error} for {bytes:?}");
-        }
-        let whole = [authentication(0, b""), greeting()].concat();
-        for cut in 0..whole.len() {
-            let error = answer(&Binding::None, &whole[..cut]).await.unwrap_err();
-            assert!(matches!(error, LoginError::Closed), "cut at {cut}: {error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn endless_notices_are_not_collected_for_ever() {
-        let notice = message(b'N', "x".repeat(60_000).as_bytes());
-        for first in [Vec::new(), authentication(0, b"")] {
-            let outcome = play(&Binding::None, async |mut upstream| {
-                upstream.startup().await;
-                upstream.send(&first).await;
-                while upstream.try_send(&notice).await.is_ok() {}
-                upstream
-            });
-            let error = outcome.await.unwrap_err();
-            assert!(matches!(error, LoginError::Frame(FrameError::TooLong { .. })), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn user_name_cannot_smuggle_parameters() {
-        let (mut ours, mut theirs) = duplex(1024);
-        let mut credential = credential("secret");
-        credential.user = "v\0role\0postgres".to_owned();
-        let outcome = log_in(&mut ours, &credential, &parameters(), &Binding::None).await;
-        assert!(matches!(outcome, Err(LoginError::UserName)));
-        drop(ours);
-        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
-    }
-}

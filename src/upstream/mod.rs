@@ -18,21 +18,23 @@ use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
 use tokio::time;
 use tracing::{debug, warn};
 
-use crate::config::{ChannelBinding, Host, UpstreamConfig};
+use crate::config::{self, ChannelBinding, Host, SslMode, UpstreamConfig};
 use crate::credential::Credential;
 use crate::net::Stream;
 use crate::tls::{self, TlsError};
+use crate::wire::negotiation::Versions;
 use crate::wire::scram::Binding;
-use crate::wire::startup::{CancelKey, StartupParameters};
+use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
 
 pub(crate) use error::UpstreamError;
 pub(crate) use inquiry::{Inquiry, QueryError};
 
 use connect::{NegotiationError, Tls};
-use login::Greeting;
+use login::{Greeting, Terms};
 
 /// Servers that stand for one another, as a route names them.
 pub(crate) struct Upstream {
@@ -42,6 +44,8 @@ pub(crate) struct Upstream {
     tls: Option<Tls>,
     /// Done once it has been said that logins here cannot be bound.
     unbound: Once,
+    /// For key derivations, which take a processor for a while each.
+    turns: Semaphore,
 }
 
 /// A session that upstream has opened for us.
@@ -136,7 +140,8 @@ impl Upstream {
             Ok(Arc::new(Server { host: host.clone(), tls_name }))
         };
         let servers = config.hosts.iter().map(server).collect::<Result<_, TlsError>>()?;
-        Ok(Self { config: config.clone(), servers, tls, unbound: Once::new() })
+        let turns = Semaphore::new(MAX_DERIVATIONS);
+        Ok(Self { config: config.clone(), servers, tls, unbound: Once::new(), turns })
     }
 
     /// Connects and logs in. `parameters` go as they are, with `user` set to the credential's. Not cancel safe: what
@@ -230,12 +235,12 @@ impl Upstream {
         parameters: &StartupParameters,
     ) -> Result<LoggedIn, UpstreamError> {
         let mut stream = self.connect(address).await?;
-        let binding = self
-            .binding(&stream)
+        let terms = self
+            .terms(&stream)
             .map_err(|source| UpstreamError::Tls { address: address.to_string(), source })?;
 
         let Greeting { before_key, key, after_key } =
-            login::log_in(&mut stream, credential, parameters, &binding)
+            login::log_in(&mut stream, credential, parameters, &terms)
                 .await
                 .map_err(|error| UpstreamError::login(address.to_string(), error))?;
         let cancel = key.map(|key| CancelTarget { address: address.clone(), key });
@@ -253,6 +258,19 @@ impl Upstream {
                 Err(source) => Err(UpstreamError::Tls { address: address.to_string(), source }),
             },
         }
+    }
+
+    fn terms(&self, stream: &Stream) -> Result<Terms<'_>, NegotiationError> {
+        Ok(Terms {
+            binding: self.binding(stream)?,
+            require_auth: self.config.require_auth,
+            is_verified: matches!(stream, Stream::Tls(_)) && self.config.ssl_mode == SslMode::VerifyFull,
+            versions: Versions {
+                least: on_wire(self.config.min_protocol_version),
+                most: on_wire(self.config.max_protocol_version),
+            },
+            turns: &self.turns,
+        })
     }
 
     fn binding(&self, stream: &Stream) -> Result<Binding, NegotiationError> {
@@ -309,6 +327,13 @@ fn no_address(config: &UpstreamConfig) -> UpstreamError {
     UpstreamError::Resolve { host: config.to_string(), source }
 }
 
+fn on_wire(version: config::ProtocolVersion) -> ProtocolVersion {
+    ProtocolVersion(match version {
+        config::ProtocolVersion::V3_0 => PROTOCOL_3_0,
+        config::ProtocolVersion::V3_2 => PROTOCOL_3_2,
+    })
+}
+
 /// Says Terminate and waits a little until upstream has closed. How it ends is of no account.
 async fn say_goodbye(stream: &mut Stream) {
     let _ = time::timeout(CLOSE_TIMEOUT, async {
@@ -328,6 +353,8 @@ async fn read_to_end(stream: &mut Stream) -> io::Result<()> {
 
 /// Terminate. PostgreSQL manual, "Message Formats".
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+/// Key derivations of one upstream at a time: more would take the processor from the relay and be done no sooner.
+const MAX_DERIVATIONS: usize = 2;
 /// How long a goodbye waits for upstream's end of the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -338,7 +365,6 @@ mod tests {
 
     use super::fake::{FakeUpstream, Identity, bounded, credential, expect_ssl_request, message, parameters};
     use super::*;
-    use crate::config::SslMode;
 
     /// AuthenticationOk, BackendKeyData, ReadyForQuery.
     const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";

@@ -2,6 +2,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod startup;
+pub(crate) mod negotiation;
 pub(crate) mod authentication;
 pub(crate) mod scram;
 pub(crate) mod binding;

@@ -43,6 +43,14 @@ pub(crate) enum ScramError {
     PlusNotOffered,
     #[error("server's first SCRAM message is not an answer to ours")]
     ServerFirst(#[source] io::Error),
+    /// A server that is not the right one must not have us compute for long.
+    #[error(
+        "server asks for {asked} rounds of key derivation, which is not between 1 and {MAX_ITERATIONS}; lower \
+         scram_iterations there, and have the password set anew"
+    )]
+    Iterations { asked: String },
+    #[error("server's first SCRAM message has no salt")]
+    NoSalt,
     #[error("server did not prove that it knows the credential")]
     ServerFinal(#[source] io::Error),
 }
@@ -94,13 +102,35 @@ impl Exchange {
         let _ = frontend::sasl_initial_response(self.mechanism, self.scram.message(), out);
     }
 
-    /// Takes the data of `AuthenticationSASLContinue`. Derives the salted password: about 1 ms for the 4,096
-    /// rounds that PostgreSQL asks for by default; above 100,000 the server is refused.
+    /// Takes the data of `AuthenticationSASLContinue`. Derives the salted password, which is work for the processor:
+    /// about 1 ms for the 4,096 rounds that PostgreSQL asks for by default, 30 ms for [`MAX_ITERATIONS`].
     pub(crate) fn prove(mut self, server_first: &[u8]) -> Result<Proof, ScramError> {
+        judge(server_first)?;
         self.scram.update(server_first).map_err(ScramError::ServerFirst)?;
         Ok(Proof { scram: self.scram })
     }
 }
+
+/// What a server may ask for, beyond the form of its first message, `r=nonce,s=salt,i=iterations`, which is looked at
+/// after this.
+fn judge(server_first: &[u8]) -> Result<(), ScramError> {
+    let text = String::from_utf8_lossy(server_first);
+    let value = |name: &str| text.split(',').find_map(|attribute| attribute.strip_prefix(name));
+    if value("s=") == Some("") {
+        return Err(ScramError::NoSalt);
+    }
+    match value("i=").map(str::parse::<u32>) {
+        Some(Ok(1..=MAX_ITERATIONS)) | None => Ok(()),
+        Some(_) => {
+            let asked = value("i=").unwrap_or_default().chars().filter(char::is_ascii_digit);
+            Err(ScramError::Iterations { asked: asked.take(20).collect() })
+        }
+    }
+}
+
+/// Of key derivation, the same as JDBC's driver allows: 24 times PostgreSQL's default. More of them make a password
+/// harder to guess from its verifier, and Vault's have more than a hundred random bits.
+const MAX_ITERATIONS: u32 = 100_000;
 
 /// Our proof, which awaits the server's.
 pub(crate) struct Proof {
@@ -243,27 +273,59 @@ pub(crate) mod tests {
         }
     }
 
+    /// What we make of a server's first message; `{}` in it stands for our nonce.
+    fn prove(server_first: &str) -> Result<Proof, ScramError> {
+        let exchange = begin(PLAIN, &Binding::None).unwrap();
+        let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
+        let server_first = server_first.replace("{}", ours);
+        exchange.prove(server_first.as_bytes())
+    }
+
     #[test]
     fn server_first_that_is_no_answer_is_refused_before_the_proof() {
-        for (nonce, rest) in [
-            ("", "theirs,s=c2FsdA==,i=4096"),
-            ("{}", ",s=c2FsdA==,i=100001"),
-            ("{}", ",s=c2FsdA==,i=4096,m=must-understand"),
-            ("m=x,{}", ",s=c2FsdA==,i=4096"),
-            ("{}", ",s=c2FsdA==,i="),
-            ("{}", ",s=*,i=4096"),
-            ("{}", ""),
+        assert!(prove("r={}theirs,s=c2FsdA==,i=4096").is_ok());
+        for server_first in [
+            "r=theirs,s=c2FsdA==,i=4096",
+            "r=x{},s=c2FsdA==,i=4096",
+            "r={},s=c2FsdA==,i=4096,m=must-understand",
+            "m=x,r={},s=c2FsdA==,i=4096",
+            "r={},s=*,i=4096",
+            "r={},i=4096",
+            "r={}",
+            "e=other-error",
+            "\u{ff}\0",
+            "",
         ] {
-            let exchange = begin(PLAIN, &Binding::None).unwrap();
-            let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
-            let server_first = format!("r={}{rest}", nonce.replace("{}", ours));
-            assert!(
-                matches!(exchange.prove(server_first.as_bytes()), Err(ScramError::ServerFirst(_))),
-                "{rest}"
-            );
+            let refused = prove(server_first).err().unwrap();
+            assert!(matches!(refused, ScramError::ServerFirst(_)), "{server_first}: {refused}");
         }
-        let refused = begin(PLAIN, &Binding::None).unwrap().prove(b"\xff\0").err().unwrap();
-        assert!(matches!(refused, ScramError::ServerFirst(_)));
+        assert!(matches!(prove("r={},s=,i=4096").err().unwrap(), ScramError::NoSalt));
+    }
+
+    #[test]
+    fn rounds_are_bounded_before_the_first() {
+        assert!(prove("r={},s=c2FsdA==,i=1").is_ok() && prove("r={},s=c2FsdA==,i=100000").is_ok());
+        for (rounds, asked) in [
+            ("0", "0"),
+            ("100001", "100001"),
+            ("2147483648", "2147483648"),
+            ("99999999999999999999999", "99999999999999999999"),
+            ("-1", "1"),
+            ("", ""),
+        ] {
+            let refused = prove(&format!("r={{}},s=c2FsdA==,i={rounds}")).err().unwrap();
+            assert!(matches!(&refused, ScramError::Iterations { asked: told } if told == asked), "{refused}");
+        }
+    }
+
+    #[test]
+    fn long_nonce_is_answered_as_it_came() {
+        let exchange = begin(PLAIN, &Binding::None).unwrap();
+        let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
+        let nonce = ours.to_owned() + &"x".repeat(60_000);
+        let proof = exchange.prove(format!("r={nonce},s=c2FsdA==,i=1").as_bytes()).unwrap();
+        let client_final = std::str::from_utf8(proof.scram.message()).unwrap();
+        assert!(client_final.starts_with(&format!("c=biws,r={nonce},p=")));
     }
 
     #[test]

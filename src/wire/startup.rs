@@ -198,10 +198,10 @@ impl StartupParameters {
         *self = kept;
     }
 
-    /// Writes the whole StartupMessage, protocol 3.0: Int32 length, Int32 196608, the pairs as strings, `\0`.
-    pub(crate) fn encode(&self, out: &mut BytesMut) {
+    /// Writes the whole StartupMessage: Int32 length, Int32 version, the pairs as strings, `\0`.
+    pub(crate) fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) {
         out.put_u32(u32::try_from(self.pairs.len() + 9).unwrap_or(u32::MAX));
-        out.put_u32(PROTOCOL_3_0);
+        out.put_u32(version.0);
         out.put_slice(&self.pairs);
         out.put_u8(0);
     }
@@ -436,7 +436,7 @@ mod tests {
                 message.parameters.push(name, value);
             }
             let mut out = BytesMut::new();
-            message.parameters.encode(&mut out);
+            message.parameters.encode(message.version, &mut out);
             prop_assert_eq!(whole(&out), FirstPacket::Startup(message));
         }
 

@@ -2,6 +2,7 @@
 
 use crate::config::conninfo::SyntaxError;
 use crate::config::error::{did_you_mean, quoted};
+use crate::config::require_auth::RequireAuthError;
 
 /// What is wrong with an `upstream`, and what to do about it. Quotes no value that may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,4 +57,16 @@ pub(crate) enum UpstreamError {
         "channel_binding=require with sslmode=disable, without which there is nothing to bind to; change one"
     )]
     BindingWithoutTls,
+    #[error("require_auth: {0}")]
+    RequireAuth(#[from] RequireAuthError),
+    #[error(
+        "require_auth names password with sslmode={mode}, which would give it to anyone; use verify-full"
+    )]
+    PasswordInClear { mode: &'static str },
+    #[error(
+        "channel_binding=require without scram-sha-256 in require_auth, which alone is bound; change one"
+    )]
+    BindingWithoutScram,
+    #[error("{least} is above {most}; change one")]
+    VersionOrder { least: &'static str, most: &'static str },
 }

@@ -5,6 +5,7 @@
 mod error;
 mod masked;
 mod hosts;
+mod login;
 mod tls;
 mod tcp;
 
@@ -80,12 +81,16 @@ impl<'a> Meaning<'a> {
         let database = self.take(database).unwrap_or_default();
         let ssl_mode = self.take(tls::ssl_mode);
         let channel_binding = self.take(tls::channel_binding);
+        let require_auth = self.take(login::require_auth);
+        let (min_protocol_version, max_protocol_version) = self.take(login::versions).unwrap_or_default();
         let connect_timeout = self.take(tcp::connect_timeout).unwrap_or_default();
         let silence = self.take(tcp::silence).unwrap_or_default();
         let ssl_root_cert = self.value("sslrootcert");
 
         if let (Some(mode), Some(binding)) = (ssl_mode, channel_binding) {
             self.errors.extend(tls::contradictions(mode, ssl_root_cert, binding));
+            let methods = require_auth.unwrap_or_default();
+            self.errors.extend(login::contradictions(mode, binding, methods));
         }
         if ssl_mode == Some(SslMode::VerifyFull) && hosts::has_nameless(self) {
             self.errors.push(UpstreamError::Nameless);
@@ -96,6 +101,9 @@ impl<'a> Meaning<'a> {
             ssl_mode: ssl_mode.unwrap_or_default(),
             ssl_root_cert: ssl_root_cert.filter(|path| *path != tls::SYSTEM_ROOTS).map(PathBuf::from),
             channel_binding: channel_binding.unwrap_or_default(),
+            require_auth: require_auth.unwrap_or_default(),
+            min_protocol_version,
+            max_protocol_version,
             connect_timeout,
             silence,
         }
