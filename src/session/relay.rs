@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -334,6 +334,10 @@ impl Pump {
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
                 Poll::Pending => return self.poll_flush(cx, writer),
+                // A client whose TLS ends without a goodbye has ended its side, as over TCP: the server takes it so,
+                // and first answers what it has been sent.
+                Poll::Ready(Err(error)) if self.closes_writer && error.kind() == ErrorKind::UnexpectedEof => {
+                }
                 Poll::Ready(read) => read.map_err(PumpError::Read)?,
             }
             self.moved = true;
@@ -360,7 +364,7 @@ impl Pump {
         self.unflushed = true;
         while !bytes.is_empty() {
             match Pin::new(&mut *writer).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(0) => return Err(ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Poll::Pending => {
                     self.stash = bytes.to_vec();
@@ -381,7 +385,7 @@ impl Pump {
         while let Some(bytes) = self.stash.get(self.stash_start..).filter(|bytes| !bytes.is_empty()) {
             self.unflushed = true;
             match Pin::new(&mut *writer).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(0) => return Err(ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => self.stash_start += written,
                 Poll::Pending => return Ok(Poll::Pending),
             }

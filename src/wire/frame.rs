@@ -145,6 +145,8 @@ const HEADER_LEN: usize = 5;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What a scanner sees of `stream`, cut into `pieces`: of `Z` the first byte, of `E` the body.
@@ -221,5 +223,38 @@ mod tests {
             FrameError::TooLong { tag: b'D', len: 0x7fff_ffff, max_len: 64 }
         );
         assert_eq!(split_frame(b"D\0\0\0\x03", 64).unwrap_err(), FrameError::TooShort { tag: b'D', len: 3 });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What a scanner sees of pieces is what the whole message says, of any messages and any pieces.
+        #[test]
+        fn any_cuts_of_any_messages_give_what_the_whole_ones_are(
+            messages in prop::collection::vec(
+                (prop::sample::select(&b"ZEDdTCANS12"[..]), prop::collection::vec(any::<u8>(), 0..40)),
+                1..20,
+            ),
+            cuts in prop::collection::vec(1usize..50, 1..60),
+        ) {
+            let mut stream = Vec::new();
+            for (tag, body) in &messages {
+                stream.push(*tag);
+                stream.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+                stream.extend(body);
+            }
+            let (mut pieces, mut rest, mut cuts) = (Vec::new(), &stream[..], cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, left) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                pieces.push(piece);
+                rest = left;
+            }
+            let expected = messages.into_iter().map(|(tag, body)| match tag {
+                b'Z' => (tag, body.into_iter().take(1).collect()),
+                b'E' => (tag, body),
+                _ => (tag, Vec::new()),
+            });
+            prop_assert_eq!(seen(&pieces), (expected.collect(), true));
+        }
     }
 }

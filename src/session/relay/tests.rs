@@ -1,5 +1,7 @@
 //! The relay over pipes in memory and a paused clock.
 
+mod tls;
+
 use std::sync::Arc;
 use std::time::Duration;
 
