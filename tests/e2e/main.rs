@@ -20,6 +20,7 @@ mod goodbye;
 mod start;
 mod wire;
 mod pressure;
+mod replication;
 mod tls;
 mod rotation;
 mod replay;

@@ -50,6 +50,8 @@ pub(crate) struct VaultRole {
     pub(crate) revocation: Revocation,
     /// Group roles of the world that a leased role is in: `app_rw`, `app_ro`, `app_owner`.
     pub(crate) groups: &'static [&'static str],
+    /// Of the role itself, as `REPLICATION`. Up to PostgreSQL 15 none but a superuser hands on that one.
+    pub(crate) attributes: &'static str,
     /// Run before the role is created, `SELECT pg_sleep(0.4);` say.
     pub(crate) prelude: &'static str,
 }
@@ -62,6 +64,7 @@ impl Default for VaultRole {
             max_ttl: "24h",
             revocation: Revocation::NoLogin,
             groups: &["app_rw", "app_owner"],
+            attributes: "",
             prelude: "",
         }
     }
@@ -358,9 +361,10 @@ impl<'a> World<'a> {
     pub(crate) async fn write_vault_role(&self, vault_role: &VaultRole) {
         let groups: Vec<_> = vault_role.groups.iter().map(|group| self.group(group)).collect();
         let creation = format!(
-            "{}CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' \
+            "{}CREATE ROLE \"{{{{name}}}}\" LOGIN {} PASSWORD '{{{{password}}}}' \
              VALID UNTIL '{{{{expiration}}}}' IN ROLE {};",
             vault_role.prelude,
+            vault_role.attributes,
             groups.join(", ")
         );
         let revocation: &[&str] = match vault_role.revocation {
