@@ -166,7 +166,7 @@ impl Metrics {
         );
         registry.register(
             "cancel_requests",
-            "CancelRequests: delivered, failed, or miss where the key is no session's",
+            "CancelRequests: delivered, failed, or miss where the key is no session's: a late client or a guess",
             self.cancel_requests.clone(),
         );
         registry.register(

@@ -9,10 +9,19 @@ use tracing::warn;
 
 /// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held, not looked at")]
 pub(crate) enum Admission {
     Place(Place),
-    Seat(Seat),
+    Seat(#[expect(dead_code, reason = "held, not looked at")] Seat),
+}
+
+impl Admission {
+    /// From here on no newer connection takes the place away. For deliveries of cancels: only so many are under way
+    /// at a time, and what has begun is brought to its end however many connections come.
+    pub(crate) fn keep(&self) {
+        if let Self::Place(place) = self {
+            place.places.lock().keep(place.id);
+        }
+    }
 }
 
 /// Places of connections without a seat: those that have not said what they want, bring a cancel, or are told no.
@@ -31,8 +40,18 @@ pub(crate) struct Places {
 struct Taken {
     next_id: u64,
     by_age: BTreeMap<u64, CancellationToken>,
+    /// Those that no newer connection takes away, and that do not count.
+    kept: BTreeMap<u64, CancellationToken>,
     /// It has been said that there are none left, and half of them have not been free since.
     is_short: bool,
+}
+
+impl Taken {
+    fn keep(&mut self, id: u64) {
+        if let Some(evicted) = self.by_age.remove(&id) {
+            self.kept.insert(id, evicted);
+        }
+    }
 }
 
 impl Places {
@@ -66,7 +85,9 @@ impl Places {
 
     /// Takes all places back.
     pub(crate) fn clear(&self) {
-        std::mem::take(&mut self.lock().by_age).values().for_each(CancellationToken::cancel);
+        let mut taken = self.lock();
+        let (by_age, kept) = (std::mem::take(&mut taken.by_age), std::mem::take(&mut taken.kept));
+        by_age.values().chain(kept.values()).for_each(CancellationToken::cancel);
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -91,7 +112,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().by_age.remove(&self.id);
+        let mut taken = self.places.lock();
+        taken.by_age.remove(&self.id);
+        taken.kept.remove(&self.id);
     }
 }
 
@@ -155,6 +178,22 @@ mod tests {
         assert!(!lost.is_cancelled() && !second.evicted().is_cancelled());
         places.clear();
         assert!(!lost.is_cancelled() && second.evicted().is_cancelled());
+    }
+
+    #[test]
+    fn place_that_is_kept_is_lost_to_no_newer_connection() {
+        let places = Arc::new(Places::new(1));
+        let admission = Admission::Place(places.take());
+        let Admission::Place(kept) = &admission else { panic!("it is a place") };
+        admission.keep();
+        let others = [places.take(), places.take()];
+        assert!(!kept.evicted().is_cancelled());
+        assert!(others[0].evicted().is_cancelled() && !others[1].evicted().is_cancelled());
+        // A drain is over when it is.
+        places.clear();
+        assert!(kept.evicted().is_cancelled() && others[1].evicted().is_cancelled());
+        drop((admission, others));
+        assert!(places.lock().kept.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

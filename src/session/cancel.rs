@@ -1,20 +1,24 @@
 //! Cancel keys handed out, and the upstream behind each. Runs no task: a delivery is the work of the connection
 //! that asked for it.
 
+mod guesses;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::time;
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use crate::telemetry::{Metrics, ResultLabels};
+use crate::telemetry::{Causes, Metrics, ResultLabels};
 use crate::upstream::{CancelTarget, Upstream, UpstreamError};
 use crate::wire::startup::CancelKey;
+
+use guesses::Guesses;
 
 /// Every session that can be cancelled, by the pid that its client knows. Several upstreams may have the same.
 #[derive(Debug)]
@@ -22,11 +26,13 @@ pub(crate) struct CancelRegistry {
     by_pid: DashMap<i32, Vec<Arc<Cancellable>>>,
     /// For deliveries of clients' requests: each costs upstream a process, and us a connection.
     turns: Semaphore,
+    guesses: Guesses,
 }
 
 impl Default for CancelRegistry {
     fn default() -> Self {
-        Self { by_pid: DashMap::default(), turns: Semaphore::new(MAX_DELIVERIES) }
+        let turns = Semaphore::new(MAX_DELIVERIES);
+        Self { by_pid: DashMap::default(), turns, guesses: Guesses::default() }
     }
 }
 
@@ -59,31 +65,52 @@ impl CancelRegistry {
             target,
             under_way: AtomicU32::new(0),
             delivered: Notify::new(),
+            is_over: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+            last: Mutex::default(),
         });
         self.by_pid.entry(session.key.pid).or_default().push(Arc::clone(&session));
         Ok(Registration { registry: Arc::clone(self), session })
     }
 
-    /// Delivers a client's CancelRequest to the session that it means, if there is one; at most
-    /// [`MAX_DELIVERIES`] at a time, in the order in which they came. Cancel safe as [`Cancellable::cancel`] is.
-    pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics) {
-        let result = match self.find(key) {
-            None => "miss",
-            Some(session) => match self.cancel_in_turn(&session).await {
-                Ok(()) => "delivered",
-                Err(error) => {
-                    debug!(event = "cancel.failed", pid = key.pid, %error);
-                    "failed"
-                }
-            },
+    /// Delivers a client's CancelRequest to the session that it means, if there is one; at most [`MAX_DELIVERIES`] at
+    /// a time, of one session one at a time, in the order in which they came. `begins` is called when it has its turn.
+    /// Cancel safe as [`Cancellable::cancel`] is.
+    pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics, begins: impl FnOnce()) {
+        let outcome = match self.find(key) {
+            None => Outcome::Miss,
+            Some(session) => self.cancel_in_turn(&session, begins).await,
         };
-        metrics.cancel_requests.get_or_create(&ResultLabels { result }).inc();
+        metrics.cancel_requests.get_or_create(&ResultLabels { result: outcome.as_str() }).inc();
+        if outcome == Outcome::Miss {
+            self.guesses.missed().await;
+        }
     }
 
-    async fn cancel_in_turn(&self, session: &Cancellable) -> Result<(), CancelError> {
+    /// A delivery that begins after a request has come does for it, whoever asked for that one. So what one client
+    /// asks for in a hurry costs upstream two deliveries, and other clients no more than two turns.
+    async fn cancel_in_turn(&self, session: &Cancellable, begins: impl FnOnce()) -> Outcome {
+        let begun_before = session.begun.load(Ordering::Acquire);
+        let mut last = session.last.lock().await;
+        if last.number > begun_before {
+            return last.outcome;
+        }
         // Never closed, so there is always a turn.
         let _turn = self.turns.acquire().await;
-        session.cancel().await
+        if session.is_over.load(Ordering::Acquire) {
+            return Outcome::Miss;
+        }
+        begins();
+        let number = session.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let outcome = match session.cancel().await {
+            Ok(()) => Outcome::Delivered,
+            Err(error) => {
+                debug!(event = "cancel.failed", pid = session.key.pid, error = %Causes(&error));
+                Outcome::Failed
+            }
+        };
+        *last = Delivery { number, outcome };
+        outcome
     }
 
     /// Compares with every session of that pid, whichever matches, each in constant time.
@@ -93,6 +120,35 @@ impl CancelRegistry {
             .iter()
             .fold(None, |found, session| if session.key == *key { Some(Arc::clone(session)) } else { found })
     }
+}
+
+/// What becomes of a CancelRequest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Outcome {
+    Delivered,
+    Failed,
+    /// There is no session with that key, or there is none any more.
+    #[default]
+    Miss,
+}
+
+impl Outcome {
+    /// The word in metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Miss => "miss",
+        }
+    }
+}
+
+/// One that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Delivery {
+    /// Counted from 1.
+    number: u64,
+    outcome: Outcome,
 }
 
 /// One session, as far as a cancel goes.
@@ -105,6 +161,12 @@ pub(crate) struct Cancellable {
     /// Deliveries that have begun and not ended.
     under_way: AtomicU32,
     delivered: Notify,
+    /// The client cannot cancel any more.
+    is_over: AtomicBool,
+    /// Deliveries of the client's that have begun.
+    begun: AtomicU64,
+    /// The last of them; locked by who delivers.
+    last: Mutex<Delivery>,
 }
 
 impl Cancellable {
@@ -167,6 +229,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let pid = self.session.key.pid;
+        self.session.is_over.store(true, Ordering::Release);
         if let Some(mut sessions) = self.registry.by_pid.get_mut(&pid) {
             sessions.retain(|session| !Arc::ptr_eq(session, &self.session));
         }
@@ -244,8 +307,8 @@ mod tests {
         let registry = Arc::new(CancelRegistry::default());
         let registration = register(&registry, 7, b"a");
         let guess = CancelKey { pid: 7, secret: Zeroizing::new(vec![0; 5]) };
-        registry.deliver(&guess, &metrics).await;
-        registry.deliver(registration.key(), &metrics).await;
+        registry.deliver(&guess, &metrics, || panic!("a guess has no turn")).await;
+        registry.deliver(registration.key(), &metrics, || ()).await;
 
         let count = |result| metrics.cancel_requests.get_or_create(&ResultLabels { result }).get();
         assert_eq!((count("miss"), count("failed"), count("delivered")), (1, 1, 0));

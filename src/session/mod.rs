@@ -178,7 +178,8 @@ where
     let message = match startup::read(client, &mut early).await? {
         Startup::Session(message) => message,
         Startup::Cancel(key) => {
-            shared.cancels.deliver(&key, &shared.metrics).await;
+            let begins = || admission.keep();
+            shared.cancels.deliver(&key, &shared.metrics, begins).await;
             return Ok(None);
         }
     };

@@ -16,6 +16,8 @@ use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::upstream::Upstream;
 
+mod cancels;
+
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
 const READY: &[u8] = b"Z\0\0\0\x05I";
 const STATUS: &[u8] = b"S\0\0\0\x08a\0b\0";

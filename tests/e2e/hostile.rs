@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time;
 use tokio_postgres::error::SqlState;
 
 use crate::raw::{Message, Raw, packet, startup};
@@ -428,7 +430,7 @@ fn limit_descriptors(child: Pid, current: Option<u64>) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
+async fn guessed_cancels_reach_nobody_and_keep_neither_right_ones_nor_new_sessions_away() {
     let world = World::shared(WorldOptions::default()).await;
     let settings = world.settings_with("info", &world.servers.openbao.address(), "") + &world.route("db-app");
     let pglease = pglease_with(&settings).await;
@@ -437,24 +439,68 @@ async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
     let key = greeting.iter().find(|message| message.tag == b'K').unwrap().body.clone();
     // The mark of this world: others sleep on the same server.
     let sleep = format!("SELECT pg_sleep(600) AS {}", world.database());
-    session.query(&sleep).await;
     let sql = format!("SELECT 1 FROM pg_stat_activity WHERE query = '{sleep}' AND state = 'active'");
-    until(async || !world.superuser.rows(&sql).await.is_empty()).await;
+    let sleeps = async || !world.superuser.rows(&sql).await.is_empty();
 
-    for number in 0..2000_u32 {
+    session.query(&sleep).await;
+    until(sleeps).await;
+    // All that follows is to come and go while guesses come in: many at once, and then a thousand a second.
+    let is_over = AtomicBool::new(false);
+    let guess = async |number: u32| {
         let mut guess = key.clone();
-        guess[4..].copy_from_slice(&number.to_be_bytes());
-        if guess == key {
-            continue;
+        for (byte, change) in guess[4..].iter_mut().zip(number.to_be_bytes()) {
+            *byte ^= change;
         }
         let mut raw = Raw::connect(address).await;
         raw.send(&packet(CANCEL_REQUEST, &guess)).await;
-        assert_eq!(raw.bytes().await, b"");
-    }
-    assert!(!world.superuser.rows(&sql).await.is_empty(), "it runs on");
-    assert!(pglease.metric("pglease_cancel_requests_total", "result=\"miss\"").await >= 1999.0);
+        raw
+    };
+    let guessing = async {
+        let mut told_nothing = Vec::new();
+        // With 0 the key would be right.
+        for number in 1..=500 {
+            told_nothing.push(guess(number).await);
+        }
+        let mut pace = time::interval(Duration::from_millis(1));
+        let mut number = 501;
+        while !is_over.load(Ordering::Relaxed) || number < 1500 {
+            pace.tick().await;
+            told_nothing.push(guess(number).await);
+            number += 1;
+            if told_nothing.len() == 1000 {
+                told_nothing.drain(..500);
+            }
+        }
+        for raw in &mut told_nothing {
+            assert_eq!(raw.bytes().await, b"");
+        }
+        number - 1
+    };
+    let working = async {
+        pglease.wait_for_event("cancel.flood", PATIENCE).await;
+        assert!(sleeps().await, "a guess has cancelled it");
+        for _ in 0..5 {
+            pglease.connect("app").await.unwrap().batch_execute("SELECT 1").await.unwrap();
+            let mut right = Raw::connect(address).await;
+            right.send(&packet(CANCEL_REQUEST, &key)).await;
+            assert_eq!(right.bytes().await, b"");
+            expect_cancelled(&mut session).await;
+            session.query(&sleep).await;
+            until(sleeps).await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (guesses, ()) = tokio::join!(guessing, working);
+    assert!(sleeps().await, "a guess has cancelled it");
+    // Once, unless this machine has stood still for so long that there was calm between.
+    assert!(pglease.events("cancel.flood").len() < 4);
+    let results = async || {
+        let count = async |result: &str| pglease.metric("pglease_cancel_requests_total", result).await;
+        [count("delivered").await, count("").await].map(|count| count.to_string())
+    };
+    assert_eq!(results().await, ["5".to_owned(), (guesses + 5).to_string()]);
 
-    // All at once, and each has its answer, which is the end.
+    // Right ones, all at once: each has its answer, which is the end.
     let mut asking = Vec::new();
     for _ in 0..200 {
         let mut raw = Raw::connect(address).await;
@@ -464,13 +510,15 @@ async fn guessed_cancels_reach_nobody_and_asked_ones_come_in_turn() {
     for mut raw in asking {
         assert_eq!(raw.bytes().await, b"");
     }
-    let cancelled = session.up_to(b'Z').await;
-    assert!(
-        cancelled
-            .iter()
-            .any(|message| message.tag == b'E' && message.fields().contains(&('C', "57014".to_owned())))
-    );
+    expect_cancelled(&mut session).await;
     session.query("SELECT 1").await;
     session.up_to(b'Z').await;
-    assert!(pglease.metric("pglease_cancel_requests_total", "result=\"delivered\"").await >= 200.0);
+    assert_eq!(results().await, ["205".to_owned(), (guesses + 205).to_string()]);
+}
+
+/// The answer to a statement that was cancelled.
+async fn expect_cancelled(session: &mut Raw) {
+    let answer = session.up_to(b'Z').await;
+    let is_cancelled = |message: &Message| message.fields().contains(&('C', "57014".to_owned()));
+    assert!(answer.iter().any(|message| message.tag == b'E' && is_cancelled(message)), "{answer:?}");
 }
