@@ -16,6 +16,10 @@ use stage::Played;
 const ALL: &[&str] =
     &["query", "prepared", "transaction", "copy", "notify", "cancel", "error", "big", "ended"];
 
+/// LISTEN belongs to the driver below these.
+const WITHOUT_NOTIFY: &[&str] =
+    &["query", "prepared", "transaction", "copy", "cancel", "error", "big", "ended"];
+
 /// A program, and the steps that it must have done.
 type Client = (&'static str, &'static [&'static str]);
 
@@ -50,6 +54,8 @@ clients! {
         psycopg3: ALL,
         psycopg2_pool: ALL,
         asyncpg_pool: ALL,
+        sqlalchemy_psycopg: WITHOUT_NOTIFY,
+        django_pool: WITHOUT_NOTIFY,
     }
 }
 
