@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,29 @@ def python():
     return {path.stem: {"argv": [sys.executable, str(path)], "env": env} for path in programs}
 
 
-LANGUAGES = {"python": python}
+def java():
+    require("java", ["java", "-version"], "apt-get install -y openjdk-17-jdk-headless maven")
+    folder = SOURCES / "java"
+    pom, sources = folder / "pom.xml", sorted(folder.glob("*.java"))
+
+    def install(to):
+        require("javac", ["javac", "-version"], "apt-get install -y openjdk-17-jdk-headless")
+        require("mvn", ["mvn", "--version"], "apt-get install -y maven")
+        to.mkdir()
+        command = ["mvn", "--batch-mode", "--no-transfer-progress", f"-Dmaven.repo.local={CLIENTS / 'maven'}"]
+        command += [f"--file={pom}", "dependency:copy-dependencies", f"-DoutputDirectory={to / 'lib'}"]
+        run("mvn", command)
+        run("javac", ["javac", "--release=17", "-encoding", "UTF-8", "-cp", to / "lib" / "*", "-d", to / "classes", *sources])
+
+    place_of = place("java", [pom, *sources], install)
+    # Small programs that live for seconds.
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]
+    argv = ["java", *options, "-cp", f"{place_of / 'classes'}:{place_of / 'lib'}/*"]
+    programs = [path.stem for path in sources if path.stem != "Contract"]
+    return {snake(name): {"argv": [*argv, name], "env": {}} for name in programs}
+
+
+LANGUAGES = {"python": python, "java": java}
 
 
 def main(language):
@@ -116,6 +139,11 @@ def run(name, command, **options):
     if done.returncode:
         output = (done.stdout or b"").decode(errors="replace").strip()
         fail(name, f"could not install what is pinned:\n{output}")
+
+
+def snake(name):
+    """`HikariPool` is `hikari_pool`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def remove(path):

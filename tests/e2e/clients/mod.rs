@@ -57,6 +57,9 @@ clients! {
         sqlalchemy_psycopg: WITHOUT_NOTIFY,
         django_pool: WITHOUT_NOTIFY,
     }
+    java {
+        hikari_pgjdbc: ALL,
+    }
 }
 
 /// Fails with the client's own words; where its toolchain is missing, unless that must be there, says so.
