@@ -9,6 +9,7 @@ RUN := python3 tests/support/run.py
 export RUST_TEST_THREADS ?= 14
 # Of PostgreSQL. All tests run on the first of them, the end-to-end ones on each.
 MAJORS := 18 14
+CARGO_FUZZ := 0.13.2
 demo up: MAJORS := 18
 test-all: MAJORS := 18 17 16 15 14
 # Drivers speak to pglease the same, whatever server is behind it: once is enough.
@@ -23,7 +24,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long bench-fleet check fmt servers
+.PHONY: help demo up test test-all test-long bench-fleet fuzz check fmt servers
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -52,6 +53,16 @@ test-long: servers ## those that take minutes alone, up to 25 in all; their figu
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet
+
+# Of each target, in seconds; all of them run side by side.
+FUZZ_TIME ?= 900
+FUZZ_TARGETS := $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
+FUZZ := env -u CARGO_TARGET_DIR target/tools/bin/cargo-fuzz fuzz
+fuzz: ## coverage-guided fuzzing of everything that reads what others write; needs a C++ compiler
+	@target/tools/bin/cargo-fuzz --version 2>/dev/null | grep -qx "cargo-fuzz $(CARGO_FUZZ)" || env -u CARGO_TARGET_DIR \
+		$(CARGO) install --locked --root target/tools cargo-fuzz@$(CARGO_FUZZ)
+	@$(FUZZ) build --fuzz-dir tests/fuzz --sanitizer none --target-dir target/fuzz
+	@python3 tests/fuzz/run.py $(FUZZ_TIME) $(FUZZ_TARGETS)
 
 check: ## what CI looks at before the tests: format, lints, docs
 	@$(CARGO) fmt --check

@@ -32,6 +32,9 @@ mod ids;
 mod telemetry;
 mod http;
 mod admin;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use cli::run;
 

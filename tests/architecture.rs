@@ -50,6 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "file",
         ],
     ),
+    ("fuzz", EVERYTHING_BELOW),
     ("app", EVERYTHING_BELOW),
     ("cli", EVERYTHING_BELOW),
 ];

@@ -75,7 +75,11 @@ fn read(
     Some(settings::merge(file?, layers, errors))
 }
 
-fn config(settings: &Settings, routes: &[Settings], errors: &mut Vec<ConfigError>) -> Option<Config> {
+pub(super) fn config(
+    settings: &Settings,
+    routes: &[Settings],
+    errors: &mut Vec<ConfigError>,
+) -> Option<Config> {
     let mut reader = Reader::new(settings, errors);
     let vault = vault::read(&mut reader);
     let listen = listen(&mut reader);

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::{fuzz_file, fuzz_upstream};
 pub(crate) use {
     env::environment,
     flags::{admin_flags, flags},
@@ -34,6 +36,8 @@ mod value;
 mod vault;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 
 /// All settings of `pglease proxy`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -231,6 +231,22 @@ pub(super) fn parse_errors(body: &[u8], secrets: &[&str]) -> String {
     line.chars().filter(|char| !char.is_control()).take(MAX_ERROR_CHARS).collect()
 }
 
+/// Whatever Vault, or who passes for it, may answer; see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_answer(body: &[u8]) {
+    let durations = [
+        parse_login(body).ok().and_then(|login| login.grant.ttl),
+        parse_renewed_token(body).ok().and_then(|grant| grant.ttl),
+        parse_lookup(body).ok().and_then(|grant| grant.ttl),
+        parse_lease_lookup(body).ok().and_then(|grant| grant.ttl),
+        parse_renewed_lease(body).ok().and_then(|grant| grant.ttl),
+    ];
+    assert!(durations.into_iter().flatten().all(|ttl| ttl <= MAX_TTL));
+    let _ = (parse_creds(body), parse_static_creds(body), parse_unwrapped(body));
+    let said = parse_errors(body, &["hvs.secret"]);
+    assert!(!said.contains("hvs.secret") && !said.contains('\n') && said.chars().count() <= MAX_ERROR_CHARS);
+}
+
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Unusable> {
     // serde's own message quotes the value that it stumbled over, which may be a secret.
     serde_json::from_slice(body).map_err(|error| Unusable::Shape { at: error.column() })

@@ -31,6 +31,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 pub(crate) use api::Unusable;
+#[cfg(any(test, fuzzing))]
+pub(crate) use api::fuzz_answer;
 pub(crate) use error::{Answer, Operation, VaultError, VaultSetupError};
 
 use approle::SecretIds;
