@@ -17,6 +17,7 @@ use tokio::io::{AsyncWriteExt, duplex};
 
 use crate::config;
 use crate::session::startup::{self, Startup};
+use crate::upstream;
 use crate::vault;
 use crate::wire::authentication::Authentication;
 use crate::wire::binding::EndPointHash;
@@ -173,13 +174,7 @@ pub fn backend(data: &[u8]) {
 /// SCRAM towards upstream: no server passes that does not hold the verifier, and none makes us spend more on a proof
 /// than we allow.
 pub fn scram_client(mut data: &[u8]) {
-    let control = take_byte(&mut data);
-    let hash = || EndPointHash::of_certificate(CERTIFICATE).expect("a hash");
-    let binding = match control % 3 {
-        0 => Binding::None,
-        1 => Binding::Preferred(hash()),
-        _ => Binding::Required(hash()),
-    };
+    let binding = binding(take_byte(&mut data));
     let mut parts = data.splitn(3, |&byte| byte == b'\n');
     let mut part = || parts.next().unwrap_or_default();
     let offered = Mechanisms::parse(part());
@@ -195,10 +190,25 @@ pub fn scram_client(mut data: &[u8]) {
     assert!(proof.verify(part()).is_err(), "a server without the verifier passed");
 }
 
+fn binding(control: u8) -> Binding {
+    let hash = || EndPointHash::of_certificate(CERTIFICATE).expect("a hash");
+    match control % 3 {
+        0 => Binding::None,
+        1 => Binding::Preferred(hash()),
+        _ => Binding::Required(hash()),
+    }
+}
+
 /// The client nonce in a `SASLInitialResponse`.
 fn nonce(initial: &[u8]) -> String {
     let text = String::from_utf8_lossy(initial);
     text.split_once(",r=").map(|(_, nonce)| nonce.to_owned()).unwrap_or_default()
+}
+
+/// A login at an upstream that may be anybody.
+pub fn login(mut data: &[u8]) {
+    let control = take_byte(&mut data);
+    block_on(upstream::fuzz_login(control, binding(control >> 5), data));
 }
 
 /// A connection string: understood or refused, and never shown with a secret in it.
@@ -241,6 +251,7 @@ mod tests {
         ("frames", frames),
         ("backend", backend),
         ("scram_client", scram_client),
+        ("login", login),
         ("conninfo", conninfo),
         ("settings", settings),
         ("vault_answer", vault_answer),

@@ -7,6 +7,8 @@ mod inquiry;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 
 use std::fmt;
 use std::io;
@@ -31,6 +33,8 @@ use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
 
 pub(crate) use error::UpstreamError;
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::fuzz_login;
 pub(crate) use inquiry::{Inquiry, QueryError};
 
 use connect::{NegotiationError, Tls};
