@@ -30,6 +30,7 @@ use crate::http::{self, Health};
 use crate::lease::{Chain, ChainEnd, ChainHandle, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
 use crate::session::Shared;
+use crate::session::auth::{Auth, AuthFileError};
 use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::tls::TlsError;
@@ -41,6 +42,8 @@ use crate::vault::{Vault, VaultSetupError};
 pub(crate) enum AppError {
     #[error("upstream of the route on {vault_path}")]
     Upstream { vault_path: String, source: TlsError },
+    #[error(transparent)]
+    AuthFile(AuthFileError),
     #[error(transparent)]
     Vault(VaultSetupError),
     #[error(transparent)]
@@ -56,7 +59,7 @@ pub(crate) enum AppError {
 impl AppError {
     /// Whether a setting is at fault, rather than what was found at run time.
     pub(crate) fn is_of_settings(&self) -> bool {
-        matches!(self, Self::Upstream { .. } | Self::Vault(_))
+        matches!(self, Self::Upstream { .. } | Self::AuthFile(_) | Self::Vault(_))
     }
 }
 
@@ -73,6 +76,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let drain = Drain::default();
     let metrics = Arc::new(Metrics::new());
     let parts = Parts::build(&config, &metrics)?;
+    let auth = Auth::load(&config.listen.auth).map_err(AppError::AuthFile)?;
     let listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
     let http_listener = http::bind(config.http).map_err(AppError::Http)?;
     let admin_listener = admin::bind(config.admin).map_err(AppError::Http)?;
@@ -83,7 +87,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let (pinger, pings) = http::pings();
     let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
     let shared =
-        Shared::new(parts.routes, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
+        Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
     let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
     let stop = CancellationToken::new();
     let (ask_drain, drain_asked) = mpsc::channel(1);

@@ -127,8 +127,8 @@ pub(crate) enum Problem {
     )]
     NotAListenAddress { address: String },
     #[error(
-        "{address:?} is no loopback address, and whoever reaches it would be let in; use \"localhost:5432\", as \
-         listen.auth has nothing but \"trust\" yet"
+        "{address:?} is no loopback address, and with listen.auth = \"trust\" whoever reaches it would be let in; \
+         use \"localhost:5432\", or listen.auth = \"password\""
     )]
     ListenNotLoopback { address: String },
     #[error("no loopback address; use one like \"127.0.0.1:9633\"")]

@@ -11,7 +11,7 @@ use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::settings::{self, FileSettings, Reader, Settings};
 use super::{
     AdminConfig, Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat, SslMode,
-    env, file, flags, routes, value, vault,
+    auth, env, file, flags, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -106,15 +106,22 @@ pub(super) fn config(
 }
 
 fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
-    let auth = reader.word("listen.auth", &[("trust", ())]);
+    let auth = auth::read(reader);
     let addresses = reader.list("listen.addresses", value::listen_address);
     let max_sessions = reader.integer("listen.max_sessions");
     let connect_wait = reader.value("listen.connect_wait", value::positive_duration);
     if let Some(addresses) = &addresses {
         check_addresses(reader, addresses);
+        if let Some(auth) = &auth {
+            auth::check_addresses(reader, addresses, auth);
+        }
     }
-    auth?;
-    Some(ListenConfig { addresses: addresses?, max_sessions: max_sessions?, connect_wait: connect_wait? })
+    Some(ListenConfig {
+        addresses: addresses?,
+        auth: auth?,
+        max_sessions: max_sessions?,
+        connect_wait: connect_wait?,
+    })
 }
 
 fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress]) {
@@ -124,11 +131,19 @@ fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress]) {
     let mut bound: Vec<SocketAddr> = Vec::new();
     for address in addresses {
         let sockets = sockets(*address);
-        if let Some(twice) = sockets.iter().find(|socket| socket.port() != 0 && bound.contains(socket)) {
+        let is_taken = |socket: &&SocketAddr| bound.iter().any(|bound| overlap(*bound, **socket));
+        if let Some(twice) = sockets.iter().find(is_taken) {
             reader.fault("listen.addresses", Problem::ListenedTwice { address: twice.to_string() });
         }
         bound.extend(sockets);
     }
+}
+
+/// Whether both cannot be listened at. Ours for all addresses of IPv6 leave those of IPv4 alone.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let is_same = one.ip() == other.ip() || (is_all && one.is_ipv4() == other.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && is_same
 }
 
 fn sockets(address: ListenAddress) -> Vec<SocketAddr> {
@@ -161,7 +176,7 @@ fn check_at_most(reader: &mut Reader<'_>, name: &'static str, duration: Duration
 fn http(reader: &mut Reader<'_>, listen: Option<&ListenConfig>) -> Option<HttpConfig> {
     let address = reader.value("http.address", value::socket_address)?;
     let taken = listen.into_iter().flat_map(|listen| &listen.addresses).flat_map(|address| sockets(*address));
-    if taken.into_iter().any(|taken| collide(address, taken))
+    if taken.into_iter().any(|taken| collide(address, taken) || overlap(address, taken))
         && let Some(other) = reader.written("listen.addresses")
     {
         reader.fault("http.address", Problem::SamePort { other });
@@ -181,9 +196,9 @@ fn admin(reader: &mut Reader<'_>) -> Option<AdminConfig> {
 /// What somebody asked for must not be another's. The default is done without where it is.
 fn check_admin(reader: &mut Reader<'_>, admin: &AdminConfig, listen: &ListenConfig, http: &HttpConfig) {
     let Some(address) = admin.address.filter(|_| admin.explicit) else { return };
-    let of_listen = listen.addresses.iter().any(|taken| sockets(*taken).contains(&address));
+    let of_listen = listen.addresses.iter().flat_map(|taken| sockets(*taken));
     for (name, taken) in [
-        ("listen.addresses", of_listen && address.port() != 0),
+        ("listen.addresses", of_listen.into_iter().any(|taken| overlap(address, taken))),
         ("http.address", collide(http.address, address)),
     ] {
         if taken && let Some(other) = reader.written(name) {
@@ -218,7 +233,7 @@ fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
 
 /// What the settings give up, once for each upstream.
 fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = auth::warnings(&config.listen);
     if !vault::is_private(&config.vault.address) {
         warnings.push(format!(
             "vault.address {} is plain HTTP: whoever is on the way reads tokens and database passwords; use https://",

@@ -19,6 +19,7 @@ pub(crate) use {
     vault::is_static,
 };
 
+mod auth;
 mod conninfo;
 mod env;
 mod error;
@@ -143,6 +144,7 @@ pub(crate) enum LoginMethod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenConfig {
     pub(crate) addresses: Vec<ListenAddress>,
+    pub(crate) auth: AuthConfig,
     /// Sessions at the same time, from StartupMessage to close.
     pub(crate) max_sessions: usize,
     /// StartupMessage to ReadyForQuery, all included.
@@ -154,8 +156,18 @@ pub(crate) struct ListenConfig {
 pub(crate) enum ListenAddress {
     /// 127.0.0.1 and, where the machine has it, `::1`. Port 0 takes a free one, the same for both.
     Localhost { port: u16 },
-    /// A loopback address.
+    /// A loopback address, unless clients prove who they are.
     Socket(SocketAddr),
+}
+
+/// How applications prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AuthConfig {
+    /// Not at all: who reaches a listener is let in.
+    #[default]
+    Trust,
+    /// With SCRAM, against the verifiers in a file that is read again when it changes.
+    Password { file: PathBuf },
 }
 
 /// Where sessions for a database and a user go, and on whose credentials.

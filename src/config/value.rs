@@ -93,16 +93,13 @@ pub(crate) fn admin_address(text: &str) -> Result<Option<SocketAddr>, Problem> {
     }
 }
 
-/// `localhost` or a loopback address, with a port.
+/// `localhost` or an IP address, with a port.
 pub(crate) fn listen_address(text: &str) -> Result<ListenAddress, Problem> {
     let named = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
     let unknown = Problem::NotAListenAddress { address: text.to_owned() };
     match named {
         Some(port) => Ok(ListenAddress::Localhost { port }),
-        None => match text.parse::<SocketAddr>().map_err(|_| unknown)? {
-            address if is_loopback(address.ip()) => Ok(ListenAddress::Socket(address)),
-            _ => Err(Problem::ListenNotLoopback { address: text.to_owned() }),
-        },
+        None => text.parse().map(ListenAddress::Socket).map_err(|_| unknown),
     }
 }
 
@@ -212,10 +209,9 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_listened_at() {
+    fn listen_addresses_are_localhost_or_numbers() {
         let socket = |text: &str| Ok(ListenAddress::Socket(text.parse().unwrap()));
         let unknown = |text: &str| Err(Problem::NotAListenAddress { address: text.to_owned() });
-        let open = |text: &str| Err(Problem::ListenNotLoopback { address: text.to_owned() });
 
         for (text, expected) in [
             ("localhost:5432", Ok(ListenAddress::Localhost { port: 5432 })),
@@ -223,9 +219,9 @@ mod tests {
             ("127.0.0.1:5432", socket("127.0.0.1:5432")),
             ("127.0.0.2:0", socket("127.0.0.2:0")),
             ("[::1]:5432", socket("[::1]:5432")),
-            ("0.0.0.0:5432", open("0.0.0.0:5432")),
-            ("[::]:5432", open("[::]:5432")),
-            ("10.0.0.1:5432", open("10.0.0.1:5432")),
+            ("0.0.0.0:5432", socket("0.0.0.0:5432")),
+            ("[::]:5432", socket("[::]:5432")),
+            ("10.0.0.1:5432", socket("10.0.0.1:5432")),
             ("localhost", unknown("localhost")),
             ("localhost:65536", unknown("localhost:65536")),
             ("db:5432", unknown("db:5432")),

@@ -4,10 +4,11 @@ use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{AtLeaseEnd, DrainConfig, RouteConfig, UpstreamConfig};
+use crate::config::{AtLeaseEnd, AuthConfig, DrainConfig, RouteConfig, UpstreamConfig};
 use crate::credential::{self, Credential, Issued};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
+use crate::session::auth::Auth;
 use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -18,7 +19,12 @@ const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
 
 fn config(addresses: &[ListenAddress]) -> ListenConfig {
-    ListenConfig { addresses: addresses.to_vec(), max_sessions: 10, connect_wait: Duration::from_secs(10) }
+    ListenConfig {
+        addresses: addresses.to_vec(),
+        auth: AuthConfig::Trust,
+        max_sessions: 10,
+        connect_wait: Duration::from_secs(10),
+    }
 }
 
 /// A proxy in front of `upstream_port`, with its drain and its credential.
@@ -44,7 +50,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let drain = Drain::default();
     let wait = Duration::from_secs(10);
     let routes = vec![Route { config, upstream, source }];
-    let shared = Shared::new(routes, Arc::new(Metrics::new()), drain.subscribe(), wait, 10);
+    let shared = Shared::new(routes, Auth::Trust, Arc::new(Metrics::new()), drain.subscribe(), wait, 10);
     (Arc::new(shared), drain, issued)
 }
 

@@ -7,7 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session.
+/// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session and
+/// proven that it may have one. Who cannot do that keeps no seat from those who can.
 #[derive(Debug)]
 pub(crate) enum Admission {
     Place(Place),
@@ -24,7 +25,8 @@ impl Admission {
     }
 }
 
-/// Places of connections without a seat: those that have not said what they want, bring a cancel, or are told no.
+/// Places of connections without a seat: those that have not said what they want or proven
+/// who they are, bring a cancel, or are told no.
 /// Where there is none left the oldest connection loses its own.
 ///
 /// Age alone decides. Were those spared that have said something, one byte from each of many connections would

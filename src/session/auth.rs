@@ -1,9 +1,27 @@
-//! Who is asking. `trust`: whoever reaches the listener, which is on loopback only.
+//! Who is asking: the name that the client says, and how it proves that it is the one.
 
+mod file;
+mod password;
+mod users;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time;
+
+use super::record::Name;
+use crate::config::AuthConfig;
 use crate::wire::error::{ClientError, SqlState};
+use crate::wire::sasl::SaslError;
+use crate::wire::scram_server::Offer;
 use crate::wire::startup::StartupMessage;
 
-/// A client that may go on, and what it asked for.
+use file::AuthFile;
+pub(crate) use file::AuthFileError;
+
+/// A client, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
     /// What it calls itself. Decides on nothing but the route.
@@ -14,56 +32,140 @@ pub(crate) struct Client {
 }
 
 /// Why a client may not go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthError {
     #[error("client named no user")]
     NoUser,
+    #[error("client went away before it had proven who it is")]
+    Closed,
+    #[error("client did not prove who it is within {AUTH_TIMEOUT:?}")]
+    TimedOut,
+    #[error("listen.auth_file has no user {}", Name(user))]
+    NoSuchUser { user: Vec<u8> },
+    #[error("wrong password of user {}", Name(user))]
+    WrongPassword { user: Vec<u8> },
+    #[error("exchange with user {}", Name(user))]
+    Sasl { user: Vec<u8>, source: SaslError },
+    #[error("no randomness for a nonce")]
+    Random,
+    #[error("connection to the client")]
+    Io(#[from] io::Error),
 }
 
 impl AuthError {
-    pub(crate) fn client_error(self) -> ClientError {
-        match self {
+    /// PostgreSQL's own answer; `None` for silence. Who was refused is not told whether there is such a user.
+    pub(crate) fn client_error(&self) -> Option<ClientError> {
+        let wrong_password = |user: &[u8]| {
+            let user = String::from_utf8_lossy(user);
+            ClientError::fatal(
+                SqlState::INVALID_PASSWORD,
+                format!("password authentication failed for user \"{user}\""),
+            )
+        };
+        Some(match self {
             Self::NoUser => ClientError::fatal(
                 SqlState::INVALID_AUTHORIZATION,
                 "no PostgreSQL user name specified in startup packet",
             ),
-        }
+            Self::NoSuchUser { user } | Self::WrongPassword { user } => wrong_password(user),
+            Self::Sasl { user, source } => source.client_error().unwrap_or_else(|| wrong_password(user)),
+            Self::Random => ClientError::fatal(SqlState::INTERNAL_ERROR, "could not generate random nonce"),
+            Self::Closed | Self::TimedOut | Self::Io(_) => return None,
+        })
     }
 }
 
-/// Lets everybody in who says a name.
-pub(crate) fn trust(message: StartupMessage) -> Result<Client, AuthError> {
+/// Who a client says it is; that has still to be proven.
+pub(crate) fn identify(message: StartupMessage) -> Result<Client, AuthError> {
     let given = |name| message.parameters.get(name).filter(|value| !value.is_empty());
     let user = given("user").ok_or(AuthError::NoUser)?.to_vec();
     let database = given("database").map_or_else(|| user.clone(), <[u8]>::to_vec);
     Ok(Client { user, database, message })
 }
 
+/// How clients prove who they are.
+#[derive(Debug)]
+pub(crate) enum Auth {
+    /// Not at all: whoever reaches the listener, which is on loopback only.
+    Trust,
+    /// By SCRAM.
+    Password(AuthFile),
+}
+
+impl Auth {
+    /// Reads the files that the settings name.
+    pub(crate) fn load(config: &AuthConfig) -> Result<Self, AuthFileError> {
+        Ok(match config {
+            AuthConfig::Trust => Self::Trust,
+            AuthConfig::Password { file } => Self::Password(AuthFile::load(file)?),
+        })
+    }
+
+    /// Has a client prove who it says it is. Gives what it is owed in front of all else that it is told: our side of
+    /// the proof. What it has sent beyond its own is left in `early`.
+    ///
+    /// Not cancel safe: a client that was asked may have answered.
+    pub(crate) async fn prove<C>(
+        &self,
+        client: &mut C,
+        early: &mut BytesMut,
+        user: &[u8],
+    ) -> Result<BytesMut, AuthError>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        match self {
+            Self::Trust => Ok(BytesMut::new()),
+            Self::Password(file) => {
+                let proving = password::prove(client, early, user, Offer::new(None), file);
+                time::timeout(AUTH_TIMEOUT, proving).await.unwrap_or(Err(AuthError::TimedOut))
+            }
+        }
+    }
+}
+
+/// PostgreSQL's own `authentication_timeout`. Who is asked holds a place and no seat: see [`super::admission`].
+const AUTH_TIMEOUT: Duration = Duration::from_mins(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::startup::{PROTOCOL_3_0, ProtocolVersion, StartupParameters};
 
-    fn asking(pairs: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<u8>), AuthError> {
+    fn asking(pairs: &[(&str, &str)]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut parameters = StartupParameters::default();
         for (name, value) in pairs {
             parameters.push(*name, *value);
         }
-        let client = trust(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters })?;
-        Ok((client.user, client.database))
+        match identify(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters }) {
+            Ok(client) => Some((client.user, client.database)),
+            Err(AuthError::NoUser) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]
     fn database_defaults_to_the_user_name() {
         let (alice, wizard) = (b"alice".to_vec(), b"wizard".to_vec());
-        assert_eq!(asking(&[("user", "alice"), ("database", "wizard")]), Ok((alice.clone(), wizard)));
-        assert_eq!(asking(&[("user", "alice")]), Ok((alice.clone(), alice.clone())));
-        assert_eq!(asking(&[("database", ""), ("user", "alice")]), Ok((alice.clone(), alice)));
+        assert_eq!(asking(&[("user", "alice"), ("database", "wizard")]), Some((alice.clone(), wizard)));
+        assert_eq!(asking(&[("user", "alice")]), Some((alice.clone(), alice.clone())));
+        assert_eq!(asking(&[("database", ""), ("user", "alice")]), Some((alice.clone(), alice)));
     }
 
     #[test]
     fn client_without_a_name_is_refused_as_by_the_server() {
-        assert_eq!(asking(&[("database", "wizard")]), Err(AuthError::NoUser));
-        assert_eq!(asking(&[("user", "")]), Err(AuthError::NoUser));
+        assert_eq!(asking(&[("database", "wizard")]), None);
+        assert_eq!(asking(&[("user", "")]), None);
+    }
+
+    #[test]
+    fn whether_there_is_such_a_user_is_for_the_log_alone() {
+        let user = b"app\n".to_vec();
+        let unknown = AuthError::NoSuchUser { user: user.clone() };
+        let known = AuthError::WrongPassword { user: user.clone() };
+        let malformed = AuthError::Sasl { user, source: SaslError::Length { len: 0 } };
+        assert_eq!(unknown.to_string(), "listen.auth_file has no user app\u{fffd}");
+        assert_eq!(unknown.client_error(), known.client_error());
+        assert_eq!(malformed.client_error(), known.client_error());
     }
 }

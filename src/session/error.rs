@@ -62,10 +62,14 @@ impl Blame {
 impl SessionError {
     pub(crate) fn blame(&self) -> Blame {
         match self {
+            Self::Auth(AuthError::Random)
+            | Self::Draining
+            | Self::NoSeat { .. }
+            | Self::CancelKey(_)
+            | Self::Panicked(_) => Blame::Proxy,
             Self::Startup(_) | Self::Auth(_) | Self::Route(_) | Self::ClientLost(_) | Self::ClientStalled => {
                 Blame::Client
             }
-            Self::Draining | Self::NoSeat { .. } | Self::CancelKey(_) | Self::Panicked(_) => Blame::Proxy,
             Self::Login(error) => match error {
                 LoginError::ClientGone => Blame::Client,
                 LoginError::NoCredential { .. } | LoginError::NoSource(_) => Blame::Vault,
@@ -99,6 +103,7 @@ impl SessionError {
     pub(crate) fn client_error(&self, session: SessionId) -> Option<ClientError> {
         let error = match self {
             Self::Startup(error) => return error.client_error(),
+            Self::Auth(error) => return error.client_error(),
             Self::Login(error) => return error.client_error(),
             Self::ClientLost(_) | Self::ClientStalled => return None,
             Self::Draining => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "pglease is shutting down"),
@@ -106,7 +111,6 @@ impl SessionError {
                 ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many sessions already")
                     .with_detail(format!("pglease serves listen.max_sessions, {max}, at a time."))
             }
-            Self::Auth(error) => error.client_error(),
             Self::Route(error) => error.client_error(),
             Self::CancelKey(_) | Self::Panicked(_) => internal(session),
         };

@@ -42,6 +42,7 @@ use crate::wire::error::{ClientError, SqlState};
 use crate::wire::status::Tracker;
 
 use admission::{Admission, Place, Places, Seat, Seats};
+use auth::Auth;
 use cancel::{CancelRegistry, Registration};
 use doubt::Doubts;
 use error::SessionError;
@@ -57,6 +58,7 @@ use watch::{MaxAge, Watch};
 #[derive(Debug)]
 pub(crate) struct Shared {
     routes: Vec<Route>,
+    auth: Auth,
     cancels: Arc<CancelRegistry>,
     metrics: Arc<Metrics>,
     phase: channel::Receiver<Phase>,
@@ -72,6 +74,7 @@ impl Shared {
     /// `routes` in the order in which they are tried.
     pub(crate) fn new(
         routes: Vec<Route>,
+        auth: Auth,
         metrics: Arc<Metrics>,
         phase: channel::Receiver<Phase>,
         connect_wait: Duration,
@@ -81,6 +84,7 @@ impl Shared {
             .map(|direction| metrics.bytes.get_or_create(&DirectionLabels { direction }).clone());
         Self {
             routes,
+            auth,
             cancels: Arc::default(),
             metrics,
             phase,
@@ -104,6 +108,11 @@ impl Shared {
         &self.seats
     }
 
+    /// Whether there would be a seat now. Nobody need prove anything to hear that there is none.
+    fn check_seats(&self) -> Result<(), SessionError> {
+        self.admit().map(drop)
+    }
+
     /// A seat for a session that asks now.
     fn admit(&self) -> Result<Seat, SessionError> {
         match *self.phase.borrow() {
@@ -124,13 +133,14 @@ where
     let mut record = Record::new(id, Arc::clone(&shared.metrics));
     let evicted = place.evicted();
     let mut admission = Admission::Place(place);
+    let mut owed = BytesMut::new();
 
     // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
     let mut opening = Box::pin(async {
         tokio::select! {
             biased;
             () = evicted.cancelled() => Err(StartupError::Evicted.into()),
-            opened = open(&mut client, &mut admission, &shared, &mut record) => opened,
+            opened = open(&mut client, &mut admission, &mut owed, &shared, &mut record) => opened,
         }
     });
     let opened = caught(opening.as_mut()).await;
@@ -141,6 +151,10 @@ where
         Err(error) => {
             let mut last_words = BytesMut::new();
             error.encode(id, &mut last_words);
+            if !last_words.is_empty() {
+                owed.unsplit(last_words);
+                last_words = owed;
+            }
             record.refused(&error);
             drop(error);
             Box::pin(turn_away(&mut client, &last_words, &evicted)).await;
@@ -164,10 +178,12 @@ where
     }
 }
 
-/// From the first byte to ReadyForQuery; `None` for a connection that only brought a cancel.
+/// From the first byte to ReadyForQuery; `None` for a connection that only brought a cancel. While something stands in
+/// `owed` the client must be told that before anything else.
 async fn open<C>(
     client: &mut C,
     admission: &mut Admission,
+    owed: &mut BytesMut,
     shared: &Shared,
     record: &mut Record,
 ) -> Result<Option<Box<Opened>>, SessionError>
@@ -183,10 +199,16 @@ where
             return Ok(None);
         }
     };
+    let asking = auth::identify(message)?;
+    shared.check_seats()?;
+    *owed = tokio::select! {
+        biased;
+        proven = shared.auth.prove(client, &mut early, &asking.user) => proven?,
+        () = watch::refused(shared.phase()) => return Err(SessionError::Draining),
+    };
     let deadline = Instant::now() + shared.connect_wait;
     *admission = Admission::Seat(shared.admit()?);
 
-    let asking = auth::trust(message)?;
     let route = route::find(&shared.routes, &asking)?;
     let Outbound { parameters, at_lease_end } = route::outbound(&asking, &route.config);
     let attempt = Attempt {
@@ -220,7 +242,8 @@ where
         max_age: route.config.max_session_age.map(|max_age| (max_age, route.source.clone())),
     });
     record.opened(&asking, &logged_in.address, opened.hold.credential(), opened.registration.as_ref());
-    if let Err(error) = greet(client, &greeting).await {
+    owed.unsplit(greeting);
+    if let Err(error) = greet(client, &std::mem::take(owed)).await {
         Box::pin(close::close_upstream(&mut opened.upstream, close::TERMINATE)).await;
         return Err(error);
     }

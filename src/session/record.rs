@@ -140,7 +140,7 @@ fn outcome(end: &RelayEnd, client_left: bool) -> (&'static str, Blame, Option<Ca
 }
 
 /// A name that a client has chosen: as text in one line, and not more of it than PostgreSQL would take.
-struct Name<'a>(&'a [u8]);
+pub(super) struct Name<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -137,7 +137,7 @@ mod tests {
         for (name, value) in pairs {
             parameters.push(*name, *value);
         }
-        auth::trust(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters }).unwrap()
+        auth::identify(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters }).unwrap()
     }
 
     fn pairs(outbound: &Outbound) -> Vec<(String, String)> {

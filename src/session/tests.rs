@@ -56,6 +56,7 @@ fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
     let drain = Drain::default();
     let shared = Shared::new(
         vec![route],
+        Auth::Trust,
         Arc::new(Metrics::new()),
         drain.subscribe(),
         Duration::from_secs(10),

@@ -71,13 +71,23 @@ impl Watch {
     }
 }
 
+/// Returns when the process stops and a client that asks for a session is refused. Cancel safe.
+pub(crate) async fn refused(phase: watch::Receiver<Phase>) {
+    draining(phase, |accept_until, _| accept_until).await;
+}
+
 /// Returns when the process stops and a session that has not begun will not any more. Cancel safe.
-pub(crate) async fn too_late(mut phase: watch::Receiver<Phase>) {
+pub(crate) async fn too_late(phase: watch::Receiver<Phase>) {
+    draining(phase, Instant::max).await;
+}
+
+/// Returns at the time in a drain that `at` makes of `accept_until` and `idle_from`, or at the cut.
+async fn draining(mut phase: watch::Receiver<Phase>, at: impl Fn(Instant, Instant) -> Instant) {
     loop {
         let at = match *phase.borrow_and_update() {
             Phase::Serving => None,
             Phase::Draining { accept_until, idle_from, cut_at } => {
-                Some(accept_until.max(idle_from).min(cut_at))
+                Some(at(accept_until, idle_from).min(cut_at))
             }
             Phase::Cut => return,
         };

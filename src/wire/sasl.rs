@@ -88,7 +88,7 @@ impl SaslError {
 /// The body of a client's first answer, and how many bytes of `buf` its message takes; `None` asks for more bytes.
 /// What the message is, and how long, is judged as soon as it is known.
 ///
-/// SASLInitialResponse and SASLResponse alike: Byte1 `p`, Int32 length including itself, body.
+/// `SASLInitialResponse` and `SASLResponse` alike: Byte1 `p`, Int32 length including itself, body.
 pub(crate) fn split_response(buf: &[u8]) -> Result<Option<(&[u8], usize)>, SaslError> {
     let Some((&tag, rest)) = buf.split_first() else { return Ok(None) };
     if tag != b'p' {
@@ -103,7 +103,7 @@ pub(crate) fn split_response(buf: &[u8]) -> Result<Option<(&[u8], usize)>, SaslE
     Ok(rest.get(..body_len).map(|body| (body, HEADER_LEN + body_len)))
 }
 
-/// Takes the name of a mechanism off the body of a SASLInitialResponse: String.
+/// Takes the name of a mechanism off the body of a `SASLInitialResponse`: String.
 pub(crate) fn split_mechanism(body: &[u8]) -> Result<(&[u8], &[u8]), SaslError> {
     let end = body.iter().position(|&byte| byte == 0).ok_or(SaslError::Unterminated)?;
     let (name, rest) = body.split_at(end);
@@ -124,19 +124,19 @@ pub(crate) fn initial_data(rest: &[u8]) -> Result<Option<&[u8]>, SaslError> {
     if behind.is_empty() { Ok(data) } else { Err(SaslError::TooLong) }
 }
 
-/// AuthenticationSASL: Int32 10, names as strings in the order of preference, an empty one behind the last.
+/// `AuthenticationSASL`: Int32 10, names as strings in the order of preference, an empty one behind the last.
 pub(crate) fn encode_mechanisms(names: &[&str], out: &mut BytesMut) {
     let mut list: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
     list.push(0);
     encode(SASL, &list, out);
 }
 
-/// AuthenticationSASLContinue: Int32 11, data.
+/// `AuthenticationSASLContinue`: Int32 11, data.
 pub(crate) fn encode_continue(data: &[u8], out: &mut BytesMut) {
     encode(SASL_CONTINUE, data, out);
 }
 
-/// AuthenticationSASLFinal: Int32 12, data.
+/// `AuthenticationSASLFinal`: Int32 12, data.
 pub(crate) fn encode_final(data: &[u8], out: &mut BytesMut) {
     encode(SASL_FINAL, data, out);
 }

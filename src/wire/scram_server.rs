@@ -47,15 +47,15 @@ impl Offer {
         Self { binding }
     }
 
-    /// Writes the whole AuthenticationSASL.
+    /// Writes the whole `AuthenticationSASL`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         let names: &[&str] =
             if self.binding.is_some() { &[SCRAM_SHA_256_PLUS, SCRAM_SHA_256] } else { &[SCRAM_SHA_256] };
         sasl::encode_mechanisms(names, out);
     }
 
-    /// Takes the body of SASLInitialResponse. What is in it of the first SCRAM message comes back; without, an empty
-    /// AuthenticationSASLContinue asks for it.
+    /// Takes the body of `SASLInitialResponse`. What is in it of the first SCRAM message comes back; without, an empty
+    /// `AuthenticationSASLContinue` asks for it.
     pub(crate) fn choose(self, body: &[u8]) -> Result<(Chosen, Option<&[u8]>), SaslError> {
         let (name, rest) = sasl::split_mechanism(body)?;
         let is_plus = name == SCRAM_SHA_256_PLUS.as_bytes() && self.binding.is_some();
@@ -154,12 +154,12 @@ impl Chosen {
 }
 
 impl Asked<'_> {
-    /// Writes the whole AuthenticationSASLContinue.
+    /// Writes the whole `AuthenticationSASLContinue`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         sasl::encode_continue(self.server_first.as_bytes(), out);
     }
 
-    /// Takes the client's final message, and writes the whole AuthenticationSASLFinal if it holds the proof.
+    /// Takes the client's final message, and writes the whole `AuthenticationSASLFinal` if it holds the proof.
     ///
     /// What is compared with a secret is compared in constant time, and all is done for a verifier that nobody can
     /// meet as for any other.

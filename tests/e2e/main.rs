@@ -34,6 +34,7 @@ mod clients;
 mod secrets;
 mod errors;
 mod hostile;
+mod auth;
 mod protocol;
 
 use steps::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};

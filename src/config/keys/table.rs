@@ -117,11 +117,16 @@ pub(crate) const KEYS: &[Key] = &[
     later("listen.unix_socket_mode", Kind::Text, Value("0660"), "0660", "file mode of that socket"),
     key(
         "listen.auth",
-        Kind::Word { built: &["trust"], later: &["password", "peer"] },
+        Kind::Word { built: &["trust", "password"], later: &["peer"] },
         Value("trust"),
         "how applications prove who they are",
     ),
-    later("listen.auth_file", Kind::Path, OFF, "", "password: lines of \"user\" \"verifier\""),
+    key(
+        "listen.auth_file",
+        Kind::Path,
+        Absent("(required by password)"),
+        "password: file with lines of \"user\" \"verifier\", read again when it changes",
+    ),
     later("listen.peer_uids", Kind::List, OFF, "", "peer: user ids that may connect"),
     later("listen.tls_cert_file", Kind::Path, OFF, "", "PEM file of the certificate shown to applications"),
     later("listen.tls_key_file", Kind::Path, OFF, "", "PEM file of that certificate's key"),

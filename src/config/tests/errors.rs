@@ -71,7 +71,10 @@ fn what_is_not_built_says_so() {
         "[listen]\npeer_uids = [0, 1]\n",
         "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): not built yet; leave it out",
     );
-    flag_says("--listen-auth=peer", "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\"");
+    flag_says(
+        "--listen-auth=peer",
+        "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\" or \"password\"",
+    );
 }
 
 #[test]
@@ -376,16 +379,67 @@ fn each_problem_has_its_cure() {
 }
 
 #[test]
+fn keys_of_another_kind_of_auth_name_it_and_its_own_are_needed() {
+    variable_says(
+        "PGLEASE_LISTEN_AUTH_FILE",
+        "DIR/token",
+        "listen.auth_file = \"token\" (PGLEASE_LISTEN_AUTH_FILE): no key of listen.auth = \"trust\" (default); \
+         remove one of them",
+    );
+    flag_says(
+        "--listen-auth=password",
+        "listen.auth_file: not set; set --listen-auth-file or PGLEASE_LISTEN_AUTH_FILE, or auth_file in the file's \
+         [listen]",
+    );
+    flag_says(
+        "--listen-auth=md5",
+        "listen.auth = \"md5\" (--listen-auth): no such choice; use \"trust\" or \"password\"",
+    );
+    for (file, problem) in [
+        (
+            "missing",
+            "cannot be read: No such file or directory (os error 2); name a file that is there and that \
+                     this user may read",
+        ),
+        ("empty", "the file is empty; fill it, or name another"),
+    ] {
+        let given = Given::minimum()
+            .arguments(&["--listen-auth=password", &format!("--listen-auth-file=DIR/{file}")]);
+        let expected = format!("listen.auth_file = \"{file}\" (--listen-auth-file): {problem}");
+        assert_eq!(given.errors(), expected);
+    }
+}
+
+#[test]
 fn addresses_that_let_anybody_in_or_collide_are_refused() {
     flag_says(
         "--listen-addresses=0.0.0.0:5432",
         "listen.addresses = [\"0.0.0.0:5432\"] (--listen-addresses): \"0.0.0.0:5432\" is no loopback address, and \
-         whoever reaches it would be let in; use \"localhost:5432\", as listen.auth has nothing but \"trust\" yet",
+         with listen.auth = \"trust\" whoever reaches it would be let in; use \"localhost:5432\", or listen.auth = \
+         \"password\"",
     );
     flag_says(
         "--listen-addresses=localhost:1,[::1]:1",
         "listen.addresses = [\"localhost:1\", \"[::1]:1\"] (--listen-addresses): \"[::1]:1\" is named twice; remove \
          one",
+    );
+    flag_says(
+        "--listen-addresses=0.0.0.0:1,0.0.0.0:2",
+        "listen.addresses = [\"0.0.0.0:1\", \"0.0.0.0:2\"] (--listen-addresses): \"0.0.0.0:1\" is no loopback \
+         address, and with listen.auth = \"trust\" whoever reaches it would be let in; use \"localhost:5432\", or \
+         listen.auth = \"password\"\nlisten.addresses = [\"0.0.0.0:1\", \"0.0.0.0:2\"] (--listen-addresses): \
+         \"0.0.0.0:2\" is no loopback address, and with listen.auth = \"trust\" whoever reaches it would be let in; use \
+         \"localhost:5432\", or listen.auth = \"password\"",
+    );
+    let given = Given::minimum().arguments(&[
+        "--listen-auth=password",
+        "--listen-auth-file=DIR/token",
+        "--listen-addresses=127.0.0.1:1,0.0.0.0:1",
+    ]);
+    assert_eq!(
+        given.errors(),
+        "listen.addresses = [\"127.0.0.1:1\", \"0.0.0.0:1\"] (--listen-addresses): \"0.0.0.0:1\" is named twice; \
+         remove one",
     );
     flag_says(
         "--listen-addresses=,",

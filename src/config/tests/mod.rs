@@ -131,6 +131,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
         },
         listen: ListenConfig {
             addresses: vec![ListenAddress::Localhost { port: 5432 }],
+            auth: AuthConfig::Trust,
             max_sessions: 1000,
             connect_wait: Duration::from_secs(10),
         },
@@ -277,7 +278,12 @@ fn every_value_arrives_where_it_belongs() {
     let addresses = vec![ListenAddress::Localhost { port: 15432 }, ListenAddress::Socket(second)];
     assert_eq!(
         config.listen,
-        ListenConfig { addresses, max_sessions: 16, connect_wait: Duration::from_secs(90) }
+        ListenConfig {
+            addresses,
+            auth: AuthConfig::Trust,
+            max_sessions: 16,
+            connect_wait: Duration::from_secs(90)
+        }
     );
     let [wizard, reporting] = config.routes.as_slice() else { panic!("two routes") };
     assert_eq!((wizard.database.as_deref(), wizard.user.as_deref()), (Some("wizard"), None));
@@ -296,6 +302,21 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!(config.drain.grace, Duration::from_secs(2));
     assert!(config.http.explicit);
     assert_eq!(config.log, LogConfig { format: LogFormat::Text, level: Level::TRACE });
+}
+
+#[test]
+fn who_proves_who_it_is_may_come_from_anywhere() {
+    let given = Given::minimum().arguments(&["--listen-auth=password", "--listen-auth-file=DIR/token"]);
+    let file = given.dir.path().join("token");
+    let loaded = given.load().unwrap();
+    assert_eq!((loaded.config.listen.auth, loaded.warnings.len()), (AuthConfig::Password { file }, 0));
+
+    let given = given.arguments(&["--listen-addresses=localhost:5432,0.0.0.0:5433,[::]:5433"]);
+    let loaded = given.load().unwrap();
+    assert_eq!(loaded.config.listen.addresses.len(), 3);
+    let [first, second] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(first.starts_with("listen.addresses has 0.0.0.0:5433, which is no loopback address"), "{first}");
+    assert!(second.contains("[::]:5433"), "{second}");
 }
 
 #[test]

@@ -1,0 +1,426 @@
+//! How clients prove who they are.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+use tokio::task::spawn_blocking;
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use crate::raw::{Message, Raw, startup};
+use crate::support::pglease::Pglease;
+use crate::support::postgres::{Database, Postgres};
+use crate::support::world::{World, WorldOptions};
+use crate::{PATIENCE, pglease_with};
+
+const SECURITY: &str = include_str!("../../docs/security.md");
+
+/// Runs the command of docs/security.md that writes a file of users, as the superuser.
+async fn write_users(postgres: &Postgres, file: &Path, roles: &[&str]) {
+    let (_, rest) = SECURITY.split_once("```sh\npsql ").unwrap();
+    let (command, _) = rest.split_once("```").unwrap();
+    let quoted = roles.iter().map(|role| format!("'{role}'")).collect::<Vec<_>>().join(", ");
+    for part in ["/etc/pglease/users", "'app', 'reports'"] {
+        assert!(command.contains(part), "{command}");
+    }
+    let command = command
+        .replace("/etc/pglease/users", &file.display().to_string())
+        .replace("'app', 'reports'", &quoted);
+
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{}/psql {command}", postgres.bin().display())]).env_clear().envs([
+        ("PGHOST", "127.0.0.1"),
+        ("PGPORT", &postgres.port().to_string()),
+        ("PGUSER", "postgres"),
+        ("PGPASSWORD", "postgres"),
+    ]);
+    let output = spawn_blocking(move || shell.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Keys of `[listen]`.
+fn by_password(file: &Path) -> String {
+    let file = file.display().to_string();
+    format!("auth = \"password\"\nauth_file = {file:?}\nconnect_wait = \"1m\"")
+}
+
+/// pglease that lets in who has a password in `file`.
+async fn pglease_asking(world: &World<'_>, file: &Path) -> Pglease {
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), &by_password(file));
+    pglease_with(&(settings + &world.route("db-app"))).await
+}
+
+async fn connect(pglease: &Pglease, user: &str, password: &str) -> Result<Database, Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("localhost").port(pglease.port()).dbname("app").user(user).password(password);
+    Database::open(&config).await
+}
+
+#[track_caller]
+fn assert_refused(refused: Result<Database, Error>, user: &str) {
+    let error = refused.err().unwrap();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code(), &SqlState::INVALID_PASSWORD);
+    assert_eq!(error.message(), format!("password authentication failed for user \"{user}\""));
+    assert_eq!((error.severity(), error.detail(), error.hint()), ("FATAL", None, None));
+}
+
+/// What psql prints that is asked with this password and these further parts of a conninfo string.
+async fn psql(world: &World<'_>, pglease: &Pglease, user: &str, password: &str, more: &str) -> String {
+    let conninfo = format!("host=localhost port={} dbname=app user='{user}' {more}", pglease.port());
+    let mut psql = Command::new(world.servers.postgres.bin().join("psql"));
+    psql.args(["-XAtwc", "SELECT 'served'", &conninfo]).env_clear().env("PGPASSWORD", password);
+    let output = spawn_blocking(move || psql.output().unwrap()).await.unwrap();
+    [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat()
+}
+
+#[tokio::test]
+async fn users_of_pg_authid_get_in_with_their_passwords_and_nobody_else_does() {
+    let world = World::shared(WorldOptions::default()).await;
+    let (ann, bob) = (world.group("ann"), format!("{} \"B\"", world.group("bob")));
+    let sql = format!(
+        "CREATE ROLE \"{ann}\" PASSWORD 'one secret'; CREATE ROLE \"{}\" PASSWORD 'other secret'",
+        bob.replace('"', "\"\"")
+    );
+    world.superuser.batch_execute(&sql).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&ann, &bob]).await;
+    let pglease = pglease_asking(&world, &file).await;
+
+    for (user, password) in [(&ann, "one secret"), (&bob, "other secret")] {
+        let session = connect(&pglease, user, password).await.unwrap();
+        let session_user = crate::user_of(&session).await;
+        assert!(session_user.starts_with(&world.role_prefix()), "{session_user}");
+        assert_eq!(psql(&world, &pglease, user, password, "").await, "served\n");
+    }
+    for (user, password) in
+        [(&ann, "other secret"), (&ann, ""), (&bob, "one secret"), (&world.group("nobody"), "one secret")]
+    {
+        assert_refused(connect(&pglease, user, password).await, user);
+        let said = psql(&world, &pglease, user, &format!("{password}."), "").await;
+        let expected = format!("FATAL:  password authentication failed for user \"{user}\"\n");
+        assert!(said.ends_with(&expected), "{said}");
+    }
+    let said = psql(&world, &pglease, &ann, "one secret", "channel_binding=require").await;
+    assert!(said.contains("channel binding"), "{said}");
+    if world.servers.postgres.major() >= 16 {
+        let said = psql(&world, &pglease, &ann, "one secret", "require_auth=scram-sha-256").await;
+        assert_eq!(said, "served\n");
+        let said = psql(&world, &pglease, &ann, "one secret", "require_auth=none").await;
+        assert!(said.contains("server requested SASL authentication"), "{said}");
+    }
+    // The log tells what the client is not told.
+    let refused = pglease.events("session.refused");
+    for reason in ["wrong password of user", "listen.auth_file has no user"] {
+        let has_reason = |event: &serde_json::Value| event["error"].as_str().unwrap().contains(reason);
+        assert!(refused.iter().any(has_reason), "{refused:?}");
+    }
+
+    let users = fs::read_to_string(&file).unwrap();
+    replace(&file, "\"app\" \"in clear\"\n");
+    connect(&pglease, &ann, "one secret").await.unwrap();
+    let failed = pglease.wait_for_event("auth_file.reload_failed", PATIENCE).await;
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.contains("line 1: no SCRAM verifier") && !error.contains("in clear"), "{error}");
+    let (bobs, anns): (Vec<_>, Vec<_>) = users.lines().partition(|line| line.contains("\"\""));
+    assert_eq!((bobs.len(), anns.len()), (1, 1));
+    replace(&file, bobs[0]);
+    assert_refused(connect(&pglease, &ann, "one secret").await, &ann);
+    connect(&pglease, &bob, "other secret").await.unwrap();
+    assert_eq!(pglease.wait_for_event("auth_file.reloaded", PATIENCE).await["users"], 1);
+}
+
+/// As an operator's tools do.
+fn replace(file: &Path, text: &str) {
+    let next = PathBuf::from(format!("{}.next", file.display()));
+    fs::write(&next, text).unwrap();
+    fs::rename(&next, file).unwrap();
+}
+
+/// A message of the client's.
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+    [&[tag], &len[..], body].concat()
+}
+
+/// `SASLInitialResponse` with this data, as long as it is.
+fn initial(mechanism: &str, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap();
+    message(b'p', &[mechanism.as_bytes(), b"\0", &len.to_be_bytes(), data].concat())
+}
+
+const SCRAM: &str = "SCRAM-SHA-256";
+
+/// What a client sends that has been asked for a password, before it closes its side.
+fn first_answers() -> Vec<(&'static str, Vec<u8>)> {
+    let scram = |data: &[u8]| initial(SCRAM, data);
+    let good = scram(b"n,,n=,r=theirs");
+    let mut long = good.clone();
+    long[1..5].copy_from_slice(&1025_u32.to_be_bytes());
+    vec![
+        ("nothing", Vec::new()),
+        ("half a message", good[..20].to_vec()),
+        ("half a header", good[..3].to_vec()),
+        ("a tag", b"p".to_vec()),
+        ("Query", message(b'Q', b"SELECT 1\0")),
+        ("Terminate", message(b'X', b"")),
+        ("Sync", message(b'S', b"")),
+        ("StartupMessage again", startup(&[("user", "app")])),
+        ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("tag 0", vec![0; 9]),
+        ("tag 255", vec![0xff; 9]),
+        ("length 0", b"p\0\0\0\0".to_vec()),
+        ("length 3", b"p\0\0\0\x03".to_vec()),
+        ("length -1", b"p\xff\xff\xff\xff".to_vec()),
+        ("2 GiB", b"p\x7f\xff\xff\xffSCRAM-SHA-256\0".to_vec()),
+        ("1,025 bytes", long),
+        ("1,024 bytes", scram(&[b"n,,n=,r=", &vec![b'x'; 994][..]].concat())),
+        ("empty body", message(b'p', b"")),
+        ("a password in clear", message(b'p', b"secret\0")),
+        ("mechanism alone", message(b'p', b"SCRAM-SHA-256\0")),
+        ("mechanism without its end", message(b'p', b"SCRAM-SHA-256")),
+        ("half a length of data", message(b'p', b"SCRAM-SHA-256\0\0\0")),
+        ("less data than said", message(b'p', b"SCRAM-SHA-256\0\0\0\0\x09n,,n=,r=")),
+        ("more data than said", message(b'p', b"SCRAM-SHA-256\0\0\0\0\x01n,,n=,r=")),
+        ("data of length -2", message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xfen,,")),
+        ("no data and some", message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xffn,,")),
+        ("no data, then nothing", message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff")),
+        (
+            "no data, then an empty message",
+            [message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff"), message(b'p', b"")].concat(),
+        ),
+        (
+            "no data, then garbage",
+            [message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff"), message(b'p', b"garbage")].concat(),
+        ),
+        ("empty data", scram(b"")),
+        ("no mechanism", initial("", b"n,,n=,r=theirs")),
+        ("unknown mechanism", initial("SCRAM-SHA-1", b"n,,n=,r=theirs")),
+        ("PLUS without TLS", initial("SCRAM-SHA-256-PLUS", b"p=tls-server-end-point,,n=,r=theirs")),
+        ("OAUTHBEARER", initial("OAUTHBEARER", b"n,,\x01auth=\x01\x01")),
+        ("zero within", scram(b"n,,n=,r=the\0irs")),
+        ("unknown flag", scram(b"x,,n=,r=theirs")),
+        ("unprintable flag", scram(b"\xff,,n=,r=theirs")),
+        ("flag alone", scram(b"n")),
+        ("flag without a comma", scram(b"nn,n=,r=theirs")),
+        ("bound without TLS", scram(b"p=tls-server-end-point,,n=,r=theirs")),
+        ("authorization identity", scram(b"n,a=admin,n=,r=theirs")),
+        ("no authorization identity", scram(b"n,n=,r=theirs")),
+        ("mandatory extension", scram(b"n,,m=x,n=,r=theirs")),
+        ("no user name", scram(b"n,,r=theirs")),
+        ("user name without a value", scram(b"n,,n")),
+        ("no nonce", scram(b"n,,n=app")),
+        ("another attribute for the nonce", scram(b"n,,n=app,s=theirs")),
+        ("nonce with a space", scram(b"n,,n=,r=the irs")),
+        ("nonce of another alphabet", scram(b"n,,n=,r=\xc3\xa4")),
+        ("extension without a value", scram(b"n,,n=,r=theirs,x")),
+        ("extension of no name", scram(b"n,,n=,r=theirs,=x")),
+        ("extension of a bad name", scram(b"n,,n=,r=theirs,\x01=x")),
+        ("good, then nothing", good.clone()),
+        ("good, then half a message", [&good[..], b"p\0\0"].concat()),
+        ("good, then Terminate", [&good[..], &message(b'X', b"")].concat()),
+        ("good, then Query", [&good[..], &message(b'Q', b"SELECT 1\0")].concat()),
+        ("good, then an empty message", [&good[..], &message(b'p', b"")].concat()),
+        ("good, then length 0", [&good[..], b"p\0\0\0\0"].concat()),
+        ("good, then 1 GiB", [&good[..], b"p\x40\0\0\0"].concat()),
+        ("good twice", [good.clone(), good].concat()),
+    ]
+}
+
+/// What a client sends that has been given salt and nonce, before it closes its side. `NONCE` is both sides', `PROOF`
+/// is one for another password.
+const LAST_ANSWERS: &[&str] = &[
+    "",
+    "\0",
+    "NONCE",
+    "r=NONCE,p=PROOF",
+    "c",
+    "c=biws",
+    "c=biws,r=NONCE",
+    "c=biws,r=NONCE,x=1",
+    "c=biws,r=NONCE,\u{1}=1,p=PROOF",
+    "c=biws,r=NONCE,p=",
+    "c=biws,r=NONCE,p=AAAA",
+    "c=biws,r=NONCE,p=*",
+    "c=biws,r=NONCE,p=PROOFPROOF",
+    "c=biws,r=NONCE,p=PROOF,x=1",
+    "c=biws,r=NONCE,p=PROOF,",
+    "c=biws,r=NONCE,x=1,p=PROOF",
+    "c=biws,r=NONCE,p=PROOF",
+    "c=biws,r=NONCE.,p=PROOF",
+    "c=biws,r=theirs,p=PROOF",
+    "c=biws,r=,p=PROOF",
+    "c=eSws,r=NONCE,p=PROOF",
+    "c=,r=NONCE,p=PROOF",
+    "c=biws\0,r=NONCE,p=PROOF",
+    "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCws,r=NONCE,p=PROOF",
+    "c=biws,p=PROOF,r=NONCE",
+];
+
+/// Messages without what differs each time: fields F, L and R of an error are places in PostgreSQL's source; salt and
+/// nonce are new.
+fn comparable(told: &[Message]) -> Vec<String> {
+    let line = |message: &Message| match (message.tag, message.body.as_slice()) {
+        (b'E', _) => {
+            let mut fields = message.fields();
+            fields.retain(|(name, _)| !"FLR".contains(*name));
+            format!("E {fields:?}")
+        }
+        (b'R', [0, 0, 0, 11, data @ ..]) if !data.is_empty() => "R salt and nonce".to_owned(),
+        _ => format!("{message:?}"),
+    };
+    told.iter().map(line).collect()
+}
+
+#[tokio::test]
+async fn malformed_proofs_are_answered_as_postgresql_answers_them() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("hostile");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'")).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&user]).await;
+    let pglease = pglease_asking(&world, &file).await;
+    let direct = ([127, 0, 0, 1], world.servers.postgres.port()).into();
+    let addresses = [direct, pglease.addresses()[0]];
+    let unknown = world.group("unknown");
+
+    for user in [&user, &unknown] {
+        let hello = startup(&[("user", user), ("database", &world.database())]);
+        for (name, sent) in first_answers() {
+            let mut told = Vec::new();
+            for address in addresses {
+                let mut raw = Raw::connect(address).await;
+                raw.send(&hello).await;
+                let mut messages = raw.up_to(b'R').await;
+                raw.send(&sent).await;
+                raw.finish().await;
+                messages.extend(raw.rest().await);
+                told.push(comparable(&messages));
+            }
+            assert_eq!(told[1], told[0], "{name}, {user}");
+        }
+        for template in LAST_ANSWERS {
+            let mut told = Vec::new();
+            for address in addresses {
+                let mut raw = Raw::connect(address).await;
+                raw.send(&hello).await;
+                let mut messages = raw.up_to(b'R').await;
+                raw.send(&initial(SCRAM, b"n,,n=,r=theirs")).await;
+                let asked = raw.message().await.unwrap();
+                let text = String::from_utf8(asked.body[4..].to_vec()).unwrap();
+                let nonce = text.split([',', '=']).nth(1).unwrap().to_owned();
+                assert_eq!(text.split(',').count(), 3, "{text}");
+                let proof = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+                let last = template.replace("NONCE", &nonce).replace("PROOF", proof);
+                messages.push(asked);
+                raw.send(&message(b'p', last.as_bytes())).await;
+                raw.finish().await;
+                messages.extend(raw.rest().await);
+                told.push(comparable(&messages));
+            }
+            assert_eq!(told[1], told[0], "{}, {user}", template.escape_default());
+        }
+    }
+}
+
+/// Nonce, salt and rounds that a client is given who names `user`.
+async fn asked(pglease: &Pglease, user: &str) -> (String, String, String) {
+    let mut raw = Raw::connect(pglease.addresses()[0]).await;
+    raw.send(&startup(&[("user", user), ("database", "app")])).await;
+    raw.up_to(b'R').await;
+    raw.send(&initial(SCRAM, b"n,,n=,r=theirs")).await;
+    let text = String::from_utf8(raw.message().await.unwrap().body[4..].to_vec()).unwrap();
+    let mut parts = text.split(',').map(|part| part[2..].to_owned());
+    (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap())
+}
+
+#[tokio::test]
+async fn user_that_there_is_not_looks_like_any_other() {
+    let world = World::shared(WorldOptions::default()).await;
+    let users = ["one", "two", "three"].map(|name| world.group(name));
+    for user in &users {
+        let sql = format!("CREATE ROLE {user} PASSWORD 'secret'");
+        world.superuser.batch_execute(&sql).await.unwrap();
+    }
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&users[0], &users[1], &users[2]]).await;
+    let mut before = None;
+    for _ in 0..2 {
+        let pglease = pglease_asking(&world, &file).await;
+        let (nonce, salt, rounds) = asked(&pglease, &users[0]).await;
+        let (other_nonce, other_salt, other_rounds) = asked(&pglease, "nobody").await;
+        assert_eq!((salt.len(), &rounds), (other_salt.len(), &other_rounds));
+        assert_ne!((&nonce, &salt), (&other_nonce, &other_salt));
+        let (nonce_again, salt_again, _) = asked(&pglease, "nobody").await;
+        assert_eq!(salt_again, other_salt);
+        assert_ne!(nonce_again, other_nonce);
+        assert_ne!(asked(&pglease, "nobody else").await.1, other_salt);
+        // Nor does a restart tell one from the other.
+        assert_eq!(before.replace(other_salt.clone()).unwrap_or(other_salt.clone()), other_salt);
+    }
+}
+
+#[tokio::test]
+async fn a_byte_at_a_time_gets_in_as_well_and_what_follows_the_proof_is_kept() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("slow");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} PASSWORD 'secret'")).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&user]).await;
+    let pglease = pglease_asking(&world, &file).await;
+
+    let mut scram = ScramSha256::new(b"secret", ChannelBinding::unsupported());
+    let mut raw = Raw::connect(pglease.addresses()[0]).await;
+    raw.send(&startup(&[("user", &user), ("database", "app")])).await;
+    raw.up_to(b'R').await;
+    for byte in message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff") {
+        raw.send(&[byte]).await;
+    }
+    assert_eq!(raw.message().await.unwrap().body, [0, 0, 0, 11], "asks for the first message");
+    for byte in message(b'p', scram.message()) {
+        raw.send(&[byte]).await;
+    }
+    scram.update(&raw.message().await.unwrap().body[4..]).unwrap();
+    let last = message(b'p', scram.message());
+    let (most, rest) = last.split_at(last.len() - 1);
+    for byte in most {
+        raw.send(&[*byte]).await;
+    }
+    let mut query = BytesMut::new();
+    postgres_protocol::message::frontend::query("SELECT 'early'", &mut query).unwrap();
+    raw.send(&[rest, &query].concat()).await;
+
+    let proof = raw.message().await.unwrap();
+    scram.finish(&proof.body[4..]).unwrap();
+    assert_eq!(raw.message().await.unwrap().body, [0, 0, 0, 0], "AuthenticationOk");
+    raw.up_to(b'Z').await;
+    let answer = raw.up_to(b'Z').await;
+    assert!(answer[1].body.ends_with(b"early"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn refusal_of_upstream_comes_behind_our_own_proof() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("elsewhere");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} PASSWORD 'secret'")).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&user]).await;
+    let anywhere = world.route("db-app").replace(&format!("/{}?", world.database()), "/?");
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), &by_password(&file));
+    let pglease = pglease_with(&(settings + &anywhere + "database = \"no_such_database\"\n")).await;
+
+    let parameters = [("user", user.as_str()), ("database", "no_such_database")];
+    for (database, code) in [("no_such_database", "3D000"), ("no route", "3D000")] {
+        let mut raw = Raw::connect(pglease.addresses()[0]).await;
+        raw.send(&startup(&[parameters[0], ("database", database)])).await;
+        raw.authenticate("secret").await;
+        let rest = raw.rest().await;
+        let [Message { tag: b'E', .. }] = &rest[..] else { panic!("{rest:?}") };
+        assert!(rest[0].fields().contains(&('C', code.to_owned())), "{rest:?}");
+    }
+}
