@@ -49,6 +49,13 @@ def python():
     return {path.stem: {"argv": [sys.executable, str(path)], "env": env} for path in programs}
 
 
+def tools():
+    """Those that come with the servers, which the tests have anyway: PGBIN says where."""
+    env = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    programs = (SOURCES / "tools").glob("*.py")
+    return {path.stem: {"argv": [sys.executable, str(path)], "env": env} for path in programs}
+
+
 def java():
     require("java", ["java", "-version"], "apt-get install -y openjdk-17-jdk-headless maven")
     folder = SOURCES / "java"
@@ -71,7 +78,7 @@ def java():
     return {snake(name): {"argv": [*argv, name], "env": {}} for name in programs}
 
 
-LANGUAGES = {"python": python, "java": java}
+LANGUAGES = {"tools": tools, "python": python, "java": java}
 
 
 def main(language):

@@ -16,6 +16,13 @@ struct Row {
     client: &'static str,
 }
 
+impl Row {
+    /// Whether it is one of the programs of `tests/clients`.
+    fn is_program(&self) -> bool {
+        LANGUAGES.iter().any(|(language, _)| *language == self.language)
+    }
+}
+
 fn rows() -> Vec<Row> {
     let (_, table) = DOCS.split_once("<!-- clients -->\n").unwrap();
     let (table, _) = table.split_once("<!-- end of clients -->").unwrap();
@@ -25,6 +32,7 @@ fn rows() -> Vec<Row> {
         let (language, client) = test.trim_matches('`').split_once("::").unwrap();
         Row { tested, settings, language, client }
     };
+    // Below the head.
     table.lines().skip(2).map(row).collect()
 }
 
@@ -35,12 +43,19 @@ fn code(cell: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn every_client_has_a_row_and_every_row_a_test() {
-    let rows: Vec<_> = rows().iter().map(|row| (row.language, row.client)).collect();
+    let (programs, others): (Vec<_>, Vec<_>) = rows().into_iter().partition(Row::is_program);
+    let programs: Vec<_> = programs.iter().map(|row| (row.language, row.client)).collect();
     let tests = LANGUAGES.iter().flat_map(|(language, clients)| {
         clients.iter().map(|(client, _)| (*language, *client)).collect::<Vec<_>>()
     });
-    assert_eq!(rows.iter().copied().collect::<BTreeSet<_>>(), tests.collect());
-    assert_eq!(rows.len(), rows.iter().collect::<BTreeSet<_>>().len(), "a row for each");
+    assert_eq!(programs.iter().copied().collect::<BTreeSet<_>>(), tests.collect());
+    assert_eq!(programs.len(), programs.iter().collect::<BTreeSet<_>>().len(), "a row for each");
+    for row in others {
+        let sources =
+            ["tests/e2e", "tests/e2e/clients"].map(|folder| format!("{folder}/{}.rs", row.language));
+        let text: String = sources.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+        assert!(text.contains(&format!("async fn {}()", row.client)), "no test {}", row.client);
+    }
 }
 
 #[test]
@@ -59,7 +74,7 @@ fn versions_in_the_docs_are_the_pinned_ones() {
 
 #[test]
 fn settings_in_the_docs_are_those_of_the_programs() {
-    for row in rows() {
+    for row in rows().into_iter().filter(Row::is_program) {
         let program = files(&folder_of(row.language)).into_iter().find(|path| is_named(path, row.client));
         let program = program.unwrap_or_else(|| panic!("no program of {}", row.client));
         let text = fs::read_to_string(&program).unwrap();

@@ -5,6 +5,7 @@
 //! comes first; each test then looks at what its client has said.
 
 mod docs;
+mod dump;
 mod stage;
 
 use std::io::Write;
@@ -50,6 +51,9 @@ macro_rules! clients {
 }
 
 clients! {
+    tools {
+        psql: ALL,
+    }
     python {
         psycopg3: ALL,
         psycopg2_pool: ALL,

@@ -74,7 +74,14 @@ impl Stage {
         let route = world.route("db-app") + "at_lease_end = \"close\"\n";
         let pglease = pglease_with(&(world.settings() + &route)).await;
         let start = |&(name, steps): &Client| {
-            let process = spawn(name, &found[name], &pglease.database_url("app"), world.folder());
+            let environment = [
+                ("DATABASE_URL", pglease.database_url("app")),
+                ("CLIENT", name.to_owned()),
+                ("PGBIN", world.servers.postgres.bin().display().to_string()),
+                ("PATH", crate::support::env("PATH").unwrap_or_default()),
+                ("HOME", world.folder().display().to_string()),
+            ];
+            let process = spawn(&found[name], &environment, world.folder());
             Program { name, process, failure: None, steps }
         };
         let programs = clients.iter().map(start).collect();
@@ -195,20 +202,13 @@ fn said(lines: &[String], answer: &str) -> Option<Result<(), String>> {
     lines.iter().any(|line| line.starts_with(answer)).then_some(Ok(()))
 }
 
-fn spawn(name: &str, program: &Value, database_url: &str, folder: &Path) -> Process {
+fn spawn(program: &Value, environment: &[(&str, String)], folder: &Path) -> Process {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let argv: Vec<_> = program["argv"].as_array().expect(name).iter().map(text).collect();
-    let own = program["env"].as_object().expect(name).iter();
-    let own: Vec<_> = own.map(|(variable, value)| (variable.clone(), text(value))).collect();
-    let path = crate::support::env("PATH").unwrap_or_default();
-    let home = folder.display().to_string();
-    let mut environment = vec![
-        ("DATABASE_URL", database_url),
-        ("CLIENT", name),
-        ("PATH", path.as_str()),
-        ("HOME", home.as_str()),
-    ];
-    environment.extend(own.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
+    let argv: Vec<_> = program["argv"].as_array().expect("it is installed").iter().map(text).collect();
+    let own = program["env"].as_object().unwrap().iter();
+    let own: Vec<_> = own.map(|(variable, value)| (variable.as_str(), text(value))).collect();
+    let environment: Vec<_> =
+        environment.iter().chain(&own).map(|(variable, value)| (*variable, value.as_str())).collect();
     Process::spawn_with_input(&Spawn {
         program: &PathBuf::from(&argv[0]),
         arguments: &argv[1..],
