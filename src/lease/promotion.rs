@@ -207,7 +207,7 @@ mod tests {
 
     fn refused(code: &str) -> UpstreamError {
         let code = SqlState::parse(code.as_bytes());
-        let response = ErrorResponse { code, message: String::new(), body: Vec::new() };
+        let response = ErrorResponse { code, ..ErrorResponse::parse(b"") };
         UpstreamError::Refused { address: "db:5432".to_owned(), response }
     }
 
@@ -225,7 +225,7 @@ mod tests {
         ] {
             assert_eq!(verdict(Some(&Err(refused(code)))), expected, "{code}");
         }
-        let response = ErrorResponse { code: None, message: String::new(), body: Vec::new() };
+        let response = ErrorResponse::parse(b"");
         let rejected = UpstreamError::CredentialRejected { address: String::new(), response };
         assert_eq!(verdict(Some(&Err(rejected))), Verdict::Rejected);
         assert_eq!((verdict(Some(&Ok(()))), verdict(None)), (Verdict::Accepted, Verdict::Unknown));

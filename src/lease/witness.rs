@@ -158,9 +158,7 @@ mod tests {
 
     fn refused(code: &str) -> Result<Option<Footing>, QueryError> {
         let code = SqlState::parse(code.as_bytes());
-        Err(QueryError::Refused {
-            response: ErrorResponse { code, message: String::new(), body: Vec::new() },
-        })
+        Err(QueryError::Refused { response: ErrorResponse { code, ..ErrorResponse::parse(b"") } })
     }
 
     /// Everything that a look can come back with.

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::auth::AuthError;
 use super::cancel::CancelError;
 use super::fault::Panicked;
-use super::login::LoginError;
+use super::login::{AUTHENTICATION_OK, LoginError};
 use super::route::NoRoute;
 use super::startup::StartupError;
 use crate::ids::SessionId;
@@ -124,6 +124,9 @@ impl SessionError {
         {
             out.extend_from_slice(&answer);
         } else if let Some(error) = self.client_error(session) {
+            if error.is_of_one_let_in() {
+                out.extend_from_slice(AUTHENTICATION_OK);
+            }
             error.encode(out);
         }
     }

@@ -177,7 +177,12 @@ where
         loop {
             let message = self.message(MAX_LOGIN_LEN).await?;
             match message.tag {
-                ERROR_RESPONSE => return Err(LoginError::Refused(ErrorResponse::parse(message.body()))),
+                ERROR_RESPONSE => {
+                    let response = ErrorResponse::parse(message.body());
+                    return Err(LoginError::Refused(
+                        response.since_let_in(&[before_key, self.kept].concat()),
+                    ));
+                }
                 // Joins without a copy what was read in one go.
                 NOTICE_RESPONSE | PARAMETER_STATUS => self.kept.unsplit(message.bytes),
                 BACKEND_KEY_DATA if key.is_none() => {

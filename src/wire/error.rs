@@ -52,6 +52,9 @@ pub(crate) struct ErrorResponse {
     pub(crate) message: String,
     /// The message's body as upstream sent it, from behind its length word.
     pub(crate) body: Vec<u8>,
+    /// What upstream has said since AuthenticationOk, in whole messages; `None` before that. Who is refused for a
+    /// parameter or a database has been let in by then.
+    pub(crate) since_let_in: Option<Vec<u8>>,
 }
 
 impl ErrorResponse {
@@ -67,7 +70,13 @@ impl ErrorResponse {
             code: field(b'C').and_then(SqlState::parse),
             message: field(b'M').map(printable).unwrap_or_default(),
             body: body.to_owned(),
+            since_let_in: None,
         }
+    }
+
+    /// The same from a server that has let us in, and then said `said`.
+    pub(crate) fn since_let_in(self, said: &[u8]) -> Self {
+        Self { since_let_in: Some(said.to_owned()), ..self }
     }
 
     /// The code for people, who are told where there is none.
@@ -133,10 +142,16 @@ impl ClientError {
         self
     }
 
-    /// The whole ErrorResponse.
+    /// Whether upstream has let the client in before it refused the session, so that AuthenticationOk comes first.
+    pub(crate) fn is_of_one_let_in(&self) -> bool {
+        matches!(self, Self::Verbatim(response) if response.since_let_in.is_some())
+    }
+
+    /// The whole ErrorResponse, behind what upstream has said before it.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Verbatim(response) => {
+                out.put_slice(response.since_let_in.as_deref().unwrap_or_default());
                 out.put_u8(response::MESSAGE_TYPE_BYTE_ERROR_RESPONSE);
                 out.put_u32(u32::try_from(response.body.len() + 4).unwrap_or(u32::MAX));
                 out.put_slice(&response.body);

@@ -433,7 +433,7 @@ impl FakeUpstream {
 }
 
 fn response(code: &str) -> ErrorResponse {
-    ErrorResponse { code: SqlState::parse(code.as_bytes()), message: String::new(), body: Vec::new() }
+    ErrorResponse { code: SqlState::parse(code.as_bytes()), ..ErrorResponse::parse(b"") }
 }
 
 /// A session that watches its role.

@@ -156,15 +156,23 @@ async fn server_without_a_cancel_key_is_served() {
 #[tokio::test]
 async fn refusal_is_heard_before_and_after_authentication() {
     let error = message(b'E', b"SFATAL\0C3D000\0Mno database\0\0");
-    for bytes in [
-        error.clone(),
-        [authentication(0, b""), error.clone()].concat(),
-        [authentication(0, b""), message(b'K', b"\0\0\0\x01abcd"), error.clone()].concat(),
+    let status = message(b'S', b"a\0b\0");
+    let key = message(b'K', b"\0\0\0\x01abcd");
+    for (before, told) in [
+        (vec![], None),
+        (vec![authentication(0, b"")], Some(vec![])),
+        (vec![authentication(0, b""), status.clone()], Some(status.clone())),
+        (
+            vec![authentication(0, b""), status.clone(), key, status.clone()],
+            Some([status.clone(), status].concat()),
+        ),
     ] {
+        let bytes = [before.concat(), error.clone()].concat();
         let Err(LoginError::Refused(response)) = answer(&Binding::None, &bytes).await else {
             panic!("no refusal")
         };
         assert_eq!(response.code.unwrap().to_string(), "3D000");
+        assert_eq!(response.since_let_in, told);
     }
 }
 
