@@ -36,5 +36,6 @@ mod errors;
 mod hostile;
 mod auth;
 mod protocol;
+mod differential;
 
 use steps::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};
