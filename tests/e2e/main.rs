@@ -21,6 +21,7 @@ mod start;
 mod wire;
 mod pressure;
 mod replication;
+mod stream;
 mod tls;
 mod rotation;
 mod replay;

@@ -20,6 +20,9 @@ mod raw;
 #[path = "../e2e/goodbye.rs"]
 mod goodbye;
 
+#[path = "../e2e/stream/large.rs"]
+mod large;
+
 mod load;
 mod report;
 
@@ -29,5 +32,6 @@ mod fleet;
 mod inserts;
 mod rotations;
 mod soak;
+mod stalled;
 
 use steps::{PATIENCE, pglease_with, until};
