@@ -31,6 +31,7 @@ use crate::lease::{Chain, ChainEnd, ChainHandle, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
+use crate::session::encryption::ClientTls;
 use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::tls::TlsError;
@@ -46,6 +47,8 @@ pub(crate) enum AppError {
     AuthFile(AuthFileError),
     #[error(transparent)]
     Vault(VaultSetupError),
+    #[error("TLS for clients")]
+    ClientTls(#[source] TlsError),
     #[error(transparent)]
     Listen(listener::BindError),
     #[error(transparent)]
@@ -59,7 +62,7 @@ pub(crate) enum AppError {
 impl AppError {
     /// Whether a setting is at fault, rather than what was found at run time.
     pub(crate) fn is_of_settings(&self) -> bool {
-        matches!(self, Self::Upstream { .. } | Self::AuthFile(_) | Self::Vault(_))
+        matches!(self, Self::Upstream { .. } | Self::AuthFile(_) | Self::Vault(_) | Self::ClientTls(_))
     }
 }
 
@@ -77,6 +80,13 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let metrics = Arc::new(Metrics::new());
     let parts = Parts::build(&config, &metrics)?;
     let auth = Auth::load(&config.listen.auth).map_err(AppError::AuthFile)?;
+    let tls = config
+        .listen
+        .tls
+        .as_ref()
+        .map(|files| ClientTls::load(files, &metrics))
+        .transpose()
+        .map_err(AppError::ClientTls)?;
     let listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
     let http_listener = http::bind(config.http).map_err(AppError::Http)?;
     let admin_listener = admin::bind(config.admin).map_err(AppError::Http)?;
@@ -87,7 +97,8 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let (pinger, pings) = http::pings();
     let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
     let shared =
-        Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
+        Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions)
+            .with_tls(tls);
     let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
     let stop = CancellationToken::new();
     let (ask_drain, drain_asked) = mpsc::channel(1);

@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use tokio::io::{AsyncWriteExt, duplex};
 
 use crate::config;
+use crate::net::ClientStream;
 use crate::session::startup::{self, Startup};
 use crate::upstream;
 use crate::vault;
@@ -100,13 +101,13 @@ pub fn guard(data: &[u8]) {
         };
         let heard = async {
             let mut early = BytesMut::new();
-            let outcome = startup::read(&mut ours, &mut early).await;
+            let outcome = startup::read(&mut ClientStream::Plain(&mut ours), &mut early, None).await;
             drop(ours);
             assert!(early.len() <= MAX_KEPT, "{} bytes kept", early.len());
             outcome
         };
         match tokio::join!(said, heard).1 {
-            Ok(Startup::Session(message)) => parameters_come_back(&message.parameters),
+            Ok(Startup::Session(message, _)) => parameters_come_back(&message.parameters),
             Ok(Startup::Cancel(key)) => assert!((1..=256).contains(&key.secret.len())),
             Err(error) => {
                 let mut answer = BytesMut::new();

@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::Backoff;
 use crate::config::{ListenAddress, ListenConfig, Silence};
 use crate::drain::Phase;
-use crate::net;
+use crate::net::{self, ClientSocket, ClientStream, Peer};
 use crate::session::{self, Shared};
 
 use spare::Spare;
@@ -202,7 +202,12 @@ async fn accept_all(
                 match net::prepare(&stream, &Silence::default()) {
                     Ok(()) => {
                         let place = shared.places().take();
-                        connections.spawn(session::run(stream, place, Arc::clone(shared)));
+                        connections.spawn(session::run(
+                            ClientStream::Plain(ClientSocket::Tcp(stream)),
+                            Peer::Tcp(peer),
+                            place,
+                            Arc::clone(shared),
+                        ));
                         // Its turn comes before the next connection: a burst does not take the places of those
                         // that have spoken already, and who has lost a place is gone.
                         yield_now().await;

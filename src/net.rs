@@ -1,5 +1,7 @@
 //! The connections that sessions run over, and their socket options.
 
+mod client;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{Keepalive, Silence};
+
+pub(crate) use client::{ClientSocket, ClientStream, Peer};
 
 /// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is
 /// noticed where no word of it comes.

@@ -71,6 +71,8 @@ pub(crate) struct Metrics {
     /// Relayed bytes.
     pub(crate) bytes: Family<DirectionLabels, Counter>,
     pub(crate) cancel_requests: Family<ResultLabels, Counter>,
+    /// With clients.
+    pub(crate) tls_handshakes: Family<ResultLabels, Counter>,
     /// Sessions that wait for a credential.
     pub(crate) clients_waiting: Gauge,
     /// TCP connect to ReadyForQuery.
@@ -111,6 +113,7 @@ impl Metrics {
             session_errors: Family::default(),
             bytes: Family::default(),
             cancel_requests: Family::default(),
+            tls_handshakes: Family::default(),
             clients_waiting: Gauge::default(),
             upstream_connect_seconds: request_seconds(),
             upstream_connect_failures: Family::default(),
@@ -168,6 +171,11 @@ impl Metrics {
             "cancel_requests",
             "CancelRequests: delivered, failed, or miss where the key is no session's: a late client or a guess",
             self.cancel_requests.clone(),
+        );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes with clients: ok or failed",
+            self.tls_handshakes.clone(),
         );
         registry.register(
             "clients_waiting",
@@ -351,6 +359,7 @@ mod tests {
         let _ = metrics.session_errors.get_or_create(&SqlStateLabels { sqlstate: word.to_owned() });
         let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
         let _ = metrics.cancel_requests.get_or_create(&result());
+        let _ = metrics.tls_handshakes.get_or_create(&result());
         let _ = metrics.upstream_connect_failures.get_or_create(&failure);
         metrics.lease_expiry.get_or_create(&chain()).set(1_700_000_000);
         let _ = metrics.token_expiry.get_or_create(&chain());

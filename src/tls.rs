@@ -1,6 +1,7 @@
 //! rustls configurations, and the files that they are made of. Runs no task.
 
 mod client;
+mod server;
 mod reread;
 mod verify;
 
@@ -13,6 +14,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use client::client_config;
 pub(crate) use reread::{Change, Reread};
+pub(crate) use server::{ALPN, ServerIdentity, server_identity};
 pub(crate) use verify::Verify;
 
 /// Why there is no TLS configuration.
@@ -28,6 +30,15 @@ pub(crate) enum TlsError {
     NoSystemRoots,
     #[error("{host:?} is neither a name nor an address that a certificate could be for")]
     ServerName { host: String },
+    #[error("{of} {path:?} holds no private key that is not encrypted")]
+    NoKey { of: PemKind, path: PathBuf },
+    #[error(
+        "{of} {path:?} is no key that pglease can sign with: RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, \
+         or Ed25519"
+    )]
+    KeyAlgorithm { of: PemKind, path: PathBuf },
+    #[error("listen.tls_cert_file {path:?} with the key of listen.tls_key_file")]
+    ServerCert { path: PathBuf, source: rustls::Error },
     #[error("client certificate {path:?} with its key")]
     ClientCert { path: PathBuf, source: rustls::Error },
     #[error("TLS set-up")]
@@ -42,6 +53,8 @@ pub(crate) enum PemKind {
     Ca,
     ClientCert,
     ClientKey,
+    ServerCert,
+    ServerKey,
 }
 
 impl fmt::Display for PemKind {
@@ -50,6 +63,8 @@ impl fmt::Display for PemKind {
             Self::Ca => "CA file",
             Self::ClientCert => "client certificate",
             Self::ClientKey => "key of the client certificate",
+            Self::ServerCert => "listen.tls_cert_file",
+            Self::ServerKey => "listen.tls_key_file",
         })
     }
 }
@@ -67,12 +82,14 @@ fn certificates(of: PemKind, path: &Path) -> Result<Vec<CertificateDer<'static>>
     })
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let of = PemKind::ClientKey;
+fn private_key(of: PemKind, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let read = fs::read(path).map_err(|source| TlsError::Read { of, path: path.into(), source })?;
-    PrivateKeyDer::from_pem_slice(&Zeroizing::new(read)).map_err(|source| TlsError::Pem {
-        of,
-        path: path.into(),
-        source,
+    PrivateKeyDer::from_pem_slice(&Zeroizing::new(read)).map_err(|source| {
+        let path = path.into();
+        if matches!(source, pem::Error::NoItemsFound) {
+            TlsError::NoKey { of, path }
+        } else {
+            TlsError::Pem { of, path, source }
+        }
     })
 }

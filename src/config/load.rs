@@ -10,8 +10,8 @@ use tracing::Level;
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::settings::{self, FileSettings, Reader, Settings};
 use super::{
-    AdminConfig, Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat, SslMode,
-    auth, env, file, flags, routes, value, vault,
+    AdminConfig, Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat,
+    ServerCert, SslMode, auth, env, file, flags, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -110,6 +110,7 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
     let addresses = reader.list("listen.addresses", value::listen_address);
     let max_sessions = reader.integer("listen.max_sessions");
     let connect_wait = reader.value("listen.connect_wait", value::positive_duration);
+    let tls = server_cert(reader);
     if let Some(addresses) = &addresses {
         check_addresses(reader, addresses);
         if let Some(auth) = &auth {
@@ -118,11 +119,28 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
     }
     Some(ListenConfig {
         addresses: addresses?,
+        tls,
         auth: auth?,
         max_sessions: max_sessions?,
         connect_wait: connect_wait?,
     })
 }
+
+/// Both files or none.
+fn server_cert(reader: &mut Reader<'_>) -> Option<ServerCert> {
+    let cert_file =
+        reader.is_given(TLS_CERT_FILE).then(|| reader.optional(TLS_CERT_FILE, value::certificate_file));
+    let key_file = reader.is_given(TLS_KEY_FILE).then(|| reader.optional(TLS_KEY_FILE, value::key_file));
+    match (cert_file, key_file) {
+        (None, None) => None,
+        (Some(cert_file), Some(key_file)) => Some(ServerCert { cert_file: cert_file?, key_file: key_file? }),
+        (Some(cert_file), None) => cert_file.and_then(|_| reader.missing(TLS_KEY_FILE)),
+        (None, Some(key_file)) => key_file.and_then(|_| reader.missing(TLS_CERT_FILE)),
+    }
+}
+
+const TLS_CERT_FILE: &str = "listen.tls_cert_file";
+const TLS_KEY_FILE: &str = "listen.tls_key_file";
 
 fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress]) {
     if addresses.is_empty() {

@@ -100,6 +100,13 @@ pub(crate) struct ClientCert {
     pub(crate) key_file: PathBuf,
 }
 
+/// PEM files of the certificate that clients are shown, with its chain, and of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerCert {
+    pub(crate) cert_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+}
+
 /// As what pglease logs in to Vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LoginConfig {
@@ -144,6 +151,8 @@ pub(crate) enum LoginMethod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenConfig {
     pub(crate) addresses: Vec<ListenAddress>,
+    /// TLS for clients that ask for it; the files are read again when they change.
+    pub(crate) tls: Option<ServerCert>,
     pub(crate) auth: AuthConfig,
     /// Sessions at the same time, from StartupMessage to close.
     pub(crate) max_sessions: usize,

@@ -22,6 +22,7 @@ fn config(addresses: &[ListenAddress]) -> ListenConfig {
     ListenConfig {
         addresses: addresses.to_vec(),
         auth: AuthConfig::Trust,
+        tls: None,
         max_sessions: 10,
         connect_wait: Duration::from_secs(10),
     }

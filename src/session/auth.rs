@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 
+use super::encryption::Transport;
 use super::record::Name;
 use crate::config::AuthConfig;
 use crate::wire::error::{ClientError, SqlState};
@@ -21,7 +22,7 @@ use crate::wire::startup::StartupMessage;
 use file::AuthFile;
 pub(crate) use file::AuthFileError;
 
-/// A client, and what it asked for.
+/// A client, how it came, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Client {
     /// What it calls itself. Decides on nothing but the route.
@@ -29,6 +30,7 @@ pub(crate) struct Client {
     /// As it named it, or else its user name.
     pub(crate) database: Vec<u8>,
     pub(crate) message: StartupMessage,
+    pub(crate) transport: Transport,
 }
 
 /// Why a client may not go on.
@@ -76,11 +78,11 @@ impl AuthError {
 }
 
 /// Who a client says it is; that has still to be proven.
-pub(crate) fn identify(message: StartupMessage) -> Result<Client, AuthError> {
+pub(crate) fn identify(message: StartupMessage, transport: Transport) -> Result<Client, AuthError> {
     let given = |name| message.parameters.get(name).filter(|value| !value.is_empty());
     let user = given("user").ok_or(AuthError::NoUser)?.to_vec();
     let database = given("database").map_or_else(|| user.clone(), <[u8]>::to_vec);
-    Ok(Client { user, database, message })
+    Ok(Client { user, database, message, transport })
 }
 
 /// How clients prove who they are.
@@ -137,7 +139,8 @@ mod tests {
         for (name, value) in pairs {
             parameters.push(*name, *value);
         }
-        match identify(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters }) {
+        let message = StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters };
+        match identify(message, Transport::test()) {
             Ok(client) => Some((client.user, client.database)),
             Err(AuthError::NoUser) => None,
             Err(error) => panic!("{error}"),

@@ -82,6 +82,7 @@ impl SessionError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Startup(StartupError::Evicted) => "evicted",
+            Self::Startup(StartupError::Handshake(_) | StartupError::NoTls | StartupError::NoAlpn) => "tls",
             Self::Startup(_) => "startup",
             Self::Draining => "draining",
             Self::NoSeat { .. } => "max_sessions",

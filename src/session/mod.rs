@@ -6,6 +6,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod startup;
+pub(crate) mod encryption;
 pub(crate) mod auth;
 pub(crate) mod route;
 pub(crate) mod login;
@@ -36,7 +37,7 @@ use crate::config::AtLeaseEnd;
 use crate::credential::{CredentialSource, Hold};
 use crate::drain::Phase;
 use crate::ids::SessionId;
-use crate::net::Stream;
+use crate::net::{ClientStream, Peer, Stream};
 use crate::telemetry::{DirectionLabels, Metrics};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::status::Tracker;
@@ -45,6 +46,7 @@ use admission::{Admission, Place, Places, Seat, Seats};
 use auth::Auth;
 use cancel::{CancelRegistry, Registration};
 use doubt::Doubts;
+use encryption::{ClientTls, Transport};
 use error::SessionError;
 use fault::caught;
 use login::{Attempt, Login};
@@ -63,6 +65,7 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     phase: channel::Receiver<Phase>,
     connect_wait: Duration,
+    tls: Option<ClientTls>,
     seats: Seats,
     places: Arc<Places>,
     last_id: AtomicU64,
@@ -89,11 +92,17 @@ impl Shared {
             metrics,
             phase,
             connect_wait,
+            tls: None,
             seats: Seats::new(max_sessions),
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
             last_id: AtomicU64::new(0),
             bytes,
         }
+    }
+
+    /// With TLS for clients that ask for it.
+    pub(crate) fn with_tls(self, tls: Option<ClientTls>) -> Self {
+        Self { tls, ..self }
     }
 
     pub(crate) fn phase(&self) -> channel::Receiver<Phase> {
@@ -125,9 +134,9 @@ impl Shared {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn run<C>(mut client: C, place: Place, shared: Arc<Shared>)
+pub(crate) async fn run<T>(mut client: ClientStream<T>, peer: Peer, place: Place, shared: Arc<Shared>)
 where
-    C: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
     let mut record = Record::new(id, Arc::clone(&shared.metrics));
@@ -140,14 +149,17 @@ where
         tokio::select! {
             biased;
             () = evicted.cancelled() => Err(StartupError::Evicted.into()),
-            opened = open(&mut client, &mut admission, &mut owed, &shared, &mut record) => opened,
+            opened = open(&mut client, peer, &mut admission, &mut owed, &shared, &mut record) => opened,
         }
     });
     let opened = caught(opening.as_mut()).await;
     drop(opening);
     match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
-        Ok(Some(opened)) => opened.serve(client, &shared, record).await,
-        Ok(None) => record.cancelled(),
+        Ok(Some(opened)) => opened.serve(&mut client, &shared, record).await,
+        Ok(None) => {
+            record.cancelled();
+            Box::pin(turn_away(&mut client, &[], &evicted)).await;
+        }
         Err(error) => {
             let mut last_words = BytesMut::new();
             error.encode(id, &mut last_words);
@@ -163,12 +175,12 @@ where
 }
 
 /// Tells a client why it gets no session, unless newer connections need its place.
-async fn turn_away<C>(client: &mut C, last_words: &[u8], evicted: &CancellationToken)
+async fn turn_away<T>(client: &mut ClientStream<T>, last_words: &[u8], evicted: &CancellationToken)
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     // Silence has no last words that a reset could take away.
-    if last_words.is_empty() {
+    if last_words.is_empty() && !client.has_goodbye() {
         return;
     }
     tokio::select! {
@@ -180,26 +192,29 @@ where
 
 /// From the first byte to ReadyForQuery; `None` for a connection that only brought a cancel. While something stands in
 /// `owed` the client must be told that before anything else.
-async fn open<C>(
-    client: &mut C,
+async fn open<T>(
+    client: &mut ClientStream<T>,
+    peer: Peer,
     admission: &mut Admission,
     owed: &mut BytesMut,
     shared: &Shared,
     record: &mut Record,
 ) -> Result<Option<Box<Opened>>, SessionError>
 where
-    C: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut early = BytesMut::new();
-    let message = match startup::read(client, &mut early).await? {
-        Startup::Session(message) => message,
+    // As in PostgreSQL there is no TLS over a Unix socket.
+    let tls = shared.tls.as_ref().filter(|_| matches!(peer, Peer::Tcp(_)));
+    let (message, encryption) = match startup::read(client, &mut early, tls).await? {
+        Startup::Session(message, encryption) => (message, encryption),
         Startup::Cancel(key) => {
             let begins = || admission.keep();
             shared.cancels.deliver(&key, &shared.metrics, begins).await;
             return Ok(None);
         }
     };
-    let asking = auth::identify(message)?;
+    let asking = auth::identify(message, Transport { peer, encryption })?;
     shared.check_seats()?;
     *owed = tokio::select! {
         biased;

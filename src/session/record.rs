@@ -47,6 +47,7 @@ impl Record {
         info!(
             event = "session.start",
             session = %self.id,
+            over = client.transport.as_str(),
             db = %Name(&client.database),
             client_user = %Name(&client.user),
             application_name = %Name(parameter("application_name")),

@@ -117,6 +117,7 @@ mod tests {
     use crate::config::UpstreamConfig;
     use crate::credential;
     use crate::session::auth;
+    use crate::session::encryption::Transport;
     use crate::wire::startup::{PROTOCOL_3_0, ProtocolVersion, StartupMessage};
 
     fn config() -> RouteConfig {
@@ -137,7 +138,8 @@ mod tests {
         for (name, value) in pairs {
             parameters.push(*name, *value);
         }
-        auth::identify(StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters }).unwrap()
+        let message = StartupMessage { version: ProtocolVersion(PROTOCOL_3_0), parameters };
+        auth::identify(message, Transport::test()).unwrap()
     }
 
     fn pairs(outbound: &Outbound) -> Vec<(String, String)> {

@@ -7,6 +7,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time;
 
+use super::encryption::{ClientTls, Encryption};
+use crate::net::ClientStream;
+use crate::tls::ALPN;
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::startup::{
     CancelKey, FirstPacket, FirstPacketError, GSSENC_REQUEST, NEWEST_PROTOCOL, ProtocolVersion, SSL_REQUEST,
@@ -17,7 +20,7 @@ use crate::wire::startup::{
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Startup {
     Cancel(CancelKey),
-    Session(StartupMessage),
+    Session(StartupMessage, Encryption),
 }
 
 /// Why a connection never came to a StartupMessage.
@@ -33,6 +36,15 @@ pub(crate) enum StartupError {
     /// can be trusted (CVE-2021-23214).
     #[error("client sent unencrypted data behind its {request}")]
     Stuffed { request: &'static str },
+    /// The same where the answer was yes: TLS comes next, and nothing can be said.
+    #[error("client sent unencrypted data behind its SSL request, ahead of the TLS handshake")]
+    StuffedHandshake,
+    #[error("client begins with TLS, and there is none here")]
+    NoTls,
+    #[error("TLS handshake with the client")]
+    Handshake(#[source] io::Error),
+    #[error("client begins with TLS without naming the protocol \"postgresql\" (ALPN)")]
+    NoAlpn,
     #[error("client sent a malformed first packet")]
     Malformed(#[from] FirstPacketError),
     #[error("connection to the client")]
@@ -61,6 +73,10 @@ impl StartupError {
                 ),
             ),
             Self::Malformed(FirstPacketError::Length { .. } | FirstPacketError::CancelKey { .. })
+            | Self::StuffedHandshake
+            | Self::NoTls
+            | Self::Handshake(_)
+            | Self::NoAlpn
             | Self::Closed
             | Self::TimedOut
             | Self::Evicted
@@ -83,68 +99,133 @@ fn unsupported(version: ProtocolVersion) -> String {
     format!("unsupported frontend protocol {version}: server supports 3.0 to {NEWEST_PROTOCOL}")
 }
 
-/// Reads up to the end of the CancelRequest or StartupMessage. What has come behind that stays in `early`.
+/// Reads up to the end of the CancelRequest or StartupMessage, within TLS where the client asks for it and there is
+/// `tls`. What has come behind that stays in `early`.
 ///
 /// Not cancel safe: what was read is lost.
-pub(crate) async fn read<C>(client: &mut C, early: &mut BytesMut) -> Result<Startup, StartupError>
+pub(crate) async fn read<T>(
+    client: &mut ClientStream<T>,
+    early: &mut BytesMut,
+    tls: Option<&ClientTls>,
+) -> Result<Startup, StartupError>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
-    time::timeout(STARTUP_TIMEOUT, converse(client, early)).await.unwrap_or(Err(StartupError::TimedOut))
+    let mut opening = Opening { client, early, tls, encryption: Encryption::None };
+    time::timeout(STARTUP_TIMEOUT, opening.converse()).await.unwrap_or(Err(StartupError::TimedOut))
 }
 
-/// Declines encryption, each kind once, until the client says what it wants; tells it at once of what it wants in
-/// vain.
-async fn converse<C>(client: &mut C, early: &mut BytesMut) -> Result<Startup, StartupError>
+/// A connection that has not said yet what it is for.
+struct Opening<'a, T> {
+    client: &'a mut ClientStream<T>,
+    early: &'a mut BytesMut,
+    tls: Option<&'a ClientTls>,
+    encryption: Encryption,
+}
+
+impl<T> Opening<'_, T>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut ssl_declined, mut gssenc_declined) = (false, false);
-    loop {
-        let (declined, code, request) = match read_packet(client, early).await? {
-            FirstPacket::Startup(message) => {
-                let mut negotiation = BytesMut::new();
-                message.encode_negotiation(&mut negotiation);
-                say(client, &negotiation).await?;
-                return Ok(Startup::Session(message));
+    /// Answers requests for encryption, each kind once, until the client says what it wants; tells it at once of
+    /// what it wants in vain.
+    async fn converse(&mut self) -> Result<Startup, StartupError> {
+        self.accept_direct().await?;
+        let (mut ssl_answered, mut gssenc_answered) = (false, false);
+        loop {
+            match self.read_packet().await? {
+                FirstPacket::Startup(message) => {
+                    let mut negotiation = BytesMut::new();
+                    message.encode_negotiation(&mut negotiation);
+                    self.say(&negotiation).await?;
+                    return Ok(Startup::Session(
+                        message,
+                        std::mem::replace(&mut self.encryption, Encryption::None),
+                    ));
+                }
+                FirstPacket::Cancel(key) => return Ok(Startup::Cancel(key)),
+                FirstPacket::SslRequest if !std::mem::replace(&mut ssl_answered, true) => {
+                    // Within TLS there is no other kind of encryption to be had, either.
+                    gssenc_answered |= self.answer_ssl_request().await?;
+                }
+                FirstPacket::GssencRequest if !std::mem::replace(&mut gssenc_answered, true) => {
+                    self.decline("GSSAPI encryption request").await?;
+                }
+                // A second time the code is a version like any other, as in the server.
+                FirstPacket::SslRequest => return Err(unknown_version(SSL_REQUEST)),
+                FirstPacket::GssencRequest => return Err(unknown_version(GSSENC_REQUEST)),
             }
-            FirstPacket::Cancel(key) => return Ok(Startup::Cancel(key)),
-            FirstPacket::SslRequest => (&mut ssl_declined, SSL_REQUEST, "SSL request"),
-            FirstPacket::GssencRequest => (&mut gssenc_declined, GSSENC_REQUEST, "GSSAPI encryption request"),
+        }
+    }
+
+    /// TLS from the first byte on, without a request. PostgreSQL manual, "SSL Session Encryption": such a client
+    /// must name the protocol, so that what was meant for another server cannot be taken for ours.
+    async fn accept_direct(&mut self) -> Result<(), StartupError> {
+        while self.early.is_empty() {
+            self.read_more().await?;
+        }
+        if self.early.first() != Some(&TLS_HANDSHAKE) {
+            return Ok(());
+        }
+        let tls = self.tls.ok_or(StartupError::NoTls)?;
+        self.accept(tls).await?;
+        if self.client.alpn() == Some(ALPN) { Ok(()) } else { Err(StartupError::NoAlpn) }
+    }
+
+    /// Whether TLS has begun.
+    async fn answer_ssl_request(&mut self) -> Result<bool, StartupError> {
+        let Some(tls) = self.tls.filter(|_| self.encryption == Encryption::None) else {
+            return self.decline("SSL request").await.map(|()| false);
         };
-        if std::mem::replace(declined, true) {
-            // A second time the code is a version like any other, as in the server.
-            return Err(FirstPacketError::Version { version: ProtocolVersion(code) }.into());
+        self.say(b"S").await?;
+        if !self.early.is_empty() {
+            return Err(StartupError::StuffedHandshake);
         }
-        say(client, b"N").await?;
-        if !early.is_empty() {
-            return Err(StartupError::Stuffed { request });
+        self.accept(tls).await.map(|()| true)
+    }
+
+    async fn accept(&mut self, tls: &ClientTls) -> Result<(), StartupError> {
+        let accepted = tls.accept(self.client, self.early.split()).await;
+        self.encryption = accepted.map_err(StartupError::Handshake)?;
+        Ok(())
+    }
+
+    async fn decline(&mut self, request: &'static str) -> Result<(), StartupError> {
+        self.say(b"N").await?;
+        if self.early.is_empty() { Ok(()) } else { Err(StartupError::Stuffed { request }) }
+    }
+
+    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.client.write_all(bytes).await?;
+        self.client.flush().await
+    }
+
+    async fn read_packet(&mut self) -> Result<FirstPacket, StartupError> {
+        loop {
+            if let Some((packet, len)) = split_first_packet(self.early)? {
+                self.early.advance(len);
+                return Ok(packet);
+            }
+            // A declared length above the limit is an error at its fourth byte, so this grows to the limit at most.
+            self.read_more().await?;
+        }
+    }
+
+    async fn read_more(&mut self) -> Result<(), StartupError> {
+        self.early.reserve(READ_LEN);
+        match self.client.read_buf(self.early).await? {
+            0 => Err(StartupError::Closed),
+            _ => Ok(()),
         }
     }
 }
 
-async fn say<C: AsyncWrite + Unpin>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
-    client.write_all(bytes).await?;
-    client.flush().await
+fn unknown_version(code: u32) -> StartupError {
+    FirstPacketError::Version { version: ProtocolVersion(code) }.into()
 }
 
-async fn read_packet<C>(client: &mut C, buf: &mut BytesMut) -> Result<FirstPacket, StartupError>
-where
-    C: AsyncRead + Unpin,
-{
-    loop {
-        if let Some((packet, len)) = split_first_packet(buf)? {
-            buf.advance(len);
-            return Ok(packet);
-        }
-        // A declared length above the limit is an error at its fourth byte, so this grows to the limit at most.
-        buf.reserve(READ_LEN);
-        if client.read_buf(buf).await? == 0 {
-            return Err(StartupError::Closed);
-        }
-    }
-}
-
+/// What a TLS handshake begins with (RFC 8446 §5.1, `ContentType`).
+const TLS_HANDSHAKE: u8 = 0x16;
 /// From accept to the end of the StartupMessage.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A usual StartupMessage, in bytes.
@@ -167,11 +248,12 @@ mod tests {
 
     /// Reads what `sent` begins with; gives the verdict, what was answered and what was left.
     async fn after(sent: &[u8]) -> (Result<Startup, StartupError>, Vec<u8>, BytesMut) {
-        let (mut ours, mut theirs) = duplex(64 * 1024);
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let mut ours = ClientStream::Plain(ours);
         theirs.write_all(sent).await.unwrap();
         theirs.shutdown().await.unwrap();
         let mut early = BytesMut::new();
-        let outcome = read(&mut ours, &mut early).await;
+        let outcome = read(&mut ours, &mut early, None).await;
         drop(ours);
         let mut answered = Vec::new();
         theirs.read_to_end(&mut answered).await.unwrap();
@@ -180,7 +262,8 @@ mod tests {
 
     /// As [`after`], each packet once the one before it has been answered.
     async fn in_turn(packets: &[Vec<u8>]) -> (Result<Startup, StartupError>, usize) {
-        let (mut ours, mut theirs) = duplex(64 * 1024);
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let mut ours = ClientStream::Plain(ours);
         let mut early = BytesMut::new();
         let talk = async {
             let mut answers = 0;
@@ -193,7 +276,7 @@ mod tests {
             answers
         };
         let outcome = async {
-            let outcome = read(&mut ours, &mut early).await;
+            let outcome = read(&mut ours, &mut early, None).await;
             drop(ours);
             outcome
         };
@@ -204,7 +287,7 @@ mod tests {
     async fn startup_message_may_have_company_behind_it() {
         let (outcome, answered, early) = after(&[startup(), b"Q\0\0\0\x06a\0".to_vec()].concat()).await;
         assert!(
-            matches!(outcome, Ok(Startup::Session(message)) if message.parameters.get("user") == Some(b"a"))
+            matches!(outcome, Ok(Startup::Session(message, Encryption::None)) if message.parameters.get("user") == Some(b"a"))
         );
         assert!(answered.is_empty());
         assert_eq!(&early[..], b"Q\0\0\0\x06a\0");
@@ -215,7 +298,7 @@ mod tests {
         let (ssl, gssenc) = (packet(SSL_REQUEST, b""), packet(GSSENC_REQUEST, b""));
 
         let (outcome, answers) = in_turn(&[gssenc.clone(), ssl.clone(), startup()]).await;
-        assert!(matches!(outcome, Ok(Startup::Session(_))));
+        assert!(matches!(outcome, Ok(Startup::Session(..))));
         assert_eq!(answers, 2);
 
         let (outcome, answers) = in_turn(&[ssl.clone(), gssenc, ssl]).await;
@@ -263,7 +346,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn client_that_says_a_byte_now_and_then_is_given_ten_seconds() {
         for pause in [Duration::from_secs(1), Duration::from_mins(1)] {
-            let (mut ours, mut theirs) = duplex(64);
+            let (ours, mut theirs) = duplex(64);
+            let mut ours = ClientStream::Plain(ours);
             let mut early = BytesMut::new();
             let began = time::Instant::now();
             let drip = async {
@@ -273,7 +357,7 @@ mod tests {
                 }
             };
             tokio::select! {
-                outcome = read(&mut ours, &mut early) => {
+                outcome = read(&mut ours, &mut early, None) => {
                     assert!(matches!(outcome, Err(StartupError::TimedOut)));
                 }
                 () = drip => panic!("outlived the limit"),

@@ -1,7 +1,7 @@
 //! Whole sessions: clients over pipes in memory, upstream on loopback where there is one.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,10 +14,12 @@ use crate::config::{AtLeaseEnd, RouteConfig, UpstreamConfig};
 use crate::credential::{self, Credential, CredentialSource, Publisher, Revocation, Standing, Suspicion};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
+use crate::net::ClientSocket;
 use crate::upstream::Upstream;
 
 mod cancels;
 
+const SOMEBODY: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000));
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
 const READY: &[u8] = b"Z\0\0\0\x05I";
 const STATUS: &[u8] = b"S\0\0\0\x08a\0b\0";
@@ -78,7 +80,10 @@ impl Proxy {
     /// A connection's task, and the client's end of the connection.
     fn connect(&self) -> (impl Future<Output = ()> + use<>, DuplexStream) {
         let (client, far_client) = duplex(64 * 1024);
-        (run(client, self.shared.places().take(), Arc::clone(&self.shared)), far_client)
+        (
+            run(ClientStream::Plain(client), SOMEBODY, self.shared.places().take(), Arc::clone(&self.shared)),
+            far_client,
+        )
     }
 
     /// What a client that sends `sent` is told until the end.
@@ -210,7 +215,12 @@ async fn session_goes_from_accept_to_close() {
 async fn task_of_a_session_stays_small() {
     let (server, proxy) = (Server::bind().await, proxy(1, 1));
     let client = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port())).await.unwrap();
-    let session = run(client, proxy.shared.places().take(), Arc::clone(&proxy.shared));
+    let session = run(
+        ClientStream::Plain(ClientSocket::Tcp(client)),
+        SOMEBODY,
+        proxy.shared.places().take(),
+        Arc::clone(&proxy.shared),
+    );
     assert!(size_of_val(&session) <= 2048, "{} bytes", size_of_val(&session));
 }
 
@@ -493,7 +503,12 @@ impl AsyncWrite for Stumbling {
 async fn panic_ends_one_session_and_its_client_is_told() {
     let proxy = proxy(1, 1);
     let (client, mut far_client) = duplex(1024);
-    let session = run(Stumbling(client), proxy.shared.places().take(), Arc::clone(&proxy.shared));
+    let session = run(
+        ClientStream::Plain(Stumbling(client)),
+        SOMEBODY,
+        proxy.shared.places().take(),
+        Arc::clone(&proxy.shared),
+    );
     let talk = async {
         far_client.write_all(&packet(0x0003_0000, b"user\0bug\0\0")).await.unwrap();
         let mut told = Vec::new();
@@ -513,7 +528,12 @@ async fn panic_in_the_relay_ends_both_sides_in_frame() {
     let proxy = proxy(server.port(), 1);
     let issued = proxy.promote(1);
     let (client, mut far_client) = duplex(1024);
-    let session = run(Stumbling(client), proxy.shared.places().take(), Arc::clone(&proxy.shared));
+    let session = run(
+        ClientStream::Plain(Stumbling(client)),
+        SOMEBODY,
+        proxy.shared.places().take(),
+        Arc::clone(&proxy.shared),
+    );
     let client_side = async {
         far_client.write_all(&startup()).await.unwrap();
         read_greeting(&mut far_client).await;

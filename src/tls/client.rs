@@ -27,7 +27,7 @@ pub(crate) fn client_config(
         return Err(TlsError::NoCertificate { of: PemKind::ClientCert, path: cert_file.clone() });
     }
     builder
-        .with_client_auth_cert(chain, private_key(key_file)?)
+        .with_client_auth_cert(chain, private_key(PemKind::ClientKey, key_file)?)
         .map_err(|source| TlsError::ClientCert { path: cert_file.clone(), source })
 }
 

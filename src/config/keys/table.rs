@@ -128,8 +128,13 @@ pub(crate) const KEYS: &[Key] = &[
         "password: file with lines of \"user\" \"verifier\", read again when it changes",
     ),
     later("listen.peer_uids", Kind::List, OFF, "", "peer: user ids that may connect"),
-    later("listen.tls_cert_file", Kind::Path, OFF, "", "PEM file of the certificate shown to applications"),
-    later("listen.tls_key_file", Kind::Path, OFF, "", "PEM file of that certificate's key"),
+    key(
+        "listen.tls_cert_file",
+        Kind::Path,
+        OFF,
+        "PEM file of the certificate, with its chain, for applications that ask for TLS",
+    ),
+    key("listen.tls_key_file", Kind::Path, OFF, "PEM file of that certificate's key"),
     key(
         "listen.max_sessions",
         Kind::Integer { min: 1, max: 1_000_000 },

@@ -130,6 +130,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             },
         },
         listen: ListenConfig {
+            tls: None,
             addresses: vec![ListenAddress::Localhost { port: 5432 }],
             auth: AuthConfig::Trust,
             max_sessions: 1000,
@@ -280,6 +281,7 @@ fn every_value_arrives_where_it_belongs() {
         config.listen,
         ListenConfig {
             addresses,
+            tls: None,
             auth: AuthConfig::Trust,
             max_sessions: 16,
             connect_wait: Duration::from_secs(90)

@@ -1,0 +1,75 @@
+//! What pglease shows as a server.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, ServerConfig};
+use tracing::warn;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use super::{PemKind, TlsError, certificates, private_key};
+use crate::config::ServerCert;
+
+/// A certificate with its key, ready to be shown.
+#[derive(Debug)]
+pub(crate) struct ServerIdentity {
+    pub(crate) config: Arc<ServerConfig>,
+    /// The first of the chain.
+    pub(crate) certificate: CertificateDer<'static>,
+}
+
+/// ALPN's name for PostgreSQL's protocol (IANA, "TLS ALPN Protocol IDs").
+pub(crate) const ALPN: &[u8] = b"postgresql";
+
+/// Reads both files. ring underneath, TLS 1.2 and 1.3. No session is kept or resumed, as in PostgreSQL: no driver
+/// asks for it, and it would be memory for each of them.
+pub(crate) fn server_identity(files: &ServerCert) -> Result<ServerIdentity, TlsError> {
+    let (of, path) = (PemKind::ServerCert, &files.cert_file);
+    let chain = certificates(of, path)?;
+    let Some(certificate) = chain.first().cloned() else {
+        return Err(TlsError::NoCertificate { of, path: path.clone() });
+    };
+    let key = private_key(PemKind::ServerKey, &files.key_file)?;
+
+    let provider = Arc::new(ring::default_provider());
+    let signing = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|_| TlsError::KeyAlgorithm { of: PemKind::ServerKey, path: files.key_file.clone() })?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        // Unknown where the key does not tell its public half, which those of ring do.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(source) => {
+            return Err(TlsError::ServerCert { path: path.clone(), source });
+        }
+    }
+    tell_validity(&certificate, files);
+
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(ServerIdentity { config: Arc::new(config), certificate })
+}
+
+/// Whether a client believes a certificate is its own to say, and one that does not look serves on.
+fn tell_validity(certificate: &CertificateDer<'_>, files: &ServerCert) {
+    let Ok(Certificate { tbs_certificate: parsed, .. }) = Certificate::from_der(certificate) else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (from, until) = (parsed.validity.not_before, parsed.validity.not_after);
+    let path = &files.cert_file;
+    if now > until.to_unix_duration() {
+        warn!(event = "listen.tls_expired", ?path, until = %until, "clients that verify it will refuse the certificate");
+    } else if now < from.to_unix_duration() {
+        warn!(event = "listen.tls_not_yet_valid", ?path, from = %from, "clients that verify it will refuse the certificate");
+    }
+}
