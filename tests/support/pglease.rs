@@ -114,6 +114,14 @@ impl Pglease {
         size.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Time on a CPU so far, in ticks of 10 ms.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
+        // Behind the name, which may hold anything: utime and stime are the 14th and 15th field.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
     /// Its log.
     pub(crate) fn lines(&self) -> &Lines {
         self.process.lines()
