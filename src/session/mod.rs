@@ -134,42 +134,50 @@ impl Shared {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn run<T>(mut client: ClientStream<T>, peer: Peer, place: Place, shared: Arc<Shared>)
+#[expect(clippy::manual_async_fn, reason = "an async fn has room for each argument twice")]
+pub(crate) fn run<T>(
+    mut client: ClientStream<T>,
+    peer: Peer,
+    place: Place,
+    shared: Arc<Shared>,
+) -> impl Future<Output = ()> + Send
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
-    let mut record = Record::new(id, Arc::clone(&shared.metrics));
-    let evicted = place.evicted();
-    let mut admission = Admission::Place(place);
-    let mut owed = BytesMut::new();
+    async move {
+        let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut record = Record::new(id, Arc::clone(&shared.metrics));
+        let evicted = place.evicted();
+        let mut admission = Admission::Place(place);
+        let mut owed = BytesMut::new();
 
-    // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
-    let mut opening = Box::pin(async {
-        tokio::select! {
-            biased;
-            () = evicted.cancelled() => Err(StartupError::Evicted.into()),
-            opened = open(&mut client, peer, &mut admission, &mut owed, &shared, &mut record) => opened,
-        }
-    });
-    let opened = caught(opening.as_mut()).await;
-    drop(opening);
-    match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
-        Ok(Some(opened)) => opened.serve(&mut client, &shared, record).await,
-        Ok(None) => {
-            record.cancelled();
-            Box::pin(turn_away(&mut client, &[], &evicted)).await;
-        }
-        Err(error) => {
-            let mut last_words = BytesMut::new();
-            error.encode(id, &mut last_words);
-            if !last_words.is_empty() {
-                owed.unsplit(last_words);
-                last_words = owed;
+        // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
+        let mut opening = Box::pin(async {
+            tokio::select! {
+                biased;
+                () = evicted.cancelled() => Err(StartupError::Evicted.into()),
+                opened = open(&mut client, peer, &mut admission, &mut owed, &shared, &mut record) => opened,
             }
-            record.refused(&error);
-            drop(error);
-            Box::pin(turn_away(&mut client, &last_words, &evicted)).await;
+        });
+        let opened = caught(opening.as_mut()).await;
+        drop(opening);
+        match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
+            Ok(Some(opened)) => opened.serve(&mut client, &shared, record).await,
+            Ok(None) => {
+                record.cancelled();
+                Box::pin(turn_away(&mut client, &[], &evicted)).await;
+            }
+            Err(error) => {
+                let mut last_words = BytesMut::new();
+                error.encode(id, &mut last_words);
+                if !last_words.is_empty() {
+                    owed.unsplit(last_words);
+                    last_words = owed;
+                }
+                record.refused(&error);
+                drop(error);
+                Box::pin(turn_away(&mut client, &last_words, &evicted)).await;
+            }
         }
     }
 }
