@@ -17,6 +17,7 @@ use tokio::io::{AsyncWriteExt, duplex};
 
 use crate::config;
 use crate::net::ClientStream;
+use crate::session::auth;
 use crate::session::startup::{self, Startup};
 use crate::upstream;
 use crate::vault;
@@ -25,9 +26,12 @@ use crate::wire::binding::EndPointHash;
 use crate::wire::error::{ClientError, ErrorResponse};
 use crate::wire::frame::split_frame;
 use crate::wire::query;
+use crate::wire::sasl;
 use crate::wire::scram::{Binding, Exchange, Mechanisms};
+use crate::wire::scram_server::Offer;
 use crate::wire::startup::{FirstPacket, NEWEST_PROTOCOL, StartupParameters, split_first_packet};
 use crate::wire::status::Tracker;
+use crate::wire::verifier::Verifier;
 
 /// Takes `len` bytes off the front, fewer where there are fewer.
 fn take<'a>(data: &mut &'a [u8], len: usize) -> &'a [u8] {
@@ -206,6 +210,31 @@ fn nonce(initial: &[u8]) -> String {
     text.split_once(",r=").map(|(_, nonce)| nonce.to_owned()).unwrap_or_default()
 }
 
+/// SCRAM towards a client: none passes that does not know the password, whatever it says in whatever order.
+pub fn scram_server(mut data: &[u8]) {
+    let control = take_byte(&mut data);
+    let _ = sasl::split_response(data);
+    let hash = (control & 1 == 1).then(|| EndPointHash::of_certificate(CERTIFICATE).expect("a hash"));
+    let mut parts = data.splitn(3, |&byte| byte == b'\n');
+    let mut part = || parts.next().unwrap_or_default();
+    let Ok((chosen, first)) = Offer::new(hash).choose(part()) else { return };
+    let first = first.unwrap_or_else(&mut part);
+    let verifier = Verifier::parse(VERIFIER).expect("a verifier");
+    let Ok(asked) = chosen.ask(first, &verifier, NONCE) else { return };
+    let mut sent = BytesMut::new();
+    asked.encode(&mut sent);
+    let (continued, _) = split_frame(&sent, u32::MAX).unwrap().expect("a whole message");
+    assert!(continued.tag == b'R' && continued.body.len() < first.len() + 200);
+    let sent_before = sent.len();
+    assert!(asked.verify(part(), &mut sent).is_err(), "a client without the password passed");
+    assert_eq!(sent.len(), sent_before, "something was said before the proof held");
+}
+
+/// The file of verifiers: users, or which line is wrong and why.
+pub fn auth_file(data: &[u8]) {
+    auth::fuzz_file(data);
+}
+
 /// A login at an upstream that may be anybody.
 pub fn login(mut data: &[u8]) {
     let control = take_byte(&mut data);
@@ -232,6 +261,13 @@ pub fn vault_answer(data: &[u8]) {
 /// The longest first packet, and one read.
 const MAX_KEPT: usize = 10_004 + 4096;
 
+/// Of a password that nobody has.
+const VERIFIER: &[u8] =
+    b"SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2E=$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\
+      AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+/// Of our side.
+const NONCE: &str = "c2VydmVyLW5vbmNl";
+
 /// Of 127.0.0.1, ECDSA with SHA-256.
 const CERTIFICATE: &[u8] = include_bytes!("../tests/fuzz/certificate.der");
 
@@ -252,6 +288,8 @@ mod tests {
         ("frames", frames),
         ("backend", backend),
         ("scram_client", scram_client),
+        ("scram_server", scram_server),
+        ("auth_file", auth_file),
         ("login", login),
         ("conninfo", conninfo),
         ("settings", settings),

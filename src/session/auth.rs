@@ -129,6 +129,15 @@ impl Auth {
 /// PostgreSQL's own `authentication_timeout`. Who is asked holds a place and no seat: see [`super::admission`].
 const AUTH_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Any text for `listen.auth_file`; see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_file(text: &[u8]) {
+    match users::Users::parse(text) {
+        Ok(users) => assert!(users.len() > 0 && users.len() <= text.len()),
+        Err(error) => assert!(error.to_string().len() < 300),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
