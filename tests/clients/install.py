@@ -78,7 +78,26 @@ def java():
     return {snake(name): {"argv": [*argv, name], "env": {}} for name in programs}
 
 
-LANGUAGES = {"tools": tools, "python": python, "java": java}
+def rust():
+    require("cargo", ["cargo", "--version"], "rustup")
+    folder = SOURCES / "rust"
+    names = sorted(path.stem for path in (folder / "src" / "bin").glob("*.rs"))
+    sources = [folder / "Cargo.toml", folder / "Cargo.lock", *folder.glob("src/**/*.rs")]
+
+    def install(to):
+        command = ["cargo", "build", "--quiet", "--locked", f"--manifest-path={folder / 'Cargo.toml'}"]
+        # Named otherwise than what is finished, so that it stays for the next time.
+        built = CLIENTS / "cargo"
+        run("cargo", [*command, f"--target-dir={built}"])
+        to.mkdir()
+        for name in names:
+            shutil.copy(built / "debug" / name, to / name)
+
+    place_of = place("rust", sources, install)
+    return {name: {"argv": [str(place_of / name)], "env": {}} for name in names}
+
+
+LANGUAGES = {"tools": tools, "python": python, "java": java, "rust": rust}
 
 
 def main(language):

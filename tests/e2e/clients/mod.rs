@@ -21,6 +21,10 @@ const ALL: &[&str] =
 const WITHOUT_NOTIFY: &[&str] =
     &["query", "prepared", "transaction", "copy", "cancel", "error", "big", "ended"];
 
+/// These drivers have no way to cancel a statement.
+const WITHOUT_CANCEL: &[&str] =
+    &["query", "prepared", "transaction", "copy", "notify", "error", "big", "ended"];
+
 /// A program, and the steps that it must have done.
 type Client = (&'static str, &'static [&'static str]);
 
@@ -60,6 +64,11 @@ clients! {
         asyncpg_pool: ALL,
         sqlalchemy_psycopg: WITHOUT_NOTIFY,
         django_pool: WITHOUT_NOTIFY,
+    }
+    rust {
+        tokio_postgres: ALL,
+        sqlx: WITHOUT_CANCEL,
+        diesel: WITHOUT_CANCEL,
     }
     java {
         hikari_pgjdbc: ALL,
