@@ -4,6 +4,8 @@ mod client;
 mod server;
 mod reread;
 mod verify;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
@@ -12,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 use zeroize::Zeroizing;
 
-pub(crate) use client::client_config;
+pub(crate) use client::{ClientTls, client_config};
 pub(crate) use reread::{Change, Reread};
 pub(crate) use server::{ALPN, ServerIdentity, server_identity};
 pub(crate) use verify::Verify;
@@ -26,6 +28,8 @@ pub(crate) enum TlsError {
     Pem { of: PemKind, path: PathBuf, source: pem::Error },
     #[error("{of} {path:?} holds no usable certificate")]
     NoCertificate { of: PemKind, path: PathBuf },
+    #[error("{path:?} holds no list of revoked certificates")]
+    NoRevocationList { path: PathBuf },
     #[error("the system has no CA certificates: name a CA file")]
     NoSystemRoots,
     #[error("{host:?} is neither a name nor an address that a certificate could be for")]
@@ -39,6 +43,10 @@ pub(crate) enum TlsError {
     KeyAlgorithm { of: PemKind, path: PathBuf },
     #[error("listen.tls_cert_file {path:?} with the key of listen.tls_key_file")]
     ServerCert { path: PathBuf, source: rustls::Error },
+    #[error(
+        "others may read the key {path:?}; give it the mode 0600, or 0640 where it is root's, as they could use it"
+    )]
+    OpenKey { path: PathBuf },
     #[error("client certificate {path:?} with its key")]
     ClientCert { path: PathBuf, source: rustls::Error },
     #[error("TLS set-up")]
@@ -55,6 +63,7 @@ pub(crate) enum PemKind {
     ClientKey,
     ServerCert,
     ServerKey,
+    Crl,
 }
 
 impl fmt::Display for PemKind {
@@ -65,6 +74,7 @@ impl fmt::Display for PemKind {
             Self::ClientKey => "key of the client certificate",
             Self::ServerCert => "listen.tls_cert_file",
             Self::ServerKey => "listen.tls_key_file",
+            Self::Crl => "list of revoked certificates",
         })
     }
 }
@@ -74,8 +84,13 @@ pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 }
 /// Every certificate of a PEM file.
 fn certificates(of: PemKind, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    pem_items(of, path)
+}
+
+/// Everything of one kind in a PEM file.
+fn pem_items<T: PemObject>(of: PemKind, path: &Path) -> Result<Vec<T>, TlsError> {
     let text = fs::read(path).map_err(|source| TlsError::Read { of, path: path.into(), source })?;
-    CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|source| TlsError::Pem {
+    T::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|source| TlsError::Pem {
         of,
         path: path.into(),
         source,

@@ -148,6 +148,12 @@ pub(crate) enum Problem {
     NotAFile,
     #[error("the file is empty; fill it, or name another")]
     EmptyFile,
+    #[error("the file holds no list of revoked certificates in PEM; fill it, or name another")]
+    NoRevocationList,
+    #[error(
+        "others may read the file; give it the mode 0600, or 0640 where it is root's, as they could use the key"
+    )]
+    OpenKey,
     #[error("not a directory; name one that is there")]
     NotADirectory,
     #[error("the file holds no certificate; name a PEM file with one")]
@@ -197,8 +203,8 @@ pub(crate) enum Problem {
 
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    #[error("sslrootcert {path:?}: {problem}")]
-    RootCert { path: String, problem: Box<Self> },
+    #[error("{keyword} {path:?}: {problem}")]
+    UpstreamFile { keyword: &'static str, path: String, problem: Box<Self> },
 }
 
 /// Where a value was written. Ordered as errors are shown.

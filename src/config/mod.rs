@@ -15,7 +15,8 @@ pub(crate) use {
     flags::{admin_flags, flags},
     load::{Loaded, load, load_admin},
     require_auth::RequireAuth,
-    server::{ChannelBinding, Host, Keepalive, ProtocolVersion, Silence, SslMode, UpstreamConfig},
+    server::{Host, Keepalive, ProtocolVersion, Silence, UpstreamConfig},
+    ssl::{ChannelBinding, SslMode, SslNegotiation, SslOptions, TlsVersion, is_open_key},
     vault::is_static,
 };
 
@@ -32,6 +33,7 @@ mod require_auth;
 mod routes;
 mod server;
 mod settings;
+mod ssl;
 mod upstream;
 mod value;
 mod vault;

@@ -1,8 +1,10 @@
 //! `[[route]]`: whose sessions go where, on whose credentials.
 
+use std::path::{Path, PathBuf};
+
 use super::error::{ConfigError, Place, Problem};
 use super::settings::{Reader, Settings};
-use super::{AtLeaseEnd, RouteConfig, UpstreamConfig, upstream, value, vault};
+use super::{AtLeaseEnd, ClientCert, RouteConfig, UpstreamConfig, upstream, value, vault};
 
 /// All routes in their order; a route that is wrong is missing, and why is kept.
 pub(crate) fn read(routes: &[Settings], errors: &mut Vec<ConfigError>) -> Vec<RouteConfig> {
@@ -80,12 +82,32 @@ fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
             return None;
         }
     };
-    let path = upstream.ssl_root_cert.as_ref().map(|path| path.to_string_lossy().into_owned());
-    if let Some(path) = path
-        && let Err(problem) = value::certificate_file(&path)
-    {
-        reader.fault("route.upstream", Problem::RootCert { path, problem: Box::new(problem) });
-        return None;
+    let mut is_usable = true;
+    for (keyword, path, check) in files(&upstream) {
+        let path = path.to_string_lossy().into_owned();
+        if let Err(problem) = check(&path) {
+            let problem = Box::new(problem);
+            reader.fault("route.upstream", Problem::UpstreamFile { keyword, path, problem });
+            is_usable = false;
+        }
     }
-    Some(upstream)
+    is_usable.then_some(upstream)
+}
+
+/// What says whether a file is of use.
+type Check = fn(&str) -> Result<PathBuf, Problem>;
+
+/// The files of an upstream by the keywords that name them.
+fn files(upstream: &UpstreamConfig) -> Vec<(&'static str, &Path, Check)> {
+    let mut files: Vec<(&'static str, &Path, Check)> = Vec::new();
+    if let Some(path) = &upstream.ssl_root_cert {
+        files.push(("sslrootcert", path, value::certificate_file));
+    }
+    if let Some(ClientCert { cert_file, key_file }) = &upstream.ssl.client {
+        files.push(("sslcert", cert_file, value::certificate_file));
+        files.push(("sslkey", key_file, value::own_key_file));
+    }
+    files.extend(upstream.ssl.crl_file.as_deref().map(|path| ("sslcrl", path, value::crl_file as Check)));
+    files.extend(upstream.ssl.crl_dir.as_deref().map(|path| ("sslcrldir", path, value::directory as Check)));
+    files
 }

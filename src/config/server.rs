@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::RequireAuth;
+use super::{ChannelBinding, RequireAuth, SslMode, SslOptions};
 
 /// PostgreSQL servers that stand for one another, as libpq names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub(crate) struct UpstreamConfig {
     pub(crate) ssl_mode: SslMode,
     /// PEM file of the CAs that the server's certificate is verified against; without it the system's.
     pub(crate) ssl_root_cert: Option<PathBuf>,
+    pub(crate) ssl: SslOptions,
     pub(crate) channel_binding: ChannelBinding,
     pub(crate) require_auth: RequireAuth,
     pub(crate) min_protocol_version: ProtocolVersion,
@@ -91,30 +92,6 @@ impl Default for Keepalive {
     }
 }
 
-/// libpq's `sslmode`, as far as it promises anything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum SslMode {
-    /// Plain TCP.
-    Disable,
-    /// TLS with anyone.
-    Require,
-    /// TLS with a server that a CA of ours vouches for, under the name that we asked for.
-    #[default]
-    VerifyFull,
-}
-
-/// libpq's `channel_binding`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ChannelBinding {
-    /// Never.
-    Disable,
-    /// Where the server offers it.
-    #[default]
-    Prefer,
-    /// Nothing but SCRAM-SHA-256-PLUS counts as a login.
-    Require,
-}
-
 /// A version of the protocol that pglease speaks with servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ProtocolVersion {
@@ -133,6 +110,7 @@ impl UpstreamConfig {
             database: None,
             ssl_mode: SslMode::default(),
             ssl_root_cert: None,
+            ssl: SslOptions::default(),
             channel_binding: ChannelBinding::default(),
             require_auth: RequireAuth::default(),
             min_protocol_version: ProtocolVersion::default(),

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::ListenAddress;
 use super::error::Problem;
+use super::{ListenAddress, is_open_key};
 
 /// Anything without control characters.
 pub(crate) fn text(text: &str) -> Result<String, Problem> {
@@ -129,6 +130,18 @@ pub(crate) fn key_file(path: &str) -> Result<PathBuf, Problem> {
     file_with(path, PEM_KEY, Problem::NoKey)
 }
 
+/// As [`key_file`], and nobody may read it whom libpq would not let.
+pub(crate) fn own_key_file(path: &str) -> Result<PathBuf, Problem> {
+    let path = key_file(path)?;
+    let metadata = std::fs::metadata(&path).map_err(unreadable)?;
+    if is_open_key(metadata.uid(), metadata.mode()) { Err(Problem::OpenKey) } else { Ok(path) }
+}
+
+/// As [`readable_file`], with a list of revoked certificates in it, or what looks like one.
+pub(crate) fn crl_file(path: &str) -> Result<PathBuf, Problem> {
+    file_with(path, PEM_CRL, Problem::NoRevocationList)
+}
+
 fn file_with(path: &str, wanted: &[u8], missing: Problem) -> Result<PathBuf, Problem> {
     let path = readable_file(path)?;
     let mut text = Zeroizing::new(Vec::new());
@@ -170,6 +183,7 @@ const MAX_DURATION_LEN: usize = 64;
 const MAX_DURATION_DIGITS: usize = 9;
 /// A certificate begins so (RFC 7468 §5.1).
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const PEM_CRL: &[u8] = b"-----BEGIN X509 CRL-----";
 /// So ends the line before a key: of PKCS#8, PKCS#1 or SEC1 (RFC 7468 §10, RFC 5915 §4).
 const PEM_KEY: &[u8] = b"PRIVATE KEY-----";
 /// Far more than all CAs of a system.

@@ -2,25 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::task::Poll;
 
-use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Ca, Silence, SslMode, UpstreamConfig};
+use crate::config::Silence;
 use crate::net;
-use crate::tls::{self, TlsError, Verify};
 use crate::wire::binding::{EndPointError, EndPointHash};
 use crate::wire::startup::SSL_REQUEST;
-
-/// TLS as the hosts of one upstream want it.
-pub(super) struct Tls {
-    connector: TlsConnector,
-}
 
 /// Why there is no TLS with an upstream that accepted the connection. Of what a stranger sent no more is shown than
 /// its first byte: it is not PostgreSQL's, or not protected.
@@ -38,8 +30,12 @@ pub(crate) enum NegotiationError {
     Closed,
     #[error("connection broke during the request for TLS")]
     Io(#[source] io::Error),
-    #[error("TLS handshake with upstream failed")]
-    Handshake(#[source] io::Error),
+    #[error("TLS handshake with upstream failed{}", meaning(source))]
+    Handshake { source: io::Error },
+    #[error("upstream does TLS at once but has not agreed to speak PostgreSQL over it (ALPN)")]
+    NoAlpn,
+    #[error("upstream has not asked for the certificate of sslcert, which sslcertmode=require insists on")]
+    CertificateNotAsked,
     #[error("channel binding is required and cannot be had")]
     EndPoint(#[from] EndPointError),
     #[error("channel binding is required, which plain TCP does not have")]
@@ -55,27 +51,28 @@ fn guess(byte: u8) -> &'static str {
     }
 }
 
-impl Tls {
-    /// `None` for plain TCP. Reads the CA file.
-    pub(super) fn load(config: &UpstreamConfig) -> Result<Option<Self>, TlsError> {
-        let verify = match config.ssl_mode {
-            SslMode::Disable => return Ok(None),
-            SslMode::Require => Verify::Nothing,
-            SslMode::VerifyFull => Verify::Full,
-        };
-        let ca = config.ssl_root_cert.clone().map_or(Ca::System, Ca::File);
-        let client = tls::client_config(verify, &ca, None)?;
-        Ok(Some(Self { connector: Arc::new(client).into() }))
-    }
-
-    /// Asks for TLS and does the handshake with a server that has to be `server_name`.
-    pub(super) async fn negotiate(
-        &self,
-        mut stream: TcpStream,
-        server_name: &ServerName<'static>,
-    ) -> Result<TlsStream<TcpStream>, NegotiationError> {
-        request(&mut stream).await?;
-        self.connector.connect(server_name.clone(), stream).await.map_err(NegotiationError::Handshake)
+/// What a failed handshake means, where rustls' own words leave that open.
+fn meaning(failure: &io::Error) -> &'static str {
+    let fault = failure.get_ref().and_then(|fault| fault.downcast_ref::<rustls::Error>());
+    match fault {
+        Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
+            ": it may have no certificate that can be verified here, where RSA, ECDSA with P-256 or P-384 and Ed25519 \
+             can"
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)) => {
+            ": it speaks no version of TLS that we do"
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            ": it is there for other protocols than PostgreSQL's"
+        }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        )) => ": its certificate is signed in a way that cannot be verified here",
+        None if failure.kind() == io::ErrorKind::UnexpectedEof => {
+            ": it closed the connection, as servers before PostgreSQL 17 do with sslnegotiation=direct"
+        }
+        _ => "",
     }
 }
 
@@ -97,7 +94,7 @@ pub(super) async fn tcp(address: SocketAddr, silence: &Silence) -> io::Result<Tc
 /// SSLRequest and its answer, which is one byte: what is read beyond it would pass for protected.
 ///
 /// PostgreSQL manual, "SSL Session Encryption"; CVE-2021-23222, CVE-2024-10977.
-async fn request(stream: &mut TcpStream) -> Result<(), NegotiationError> {
+pub(super) async fn request(stream: &mut TcpStream) -> Result<(), NegotiationError> {
     let [c3, c2, c1, c0] = SSL_REQUEST.to_be_bytes();
     stream.write_all(&[0, 0, 0, 8, c3, c2, c1, c0]).await.map_err(NegotiationError::Io)?;
 

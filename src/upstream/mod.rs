@@ -2,6 +2,7 @@
 //! by the proof of a credential. Runs no task; every wait here is the caller's to bound.
 
 mod connect;
+mod tls;
 mod login;
 mod inquiry;
 mod error;
@@ -24,10 +25,10 @@ use tokio::sync::Semaphore;
 use tokio::time;
 use tracing::{debug, warn};
 
-use crate::config::{self, ChannelBinding, Host, SslMode, UpstreamConfig};
+use crate::config::{self, ChannelBinding, Host, UpstreamConfig};
 use crate::credential::Credential;
 use crate::net::Stream;
-use crate::tls::{self, TlsError};
+use crate::tls::{TlsError, server_name};
 use crate::wire::negotiation::Versions;
 use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
@@ -37,8 +38,9 @@ pub(crate) use error::UpstreamError;
 pub(crate) use fuzz::fuzz_login;
 pub(crate) use inquiry::{Inquiry, QueryError};
 
-use connect::{NegotiationError, Tls};
+use connect::NegotiationError;
 use login::{Greeting, Terms};
+use tls::Tls;
 
 /// Servers that stand for one another, as a route names them.
 pub(crate) struct Upstream {
@@ -140,7 +142,7 @@ impl Upstream {
     pub(crate) fn load(config: &UpstreamConfig) -> Result<Self, TlsError> {
         let tls = Tls::load(config)?;
         let server = |host: &Host| {
-            let tls_name = tls.is_some().then(|| tls::server_name(&host.name)).transpose()?;
+            let tls_name = tls.is_some().then(|| server_name(&host.name)).transpose()?;
             Ok(Arc::new(Server { host: host.clone(), tls_name }))
         };
         let servers = config.hosts.iter().map(server).collect::<Result<_, TlsError>>()?;
@@ -268,7 +270,7 @@ impl Upstream {
         Ok(Terms {
             binding: self.binding(stream)?,
             require_auth: self.config.require_auth,
-            is_verified: matches!(stream, Stream::Tls(_)) && self.config.ssl_mode == SslMode::VerifyFull,
+            is_verified: matches!(stream, Stream::Tls(_)) && self.config.ssl_mode.verifies(),
             versions: Versions {
                 least: on_wire(self.config.min_protocol_version),
                 most: on_wire(self.config.max_protocol_version),
@@ -369,6 +371,7 @@ mod tests {
 
     use super::fake::{FakeUpstream, Identity, bounded, credential, expect_ssl_request, message, parameters};
     use super::*;
+    use crate::config::SslMode;
 
     /// AuthenticationOk, BackendKeyData, ReadyForQuery.
     const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";

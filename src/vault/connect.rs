@@ -25,7 +25,7 @@ use super::VaultSetupError;
 use super::http::Client;
 use crate::config::{Ca, VaultConfig, VaultTls};
 use crate::telemetry::Causes;
-use crate::tls::{self, Change, Reread, TlsError, Verify};
+use crate::tls::{self, Change, ClientTls, Reread, TlsError, Verify};
 
 /// The way to Vault as its files say now.
 pub(super) struct Connection {
@@ -127,7 +127,8 @@ fn tls_config(config: &VaultConfig) -> Result<rustls::ClientConfig, VaultSetupEr
     if config.address.starts_with(HTTPS) {
         let VaultTls { ca, client, skip_verify, .. } = &config.tls;
         let verify = if *skip_verify { Verify::Nothing } else { Verify::Full };
-        return Ok(tls::client_config(verify, ca, client.as_ref())?);
+        let shown = ClientTls { client: client.as_ref(), ..ClientTls::new(verify, ca) };
+        return Ok(tls::client_config(&shown)?);
     }
     // Plain HTTP needs no CA, and a machine without any must be able to speak it.
     let provider = Arc::new(rustls::crypto::ring::default_provider());

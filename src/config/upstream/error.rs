@@ -41,8 +41,6 @@ pub(crate) enum UpstreamError {
     Database,
     #[error("sslmode={mode} promises nothing; use verify-full, or disable to do without TLS knowingly")]
     WeakSslMode { mode: &'static str },
-    #[error("sslmode=verify-ca: not built yet; use verify-full")]
-    VerifyCa,
     #[error("{keyword}: no such choice; use {choices}")]
     Choice { keyword: &'static str, choices: &'static str },
     #[error("{keyword} is not a number up to {max}; 0 is the system's default")]
@@ -50,9 +48,22 @@ pub(crate) enum UpstreamError {
     #[error("connect_timeout is not a number of seconds up to ten years; write it like connect_timeout=10")]
     ConnectTimeout,
     #[error(
-        "sslrootcert with sslmode={mode}, which verifies no certificate; use sslmode=verify-full, or remove it"
+        "{keyword} with sslmode={mode}, which verifies no certificate; use sslmode=verify-full, or remove it"
     )]
-    RootCertUnused { mode: &'static str },
+    NothingVerified { keyword: &'static str, mode: &'static str },
+    #[error(
+        "sslmode=verify-ca without a file of CAs in sslrootcert, where any certificate of the public would do; name \
+         one, or use verify-full"
+    )]
+    AnyonesCertificate,
+    #[error("{what} with sslmode=disable, which is without TLS; change one")]
+    WithoutTls { what: &'static str },
+    #[error("{there} without {missing}; name the certificate's file and its key's")]
+    HalfClientCert { there: &'static str, missing: &'static str },
+    #[error("sslcertmode=require without sslcert and sslkey to show; name both files")]
+    NoClientCert,
+    #[error("{keyword}: no TLS before 1.2 is spoken; use TLSv1.2 or TLSv1.3")]
+    OldTls { keyword: &'static str },
     #[error(
         "channel_binding=require with sslmode=disable, without which there is nothing to bind to; change one"
     )]

@@ -13,15 +13,11 @@ pub(super) fn contradictions(
     binding: ChannelBinding,
     require_auth: RequireAuth,
 ) -> Vec<UpstreamError> {
-    let mode_name = match mode {
-        SslMode::Disable => Some("disable"),
-        SslMode::Require => Some("require"),
-        SslMode::VerifyFull => None,
-    };
-    let in_clear = mode_name.filter(|_| require_auth.password);
+    let in_clear = (require_auth.password && !mode.verifies())
+        .then_some(UpstreamError::PasswordInClear { mode: mode.name() });
     let unbound = (binding == ChannelBinding::Require && !require_auth.scram)
         .then_some(UpstreamError::BindingWithoutScram);
-    in_clear.map(|mode| UpstreamError::PasswordInClear { mode }).into_iter().chain(unbound).collect()
+    in_clear.into_iter().chain(unbound).collect()
 }
 
 /// `min_protocol_version` and `max_protocol_version`.
@@ -87,6 +83,7 @@ mod tests {
     fn methods_go_with_tls_and_binding_or_not() {
         for text in [
             "host=db require_auth=password",
+            "host=db sslmode=verify-ca sslrootcert=/ca.pem require_auth=password",
             "host=db sslmode=disable require_auth=md5",
             "host=db channel_binding=require require_auth=scram-sha-256,md5",
             "host=db channel_binding=prefer require_auth=none",

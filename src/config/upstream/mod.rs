@@ -81,6 +81,7 @@ impl<'a> Meaning<'a> {
         let database = self.take(database).unwrap_or_default();
         let ssl_mode = self.take(tls::ssl_mode);
         let channel_binding = self.take(tls::channel_binding);
+        let ssl = tls::options(self).map_err(|errors| self.errors.extend(errors)).unwrap_or_default();
         let require_auth = self.take(login::require_auth);
         let (min_protocol_version, max_protocol_version) = self.take(login::versions).unwrap_or_default();
         let connect_timeout = self.take(tcp::connect_timeout).unwrap_or_default();
@@ -88,7 +89,8 @@ impl<'a> Meaning<'a> {
         let ssl_root_cert = self.value("sslrootcert");
 
         if let (Some(mode), Some(binding)) = (ssl_mode, channel_binding) {
-            self.errors.extend(tls::contradictions(mode, ssl_root_cert, binding));
+            let contradictions = tls::contradictions(self, mode, binding, &ssl);
+            self.errors.extend(contradictions);
             let methods = require_auth.unwrap_or_default();
             self.errors.extend(login::contradictions(mode, binding, methods));
         }
@@ -100,6 +102,7 @@ impl<'a> Meaning<'a> {
             database,
             ssl_mode: ssl_mode.unwrap_or_default(),
             ssl_root_cert: ssl_root_cert.filter(|path| *path != tls::SYSTEM_ROOTS).map(PathBuf::from),
+            ssl,
             channel_binding: channel_binding.unwrap_or_default(),
             require_auth: require_auth.unwrap_or_default(),
             min_protocol_version,
@@ -192,8 +195,6 @@ mod tests {
                 "host=db sslmode=allow",
                 "sslmode=allow promises nothing; use verify-full, or disable to do without TLS knowingly",
             ),
-            ("host=db sslmode=verify-ca", "sslmode=verify-ca: not built yet; use verify-full"),
-            ("host=db sslmode=on", "sslmode: no such choice; use disable, require or verify-full"),
             ("host=db channel_binding=on", "channel_binding: no such choice; use disable, prefer or require"),
             (
                 "host=db sslmode=require sslrootcert=system",
@@ -205,7 +206,6 @@ mod tests {
                 "channel_binding=require with sslmode=disable, without which there is nothing to bind to; change one",
             ),
             ("host=db target_session_attrs=primary", "target_session_attrs: not built yet; leave it out"),
-            ("host=db sslcert=x", "sslcert: not built yet; leave it out"),
             (
                 "host=db application_name=x",
                 "application_name: the client's own goes on unchanged; leave it out",

@@ -9,7 +9,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
 use crate::config::Ca;
-use crate::tls::{Verify, client_config};
+use crate::tls::{ClientTls, Verify, client_config};
 
 type Wire = Box<dyn Duplex>;
 
@@ -29,7 +29,7 @@ async fn tls_pipe(pipe_len: usize) -> (client::TlsStream<DuplexStream>, server::
         .with_no_client_auth()
         .with_single_cert(vec![certificate], private)
         .unwrap();
-    let client = client_config(Verify::Nothing, &Ca::System, None).unwrap();
+    let client = client_config(&ClientTls::new(Verify::Nothing, &Ca::System)).unwrap();
 
     let (near, far) = duplex(pipe_len);
     let connecting =
