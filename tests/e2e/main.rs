@@ -39,4 +39,4 @@ mod auth;
 mod protocol;
 mod differential;
 
-use steps::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};
+use steps::{BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, start, until, user_of};

@@ -20,7 +20,7 @@ pub(crate) struct Raw {
     unread: BytesMut,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -40,7 +40,8 @@ impl Raw {
         Self::over(UnixStream::connect(path).await.unwrap())
     }
 
-    fn over(stream: impl Stream + 'static) -> Self {
+    /// Over TLS, say.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
         Self { stream: Box::new(stream), unread: BytesMut::new() }
     }
 
@@ -85,6 +86,8 @@ impl Raw {
     /// Sends, unless the other side has closed: what it said before that is still to be read.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
+        // TLS may keep some of it.
+        let _ = self.stream.flush().await;
     }
 
     pub(crate) async fn query(&mut self, sql: &str) {

@@ -31,6 +31,14 @@ pub(crate) async fn user_of(session: &Database) -> String {
     session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0)
 }
 
+/// With a session behind which nothing is left to do, it takes next to no time of a CPU.
+pub(crate) async fn expect_rest(pglease: &Pglease) {
+    let before = pglease.cpu_ticks();
+    time::sleep(Duration::from_secs(1)).await;
+    let used = pglease.cpu_ticks() - before;
+    assert!(used < 30, "{used} ticks of 100");
+}
+
 /// Waits for what no event tells.
 pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     let polled = async {

@@ -1,15 +1,12 @@
 //! TLS and SCRAM towards upstream.
 
 use std::fs;
-use std::time::Duration;
 
-use tokio::time;
 use tokio_postgres::error::SqlState;
 
 use crate::raw::{Message, Raw};
-use crate::support::pglease::Pglease;
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_for, pglease_with, start, until};
+use crate::{expect_rest, pglease_for, pglease_with, start, until};
 
 #[tokio::test]
 async fn login_is_bound_to_the_tls_channel_where_that_is_required() {
@@ -105,14 +102,6 @@ async fn copy_of_every_size_arrives_whole_and_without_a_nudge() {
         assert!(answer.iter().any(|message| message.tag == b'd' && message.body == line), "{size}");
     }
     expect_rest(&pglease).await;
-}
-
-/// With a session behind which nothing is left to do, it takes next to no time of a CPU.
-async fn expect_rest(pglease: &Pglease) {
-    let before = pglease.cpu_ticks();
-    time::sleep(Duration::from_secs(1)).await;
-    let used = pglease.cpu_ticks() - before;
-    assert!(used < 30, "{used} ticks of 100");
 }
 
 /// Whether PostgreSQL sees TLS, as a session through pglease finds it.

@@ -3,6 +3,7 @@
 mod pipelines;
 mod unasked;
 mod large;
+mod layers;
 mod endings;
 
 use bytes::BytesMut;
