@@ -18,6 +18,7 @@ use crate::net::ClientSocket;
 use crate::upstream::Upstream;
 
 mod cancels;
+mod faults;
 
 const SOMEBODY: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000));
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";

@@ -22,6 +22,8 @@ use crate::session::doubt::Doubts;
 use crate::session::watch::MaxAge;
 use crate::telemetry::Metrics;
 
+mod isolation;
+
 /// A relay, the far ends of its two connections, and what surrounds it.
 struct Scene {
     relay: Relay<DuplexStream, DuplexStream>,
