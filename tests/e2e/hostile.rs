@@ -164,11 +164,48 @@ async fn malformed_startup_is_answered_as_postgresql_answers_it() {
         }
         assert_eq!(ours, theirs, "{name}");
     }
+
+    // The same server without authentication, so that a client may go on at once as it may with pglease.
+    postgres.write_hba("local all all trust").await;
+    let hello = |database: &str| startup(&[("user", "postgres"), ("database", database)]);
+    let login = [[hello("postgres"), b"X\0\0\0\x04".to_vec()].concat()];
+    until(async || {
+        let told = told(Raw::connect_unix(&socket).await, &login).await;
+        told.starts_with(b"R\0\0\0\x08\0\0\0\0")
+    })
+    .await;
+    for (name, sent) in session_cases() {
+        // Who is gone before its session has begun gets none; PostgreSQL finds that out afterwards.
+        if sent.is_empty() {
+            continue;
+        }
+        let mut heard = Vec::with_capacity(2);
+        let servers = [Raw::connect_unix(&socket).await, Raw::connect(pglease.addresses()[0]).await];
+        for (mut raw, database) in servers.into_iter().zip(["postgres", "app"]) {
+            raw.send(&[hello(database), sent.clone()].concat()).await;
+            raw.finish().await;
+            let greeting = raw.up_to(b'Z').await;
+            assert!(greeting.iter().all(|message| b"RSNKZ".contains(&message.tag)), "{name}: {greeting:?}");
+            heard.push(raw.rest().await);
+        }
+        let [theirs, ours] = heard.try_into().unwrap();
+        assert_eq!(without_loss(ours), theirs, "{name}, said before the session has begun");
+    }
+}
+
+/// Where upstream closes without a word, a client that still listens is told that it has.
+fn without_loss(mut told: Vec<Message>) -> Vec<Message> {
+    told.pop_if(|last| last.tag == b'E' && last.fields().contains(&('C', "08006".to_owned())));
+    told
 }
 
 /// What a client sends into its session, and then closes its side.
 fn session_cases() -> Vec<(&'static str, Vec<u8>)> {
     let query = || b"Q\0\0\0\x0dSELECT 1\0".to_vec();
+    let copy = || {
+        let sql = b"CREATE TEMP TABLE c (line text); COPY c FROM STDIN\0";
+        [b"Q", &u32::try_from(sql.len() + 4).unwrap().to_be_bytes()[..], sql].concat()
+    };
     vec![
         ("nothing", Vec::new()),
         ("tag 0", b"\0\0\0\0\x04".to_vec()),
@@ -193,6 +230,22 @@ fn session_cases() -> Vec<(&'static str, Vec<u8>)> {
         ("short Execute", [b"E\0\0\0\x04S\0\0\0\x04".to_vec(), query()].concat()),
         ("short FunctionCall", [b"F\0\0\0\x05\0".to_vec(), query()].concat()),
         ("Describe of an unknown kind", [b"D\0\0\0\x06?\0S\0\0\0\x04".to_vec(), query()].concat()),
+        ("Execute of nothing", [b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04".to_vec(), query()].concat()),
+        ("Bind of nothing", [b"B\0\0\0\x10no\0no\0\0\0\0\0\0\0S\0\0\0\x04".to_vec(), query()].concat()),
+        ("Describe of nothing", [b"D\0\0\0\x06S\0H\0\0\0\x04S\0\0\0\x04".to_vec(), query()].concat()),
+        ("Parse that does not end", [b"P\0\0\0\x08abcdS\0\0\0\x04".to_vec(), query()].concat()),
+        ("Parse without Sync", b"P\0\0\0\x10\0SELECT 1\0\0\0".to_vec()),
+        ("Flush and nothing", b"H\0\0\0\x04".to_vec()),
+        ("many a Sync", b"S\0\0\0\x04".repeat(500)),
+        ("Sync with a body", [b"S\0\0\0\x08abcd".to_vec(), query()].concat()),
+        ("CopyDone and CopyFail without COPY", [b"c\0\0\0\x04f\0\0\0\x05\0".to_vec(), query()].concat()),
+        ("message of the backend", [b"Z\0\0\0\x05I".to_vec(), query()].concat()),
+        ("Query of no text", [b"Q\0\0\0\x06\xff\0".to_vec(), query()].concat()),
+        ("Query in a COPY", [copy(), query()].concat()),
+        ("garbage in a COPY", [copy(), b"z\0\0\0\x04".to_vec(), query()].concat()),
+        ("end in a COPY", [copy(), b"d\0\0\0\x06x\n".to_vec()].concat()),
+        ("half a message in a COPY", [copy(), b"d\0\0\0\x40half".to_vec()].concat()),
+        ("COPY of what is no row", [copy(), b"d\0\0\0\x07x\ty\nc\0\0\0\x04".to_vec(), query()].concat()),
         ("Terminate with a body", b"X\0\0\0\x08abcd".to_vec()),
         ("bytes behind Terminate", [b"X\0\0\0\x04".to_vec(), query()].concat()),
     ]
@@ -208,18 +261,20 @@ async fn garbage_in_a_session_is_for_upstream_to_judge() {
     let bystander = pglease.connect("app").await.unwrap();
 
     for (name, sent) in session_cases() {
-        let mut told = Vec::with_capacity(2);
-        for (address, user) in [(direct, leased.user.as_str()), (pglease.addresses()[0], "app")] {
+        let told = async |address, user, at_a_time| {
             let parameters = [("user", user), ("database", database.as_str())];
             let (mut raw, _) = Raw::log_in(address, &parameters, &leased.password).await;
-            raw.send(&sent).await;
+            for part in sent.chunks(at_a_time) {
+                raw.send(part).await;
+            }
             raw.finish().await;
-            told.push(raw.rest().await);
+            raw.rest().await
+        };
+        let theirs = told(direct, leased.user.as_str(), usize::MAX).await;
+        for at_a_time in [usize::MAX, 1] {
+            let ours = told(pglease.addresses()[0], "app", at_a_time).await;
+            assert_eq!(without_loss(ours), theirs, "{name}, {at_a_time} bytes at a time");
         }
-        let [theirs, mut ours] = told.try_into().unwrap();
-        // Where upstream closes without a word, a client that still listens is told that it has.
-        ours.pop_if(|last| last.tag == b'E' && last.fields().contains(&('C', "08006".to_owned())));
-        assert_eq!(ours, theirs, "{name}");
         bystander.batch_execute("SELECT 1").await.unwrap();
     }
 }
@@ -253,9 +308,7 @@ fn resident(pglease: &Pglease) -> u64 {
 /// Sends `sent` over [`CONNECTIONS`] connections, as many at a time as can be, and leaves each to `leave`, while a
 /// session asks on and new ones come. Holds that nobody notices and that memory is bounded and comes back.
 async fn flood(sent: &[u8], leave: impl Fn(TcpStream)) {
-    // One at a time: this process has but so many descriptors.
-    static TURN: Mutex<()> = Mutex::const_new(());
-    let _turn = TURN.lock().await;
+    let _turn = FLOODS.lock().await;
 
     let world = World::shared(WorldOptions::default()).await;
     let settings = world.settings_with("info", &world.servers.openbao.address(), "") + &world.route("db-app");
@@ -315,6 +368,55 @@ async fn ten_thousand_connections_that_vanish_half_way_are_borne() {
 }
 
 const CONNECTIONS: usize = 10_000;
+
+/// One at a time: this process has but so many descriptors.
+static FLOODS: Mutex<()> = Mutex::const_new(());
+
+#[tokio::test]
+async fn five_thousand_connections_that_say_a_byte_at_a_time_keep_nobody_out() {
+    let _turn = FLOODS.lock().await;
+    let world = World::shared(WorldOptions::default()).await;
+    // So many places that all of them keep theirs.
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "max_sessions = 5000")
+        + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
+    let session = pglease.connect("app").await.unwrap();
+    session.batch_execute("SELECT 1").await.unwrap();
+    let at_rest = resident(&pglease);
+
+    let hello = startup(&[("user", "app"), ("database", "app")]);
+    let count = connections_at_a_time().min(5000);
+    let mut peaks = Vec::with_capacity(2);
+    for _ in 0..2 {
+        let mut slow = Vec::new();
+        for number in 0..count {
+            let address = pglease.addresses()[number % pglease.addresses().len()];
+            slow.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut peak = at_rest;
+        for byte in &hello[..5] {
+            // Every other one says nothing at all.
+            for stream in slow.iter_mut().step_by(2) {
+                // Whose time is up is gone.
+                let _ = stream.write_all(&[*byte]).await;
+            }
+            pglease.connect("app").await.unwrap().batch_execute("SELECT 1").await.unwrap();
+            session.batch_execute("SELECT 1").await.unwrap();
+            peak = peak.max(resident(&pglease));
+        }
+        // Where this machine allows so many descriptors. Those of the second time may meet some of the first.
+        if peaks.is_empty() && pglease.events("listen.max_sessions_lowered").is_empty() {
+            assert!(pglease.events("places.short").is_empty(), "somebody has lost a place");
+        }
+        peaks.push(peak);
+    }
+    assert!(pglease.events("accept.exhausted").is_empty());
+    let bound = at_rest + 48 * 1024;
+    assert!(
+        peaks.iter().all(|peak| *peak < bound),
+        "{at_rest} kB at rest, {peaks:?} kB with {count} connections"
+    );
+}
 
 #[tokio::test]
 async fn startups_of_many_parameters_take_no_more_than_they_are_long() {
