@@ -233,7 +233,7 @@ impl Parts {
             let vault_path = route.vault_path.as_str();
             let upstream = Upstream::load(&route.upstream)
                 .map_err(|source| AppError::Upstream { vault_path: vault_path.to_owned(), source })?;
-            let upstream = Arc::new(upstream);
+            let upstream = Arc::new(upstream.counting(metrics));
             let (_, source, provers) = chains.entry(vault_path).or_insert_with(|| {
                 let (publisher, source) = credential::channel();
                 (publisher, source, Vec::new())

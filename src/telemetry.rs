@@ -78,6 +78,8 @@ pub(crate) struct Metrics {
     /// TCP connect to ReadyForQuery.
     pub(crate) upstream_connect_seconds: Histogram,
     pub(crate) upstream_connect_failures: Family<ConnectFailureLabels, Counter>,
+    /// Hosts that were asked in a login and did not serve, whatever became of the login.
+    pub(crate) upstream_host_failures: Family<HostFailureLabels, Counter>,
     /// Logins that upstream refused for reason of our credential.
     pub(crate) upstream_auth_rejects: Counter,
     /// Unix time of the end of the current lease, as known now.
@@ -117,6 +119,7 @@ impl Metrics {
             clients_waiting: Gauge::default(),
             upstream_connect_seconds: request_seconds(),
             upstream_connect_failures: Family::default(),
+            upstream_host_failures: Family::default(),
             upstream_auth_rejects: Counter::default(),
             lease_expiry: Family::default(),
             token_expiry: Family::default(),
@@ -192,6 +195,11 @@ impl Metrics {
             "upstream_connect_failures",
             "Logins at an upstream that failed; sqlstate is empty where upstream said none",
             self.upstream_connect_failures.clone(),
+        );
+        registry.register(
+            "upstream_host_failures",
+            "Hosts that were asked in a login and did not serve it, whether or not another one did; proofs of a credential count, too",
+            self.upstream_host_failures.clone(),
         );
         registry.register(
             "upstream_auth_rejects",
@@ -317,6 +325,13 @@ pub(crate) struct ConnectFailureLabels {
     pub(crate) sqlstate: String,
 }
 
+/// A host of an upstream, as settings have it, and why it did not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HostFailureLabels {
+    pub(crate) host: String,
+    pub(crate) reason: &'static str,
+}
+
 /// What Vault was asked and answered; `code` is the HTTP status, or `none` where there was no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct VaultLabels {
@@ -361,6 +376,8 @@ mod tests {
         let _ = metrics.cancel_requests.get_or_create(&result());
         let _ = metrics.tls_handshakes.get_or_create(&result());
         let _ = metrics.upstream_connect_failures.get_or_create(&failure);
+        let host = HostFailureLabels { host: "db:5432".to_owned(), reason: word };
+        let _ = metrics.upstream_host_failures.get_or_create(&host);
         metrics.lease_expiry.get_or_create(&chain()).set(1_700_000_000);
         let _ = metrics.token_expiry.get_or_create(&chain());
         let _ =

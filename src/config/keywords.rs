@@ -15,8 +15,6 @@ pub(crate) struct Keyword {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Built,
-    /// Known, not built yet.
-    Later,
     /// Up to the client, whose startup parameters go on.
     Client,
     /// Nothing, ever.
@@ -55,13 +53,13 @@ pub(crate) const KEYWORDS: &[Keyword] = &[
     keyword("min_protocol_version", Use::Built),
     keyword("max_protocol_version", Use::Built),
     keyword("connect_timeout", Use::Built),
+    keyword("target_session_attrs", Use::Built),
+    keyword("load_balance_hosts", Use::Built),
     keyword("keepalives", Use::Built),
     keyword("keepalives_idle", Use::Built),
     keyword("keepalives_interval", Use::Built),
     keyword("keepalives_count", Use::Built),
     keyword("tcp_user_timeout", Use::Built),
-    with_default("target_session_attrs", Use::Later, "any"),
-    with_default("load_balance_hosts", Use::Later, "disable"),
     keyword("application_name", Use::Client),
     keyword("fallback_application_name", Use::Client),
     keyword("client_encoding", Use::Client),

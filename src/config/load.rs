@@ -268,6 +268,7 @@ fn warnings(config: &Config) -> Vec<String> {
     for upstream in config.routes.iter().map(|route| &route.upstream) {
         let warning = match upstream.ssl_mode {
             SslMode::VerifyFull | SslMode::VerifyCa => continue,
+            SslMode::Disable | SslMode::Require if !upstream.has_network() => continue,
             SslMode::Disable => format!(
                 "upstream {upstream} has sslmode=disable: whoever is on the way reads and changes queries and \
                  rows; use sslmode=verify-full"

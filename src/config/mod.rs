@@ -15,7 +15,10 @@ pub(crate) use {
     flags::{admin_flags, flags},
     load::{Loaded, load, load_admin},
     require_auth::RequireAuth,
-    server::{Host, Keepalive, ProtocolVersion, Silence, UpstreamConfig},
+    server::{
+        Host, Keepalive, LoadBalanceHosts, Place, ProtocolVersion, Silence, TargetSessionAttrs,
+        UpstreamConfig,
+    },
     ssl::{ChannelBinding, SslMode, SslNegotiation, SslOptions, TlsVersion, is_open_key},
     vault::is_static,
 };

@@ -22,7 +22,9 @@ pub(crate) struct UpstreamConfig {
     pub(crate) min_protocol_version: ProtocolVersion,
     /// What a server is asked for.
     pub(crate) max_protocol_version: ProtocolVersion,
-    /// For each address of each host; `None`: what is left of `listen.connect_wait`.
+    pub(crate) target_session_attrs: TargetSessionAttrs,
+    pub(crate) load_balance_hosts: LoadBalanceHosts,
+    /// For each address of each host; `None`: its share of what is left of `listen.connect_wait`.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) silence: Silence,
 }
@@ -32,16 +34,35 @@ pub(crate) struct UpstreamConfig {
 pub(crate) struct Host {
     /// `host`: what its certificate is for. Where there is none, `hostaddr`.
     pub(crate) name: String,
-    /// What is looked up: `hostaddr`, else `host`.
-    pub(crate) address: String,
+    pub(crate) place: Place,
     pub(crate) port: u16,
 }
 
+/// Where a host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// What is looked up: `hostaddr`, else `host`.
+    Network(String),
+    /// A Unix socket. It has no TLS.
+    Socket(PathBuf),
+}
+
 impl fmt::Display for Host {
-    /// As settings would have it: `db.example.com:5432`, `[::1]:5432`.
+    /// As settings would have it: `db.example.com:5432`, `[::1]:5432`; a Unix socket by its path.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, port, .. } = self;
-        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+        let Self { name, place, port } = self;
+        match place {
+            Place::Socket(path) => write!(f, "{}", path.display()),
+            Place::Network(_) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Place::Network(_) => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+impl UpstreamConfig {
+    /// Whether a network is between us and any of the hosts.
+    pub(crate) fn has_network(&self) -> bool {
+        self.hosts.iter().any(|host| matches!(host.place, Place::Network(_)))
     }
 }
 
@@ -54,6 +75,45 @@ impl fmt::Display for UpstreamConfig {
         }
         Ok(())
     }
+}
+
+/// libpq's `target_session_attrs`: which servers will do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TargetSessionAttrs {
+    #[default]
+    Any,
+    /// Neither a standby nor read-only by default.
+    ReadWrite,
+    ReadOnly,
+    /// Not a standby.
+    Primary,
+    Standby,
+    /// A standby if there is one, else any.
+    PreferStandby,
+}
+
+impl TargetSessionAttrs {
+    /// The word in settings.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::PreferStandby => "prefer-standby",
+        }
+    }
+}
+
+/// libpq's `load_balance_hosts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LoadBalanceHosts {
+    /// Hosts in the order written, addresses in that of the resolver.
+    #[default]
+    Disable,
+    /// Both in an order by chance, another for each session.
+    Random,
 }
 
 /// How a connection over TCP is found to be dead on which nothing comes.
@@ -115,6 +175,8 @@ impl UpstreamConfig {
             require_auth: RequireAuth::default(),
             min_protocol_version: ProtocolVersion::default(),
             max_protocol_version: ProtocolVersion::default(),
+            target_session_attrs: TargetSessionAttrs::default(),
+            load_balance_hosts: LoadBalanceHosts::default(),
             connect_timeout: None,
             silence: Silence::default(),
         }
@@ -129,7 +191,12 @@ impl UpstreamConfig {
 #[cfg(test)]
 impl Host {
     pub(crate) fn at(name: &str, port: u16) -> Self {
-        Self { name: name.to_owned(), address: name.to_owned(), port }
+        Self { name: name.to_owned(), place: Place::Network(name.to_owned()), port }
+    }
+
+    pub(crate) fn socket(dir: &str, port: u16) -> Self {
+        let path = PathBuf::from(format!("{dir}/.s.PGSQL.{port}"));
+        Self { name: dir.to_owned(), place: Place::Socket(path), port }
     }
 }
 
@@ -140,7 +207,7 @@ mod tests {
     #[test]
     fn hosts_are_shown_as_they_are_written() {
         let mut config = UpstreamConfig::at("::1", 5433);
-        config.hosts.push(Host::at("db", 5432));
-        assert_eq!(config.to_string(), "[::1]:5433,db:5432");
+        config.hosts.extend([Host::at("db", 5432), Host::socket("/run/pg", 6000)]);
+        assert_eq!(config.to_string(), "[::1]:5433,db:5432,/run/pg/.s.PGSQL.6000");
     }
 }

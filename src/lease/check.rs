@@ -82,9 +82,11 @@ impl Findings {
         }
         match self.login {
             proof::Verdict::Rejected => Verdict::LoginRejected,
-            proof::Verdict::Accepted | proof::Verdict::Unknown if token_denied => Verdict::TokenDenied,
+            proof::Verdict::Accepted | proof::Verdict::Late | proof::Verdict::Unknown if token_denied => {
+                Verdict::TokenDenied
+            }
             proof::Verdict::Unknown if self.lease == Finding::Alive => Verdict::DatabaseAway,
-            proof::Verdict::Accepted | proof::Verdict::Unknown => Verdict::Alive,
+            proof::Verdict::Accepted | proof::Verdict::Late | proof::Verdict::Unknown => Verdict::Alive,
         }
     }
 

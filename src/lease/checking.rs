@@ -131,7 +131,7 @@ fn log_in<P: Prove>(
         while let Some(probed) = probes.join_next().await {
             match probed {
                 Ok(proof::Verdict::Rejected) => return proof::Verdict::Rejected,
-                Ok(proof::Verdict::Accepted) => verdict = proof::Verdict::Accepted,
+                Ok(proof::Verdict::Accepted | proof::Verdict::Late) => verdict = proof::Verdict::Accepted,
                 Ok(proof::Verdict::Unknown) | Err(_) => {}
             }
         }

@@ -183,6 +183,9 @@ pub(super) fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
     match result {
         Some(Ok(())) => Verdict::Accepted,
         Some(Err(UpstreamError::CredentialRejected { .. })) => Verdict::Rejected,
+        Some(Err(error)) if error.is_late() => Verdict::Late,
+        // Not the kind of server that sessions want, which it says once it has let us in.
+        Some(Err(error)) if error.is_accepted() => Verdict::Accepted,
         Some(Err(UpstreamError::Refused { response, .. })) => {
             let code = response.code.map(|code| code.to_string()).unwrap_or_default();
             let says_nothing =
@@ -197,8 +200,8 @@ pub(super) fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
 /// manual, appendix A.
 const CLASSES_WITHOUT_VERDICT: [&str; 5] = ["08", "53", "57", "58", "XX"];
 
-/// Of one probe login.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Of one probe login with its goodbye: what [`Probe::LIMIT`] leaves over.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(7);
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,8 @@ pub(super) enum Verdict {
     Accepted,
     /// `28P01` or `28000`. A replica or pooler may only be late to know the role.
     Rejected,
+    /// One host has accepted it, and the one that sessions would go to does not know it yet.
+    Late,
     /// Nothing: upstream was not reached, is full, or is starting.
     Unknown,
 }
@@ -38,6 +40,7 @@ pub(super) struct Proof {
 struct Route {
     step: Step,
     rejected_since: Option<Duration>,
+    late_since: Option<Duration>,
     backoff: Backoff,
 }
 
@@ -52,7 +55,12 @@ enum Step {
 impl Proof {
     /// A proof at as many upstreams as the chain has, begun now.
     pub(super) fn new(upstreams: usize, now: Duration) -> Self {
-        let route = Route { step: Step::Due { at: now }, rejected_since: None, backoff: Backoff::default() };
+        let route = Route {
+            step: Step::Due { at: now },
+            rejected_since: None,
+            late_since: None,
+            backoff: Backoff::default(),
+        };
         Self { routes: vec![route; upstreams], since: now }
     }
 
@@ -74,6 +82,16 @@ impl Proof {
         route.step = match verdict {
             Verdict::Accepted => Step::Accepted,
             Verdict::Unknown => Step::Due { at: now + route.backoff.next(MAX_PAUSE, u) },
+            // It is good; sessions have it easier once the replica knows it, too.
+            Verdict::Late => {
+                route.rejected_since = None;
+                let since = *route.late_since.get_or_insert(now);
+                if now.saturating_sub(since) < MAX_LAG {
+                    Step::Due { at: now + route.backoff.next(MAX_PAUSE_WHILE_REJECTED, u) }
+                } else {
+                    Step::Accepted
+                }
+            }
             Verdict::Rejected => {
                 let since = *route.rejected_since.get_or_insert(now);
                 if now.saturating_sub(since) < MAX_LAG {
@@ -212,6 +230,28 @@ mod tests {
         assert_eq!(proof.take_due(ms(100)), [0]);
         proof.answered(0, Verdict::Accepted, ms(150), 0.0);
         assert_eq!(proof.state(), ProofState::Proven);
+    }
+
+    #[test]
+    fn replica_that_lags_behind_a_host_that_accepts_is_waited_for_and_no_rejection() {
+        let mut proof = Proof::new(1, ms(0));
+        let (mut now, mut tries) = (ms(0), 0);
+        while proof.state() != ProofState::Proven {
+            for route in proof.take_due(now) {
+                proof.answered(route, Verdict::Late, now, 1.0);
+                tries += 1;
+            }
+            assert_ne!(proof.state(), ProofState::Doubted);
+            now += ms(100);
+        }
+        assert!(now > ms(5_000) && now < ms(6_200) && tries < 9, "{now:?} {tries}");
+
+        let mut proof = Proof::new(1, ms(0));
+        proof.answered(0, Verdict::Rejected, ms(0), 0.0);
+        proof.answered(0, Verdict::Late, ms(100), 0.0);
+        assert_eq!(proof.state(), ProofState::Open);
+        // The one that serves is about to end.
+        assert!(proof.is_enough(ms(500), LastCall::Now));
     }
 
     #[test]

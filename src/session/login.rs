@@ -96,7 +96,7 @@ impl Attempt<'_> {
         let hold = self.credential(source.hold()).await?;
         drop(waiting);
 
-        match self.log_in_with(&hold).await {
+        match self.log_in_in_time(&hold).await {
             Err(LoginError::Upstream(error @ UpstreamError::CredentialRejected { .. })) => {
                 self.metrics.upstream_auth_rejects.inc();
                 let generation = hold.credential().generation;
@@ -109,8 +109,23 @@ impl Attempt<'_> {
         let waiting = Waiting::begin(&self.metrics.clients_waiting);
         let hold = self.credential(source.replace(hold)).await?;
         drop(waiting);
-        let logged_in = self.log_in_with(&hold).await?;
+        let logged_in = self.log_in_in_time(&hold).await?;
         Ok(Login { logged_in, hold })
+    }
+
+    /// Waits for a replica that does not know the credential yet, where another host has accepted it: a new one would
+    /// be known there later still.
+    async fn log_in_in_time(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
+        let mut pause = MIN_PAUSE;
+        loop {
+            match self.log_in_with(hold).await {
+                Err(LoginError::Upstream(error))
+                    if error.is_late() && Instant::now() + pause < self.deadline => {}
+                settled => return settled,
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
     }
 
     async fn credential(
@@ -123,7 +138,7 @@ impl Attempt<'_> {
 
     async fn log_in_with(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
         let begun = Instant::now();
-        let login = self.route.upstream.log_in(hold.credential(), self.parameters);
+        let login = self.route.upstream.log_in(hold.credential(), self.parameters, self.deadline);
         let outcome = match time::timeout_at(self.deadline, login).await {
             Ok(outcome) => outcome.map_err(LoginError::from),
             Err(_) => Err(LoginError::TimedOut { waited: self.connect_wait }),
@@ -194,5 +209,8 @@ pub(crate) fn greeting(logged_in: &LoggedIn, key: Option<&CancelKey>) -> BytesMu
 
 /// AuthenticationOk: Byte1 `R`, Int32 8, Int32 0.
 pub(super) const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+/// Between logins at a replica that lags.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// What a client may send before its session has begun and still be heard to go away, in bytes.
 const MAX_EARLY_LEN: usize = 8 * 1024;

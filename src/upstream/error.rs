@@ -1,14 +1,17 @@
 //! Why there is no upstream session, and what becomes of it: a log line, a label, a word to the client.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::config::RequireAuth;
+use crate::config::{RequireAuth, TargetSessionAttrs};
+use crate::telemetry::Causes;
 use crate::wire::error::{ClientError, ErrorResponse, SqlState};
 use crate::wire::frame::FrameError;
 use crate::wire::negotiation::NegotiationError as VersionError;
 use crate::wire::scram::ScramError;
 
+use super::attrs::Unfit;
 use super::connect::NegotiationError;
 
 /// Why there is no upstream session. `address` is host, address and port, for the log.
@@ -32,6 +35,33 @@ pub(crate) enum UpstreamError {
     /// Upstream's own verdict on database, limits or parameters.
     #[error("upstream {address} refused the session with {}: {}", response.code_or_none(), response.message)]
     Refused { address: String, response: ErrorResponse },
+    /// It let us in, and was told goodbye.
+    #[error("upstream {address} is not the kind of server that is wanted: {is}")]
+    Unfit { address: String, is: Unfit },
+    #[error("{0}")]
+    NoHost(Box<NoHost>),
+}
+
+/// All attempts at several hosts or addresses, or at one that did not fit.
+#[derive(Debug)]
+pub(crate) struct NoHost {
+    pub(super) wanted: TargetSessionAttrs,
+    /// At least one, in their order, none of them of this kind.
+    pub(super) tried: Vec<UpstreamError>,
+    /// Whether one of them has accepted the credential and another one did not know it.
+    pub(super) is_late: bool,
+}
+
+impl fmt::Display for NoHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no upstream server for target_session_attrs={}", self.wanted.as_str())?;
+        self.tried.iter().try_for_each(|error| write!(f, "; {}", Causes(error)))
+    }
+}
+
+/// What tells most of all: the word of a server rather than a silence, the first of its kind.
+pub(super) fn telling(tried: &[UpstreamError]) -> Option<&UpstreamError> {
+    tried.iter().rev().max_by_key(|error| error.weight())
 }
 
 impl UpstreamError {
@@ -47,14 +77,37 @@ impl UpstreamError {
         }
     }
 
-    /// Whether a server has spoken, so that another address of it would say the same.
-    pub(super) fn is_verdict(&self) -> bool {
-        matches!(self, Self::CredentialRejected { .. } | Self::Refused { .. })
+    /// How much it tells, beside others.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } | Self::Cancel { .. } | Self::NoHost(_) => 0,
+            Self::TimedOut { .. } => 1,
+            Self::Tls { .. } | Self::Login { .. } => 2,
+            Self::CredentialRejected { .. } => 3,
+            Self::Refused { .. } => 4,
+            Self::Unfit { .. } => 5,
+        }
     }
 
-    /// Whether it was a server that failed, rather than the way to it.
-    pub(super) fn is_of_server(&self) -> bool {
-        !matches!(self, Self::Resolve { .. } | Self::Connect { .. })
+    /// Whether the credential is good, and a host that is wanted has only not heard of it yet: a replica that lags.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::NoHost(no_host) if no_host.is_late)
+    }
+
+    /// Whether a server has accepted the credential, whatever else it found fault with.
+    pub(crate) fn is_accepted(&self) -> bool {
+        match self {
+            Self::Unfit { .. } => true,
+            Self::NoHost(no_host) => no_host.tried.iter().any(Self::is_accepted),
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::TimedOut { .. }
+            | Self::Tls { .. }
+            | Self::Login { .. }
+            | Self::Cancel { .. }
+            | Self::CredentialRejected { .. }
+            | Self::Refused { .. } => false,
+        }
     }
 
     /// The label `reason` of `upstream_connect_failures`.
@@ -68,6 +121,8 @@ impl UpstreamError {
             Self::Cancel { .. } => "cancel",
             Self::CredentialRejected { .. } => "auth_rejected",
             Self::Refused { .. } => "refused",
+            Self::Unfit { .. } => "session_attrs",
+            Self::NoHost(no_host) => telling(&no_host.tried).map_or("connect", Self::reason),
         }
     }
 
@@ -80,17 +135,19 @@ impl UpstreamError {
             | Self::TimedOut { .. }
             | Self::Tls { .. }
             | Self::Login { .. }
+            | Self::Unfit { .. }
             | Self::Cancel { .. } => None,
+            Self::NoHost(no_host) => telling(&no_host.tried).and_then(Self::sqlstate),
         }
     }
 
     /// What the client is told, written out arm by arm: `Display` is for the log.
     pub(crate) fn client_error(&self) -> ClientError {
-        let unable = |message| ClientError::fatal(SqlState::UNABLE_TO_CONNECT, message);
+        let unable =
+            |message| ClientError::fatal(SqlState::UNABLE_TO_CONNECT, message).with_detail(self.told());
         match self {
-            Self::Resolve { .. } | Self::Connect { .. } | Self::TimedOut { .. } => {
-                unable("upstream server is not reachable")
-            }
+            Self::Resolve { .. } | Self::Connect { .. } => unable("upstream server is not reachable"),
+            Self::TimedOut { .. } => unable("upstream server did not answer in time"),
             Self::Tls { .. } => unable("no secure connection to upstream server"),
             Self::Login { source, .. } if source.is_untrusted() => unable("upstream server is not trusted"),
             Self::Login { .. } | Self::Cancel { .. } => unable("upstream server did not complete the login"),
@@ -98,9 +155,63 @@ impl UpstreamError {
                 ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "database credential is being replaced")
             }
             Self::Refused { response, .. } => ClientError::verbatim(response),
+            Self::Unfit { .. } => unable("no upstream server is of the kind that is wanted"),
+            Self::NoHost(no_host) => no_host.client_error(),
+        }
+    }
+
+    /// The host and what was wrong with it, for a client: the words of a stranger are not passed on.
+    fn told(&self) -> String {
+        match self {
+            Self::Resolve { host, .. } => format!("{host}: name not resolved"),
+            Self::Connect { address, source } => format!("{address}: {}", source.kind()),
+            Self::TimedOut { address, limit } => format!("{address}: no answer within {limit:?}"),
+            Self::Tls { address, source: NegotiationError::Stranger { .. } } => {
+                format!("{address}: what answers the request for TLS is not PostgreSQL")
+            }
+            Self::Tls { address, source } => format!("{address}: {source}"),
+            Self::Login { address, source } => format!("{address}: {}", source.told()),
+            Self::Cancel { address, .. } => format!("{address}: cancel not delivered"),
+            Self::CredentialRejected { address, .. } => format!("{address}: credential not accepted"),
+            Self::Refused { address, response } => {
+                format!("{address}: {} {}", response.code_or_none(), response.message)
+            }
+            Self::Unfit { address, is } => format!("{address}: {is}"),
+            Self::NoHost(no_host) => no_host.told(),
         }
     }
 }
+
+impl NoHost {
+    fn client_error(&self) -> ClientError {
+        let error = match telling(&self.tried) {
+            Some(UpstreamError::Unfit { .. }) => ClientError::fatal(
+                SqlState::UNABLE_TO_CONNECT,
+                format!("no upstream server for target_session_attrs={}", self.wanted.as_str()),
+            ),
+            // Of a server that starts or goes: its own words, and those of the others.
+            Some(UpstreamError::Refused { response, .. }) => ClientError::fatal(
+                response.code.unwrap_or(SqlState::UNABLE_TO_CONNECT),
+                response.message.as_str(),
+            ),
+            Some(error) => error.client_error(),
+            None => ClientError::fatal(SqlState::UNABLE_TO_CONNECT, "upstream server is not reachable"),
+        };
+        error.with_detail(self.told())
+    }
+
+    /// One line for each attempt, and not more of them than a person reads.
+    fn told(&self) -> String {
+        let mut lines: Vec<String> = self.tried.iter().take(MAX_TOLD).map(UpstreamError::told).collect();
+        if let Some(more) = self.tried.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
+            lines.push(format!("and {more} more"));
+        }
+        lines.join("\n")
+    }
+}
+
+/// Attempts that a client is told of.
+const MAX_TOLD: usize = 16;
 
 /// Why upstream has not let us in.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +255,15 @@ impl LoginError {
     /// about the credential.
     pub(super) fn is_untrusted(&self) -> bool {
         self.reason() == UNTRUSTED
+    }
+
+    /// For a client, as [`UpstreamError::told`].
+    fn told(&self) -> &'static str {
+        match self.reason() {
+            "lost" => "connection lost during login",
+            "untrusted" => "not trusted, as it did not prove that it knows the credential",
+            _ => "not the protocol of PostgreSQL",
+        }
     }
 
     /// As [`UpstreamError::reason`].
@@ -198,21 +318,97 @@ mod tests {
     }
 
     #[test]
-    fn client_hears_nothing_of_hosts_and_foreign_bytes() {
+    fn client_hears_of_hosts_and_nothing_of_foreign_bytes() {
         let address = || "db.internal (10.0.0.1:5432)".to_owned();
         let io = || io::Error::other("secret detail");
-        for error in [
-            UpstreamError::Resolve { host: address(), source: io() },
-            UpstreamError::Connect { address: address(), source: io() },
-            UpstreamError::TimedOut { address: address(), limit: Duration::from_secs(1) },
-            UpstreamError::Tls { address: address(), source: NegotiationError::Stranger { byte: b'H' } },
-            UpstreamError::Login { address: address(), source: LoginError::NotProven },
-            UpstreamError::Login { address: address(), source: LoginError::Closed },
+        for (error, told) in [
+            (UpstreamError::Resolve { host: address(), source: io() }, "name not resolved"),
+            (UpstreamError::Connect { address: address(), source: io() }, "other error"),
+            (
+                UpstreamError::TimedOut { address: address(), limit: Duration::from_secs(1) },
+                "no answer within 1s",
+            ),
+            (
+                UpstreamError::Tls { address: address(), source: NegotiationError::Stranger { byte: b'H' } },
+                "what answers the request for TLS is not PostgreSQL",
+            ),
+            (
+                UpstreamError::Tls {
+                    address: address(),
+                    source: NegotiationError::Handshake { source: io() },
+                },
+                "TLS handshake with upstream failed",
+            ),
+            (
+                UpstreamError::Login { address: address(), source: LoginError::NotProven },
+                "not trusted, as it did not prove that it knows the credential",
+            ),
+            (
+                UpstreamError::Login { address: address(), source: LoginError::Closed },
+                "connection lost during login",
+            ),
+            (
+                UpstreamError::Login { address: address(), source: LoginError::Unexpected { tag: b'H' } },
+                "not the protocol of PostgreSQL",
+            ),
+            (UpstreamError::Unfit { address: address(), is: Unfit::ReadOnly }, "session is read-only"),
         ] {
-            let ClientError::Own { code, message, .. } = error.client_error() else { panic!("{error}") };
+            let ClientError::Own { code, message, detail, .. } = error.client_error() else {
+                panic!("{error}")
+            };
             assert_eq!(code, SqlState::UNABLE_TO_CONNECT);
             assert!(!message.contains("10.0.0.1") && !message.contains("secret"), "{message}");
+            assert_eq!(detail.unwrap(), format!("{}: {told}", address()));
             assert!(error.to_string().contains("db.internal"), "{error}");
         }
+    }
+
+    #[test]
+    fn several_hosts_are_told_one_by_one_and_counted_by_what_tells_most() {
+        let io = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let away = || UpstreamError::Connect { address: "a:1".to_owned(), source: io() };
+        let unfit = || UpstreamError::Unfit { address: "b:1".to_owned(), is: Unfit::Standby };
+        let starting = || refused(b"SFATAL\0C57P03\0Mstarting\0\0");
+        let rejected = || refused(b"SFATAL\0C28P01\0Mno\0\0");
+        let silent = || UpstreamError::TimedOut { address: "c:1".to_owned(), limit: Duration::from_secs(2) };
+        let wanted = TargetSessionAttrs::Primary;
+        for (tried, reason, told) in [
+            (
+                vec![away(), unfit(), away()],
+                "session_attrs",
+                "08001 no upstream server for target_session_attrs=primary \
+                 (a:1: connection refused, b:1: server is in hot standby mode, a:1: connection refused)",
+            ),
+            (
+                vec![away(), starting()],
+                "refused",
+                "57P03 starting (a:1: connection refused, db: 57P03 starting)",
+            ),
+            (
+                vec![silent(), away()],
+                "timeout",
+                "08001 upstream server did not answer in time (c:1: no answer within 2s, a:1: connection refused)",
+            ),
+            (
+                vec![away(), away()],
+                "connect",
+                "08001 upstream server is not reachable (a:1: connection refused, a:1: connection refused)",
+            ),
+            (
+                vec![rejected(), unfit()],
+                "session_attrs",
+                "08001 no upstream server for target_session_attrs=primary \
+                 (db: credential not accepted, b:1: server is in hot standby mode)",
+            ),
+        ] {
+            let error = UpstreamError::NoHost(Box::new(NoHost { wanted, tried, is_late: false }));
+            assert_eq!(error.reason(), reason);
+            let ClientError::Own { code, message, detail, .. } = error.client_error() else {
+                panic!("{error}")
+            };
+            assert_eq!(format!("{code} {message} ({})", detail.unwrap().replace('\n', ", ")), told);
+        }
+        let many = NoHost { wanted, tried: (0..20).map(|_| away()).collect(), is_late: false };
+        assert!(many.told().ends_with("a:1: connection refused\nand 4 more"), "{}", many.told());
     }
 }

@@ -8,6 +8,7 @@ use std::{fs, io};
 use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
+use socket2::SockRef;
 use tempfile::{TempDir, tempdir};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -138,6 +139,13 @@ where
 
     async fn request(&mut self, code: u32, data: &[u8]) {
         self.send(&message(b'R', &[&code.to_be_bytes()[..], data].concat())).await;
+    }
+}
+
+impl FakeUpstream<TcpStream> {
+    /// Ends with RST.
+    pub(super) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 

@@ -40,18 +40,28 @@ pub(crate) struct Inquiry<S = Stream> {
     stream: S,
     /// Bytes of upstream that no one has looked at.
     read: BytesMut,
+    /// Messages that are no part of an answer, where somebody wants them.
+    aside: Option<BytesMut>,
 }
 
 impl Inquiry {
     /// Takes over a session whose greeting nobody else wants.
     pub(super) fn new(LoggedIn { stream, mut after_key, .. }: LoggedIn) -> Self {
-        while let Ok(Some((Frame { tag, body }, _))) = split_frame(&after_key, u32::MAX) {
-            let _greeting = after_key.split_to(HEADER_LEN + body.len());
+        let _greeting = Self::greeting_of(&mut after_key);
+        Self { stream, read: after_key, aside: None }
+    }
+
+    /// Takes off what is up to ReadyForQuery.
+    pub(super) fn greeting_of(after_key: &mut BytesMut) -> BytesMut {
+        let (mut rest, mut len) = (&after_key[..], 0);
+        while let Ok(Some((Frame { tag, body }, behind))) = split_frame(rest, u32::MAX) {
+            len += HEADER_LEN + body.len();
+            rest = behind;
             if tag == READY_FOR_QUERY {
                 break;
             }
         }
-        Self { stream, read: after_key }
+        after_key.split_to(len)
     }
 
     /// Says Terminate and waits a little for upstream's end.
@@ -64,6 +74,18 @@ impl<S> Inquiry<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    /// Asks in a session that is somebody else's, of which `read` has come and was not looked at.
+    pub(super) fn aside(stream: S, read: BytesMut) -> Self {
+        Self { stream, read, aside: Some(BytesMut::new()) }
+    }
+
+    /// What has come and is no part of an answer.
+    pub(super) fn into_rest(self) -> BytesMut {
+        let mut rest = self.aside.unwrap_or_default();
+        rest.unsplit(self.read);
+        rest
+    }
+
     /// Asks, within [`QUERY_TIMEOUT`]. Not cancel safe: after a drop or an error that is not
     /// [`QueryError::Refused`] the session is of no use.
     pub(crate) async fn ask(&mut self, sql: &str) -> Result<Rows, QueryError> {
@@ -106,6 +128,13 @@ where
             match tag {
                 DATA_ROW => rows.push(texts(body)?),
                 ERROR_RESPONSE => refusal = refusal.or(Some(ErrorResponse::parse(body))),
+                NOTICE_RESPONSE | PARAMETER_STATUS | NOTIFICATION_RESPONSE => {
+                    if let Some(aside) = &mut self.aside {
+                        aside.unsplit(self.read.split_to(len));
+                        room = room.saturating_sub(u32::try_from(len).unwrap_or(u32::MAX));
+                        continue;
+                    }
+                }
                 _ => {}
             }
             let _seen = self.read.split_to(len);
@@ -135,6 +164,9 @@ const HEADER_LEN: usize = 5;
 // PostgreSQL manual, "Message Formats".
 const DATA_ROW: u8 = b'D';
 const ERROR_RESPONSE: u8 = b'E';
+const NOTICE_RESPONSE: u8 = b'N';
+const NOTIFICATION_RESPONSE: u8 = b'A';
+const PARAMETER_STATUS: u8 = b'S';
 const READY_FOR_QUERY: u8 = b'Z';
 
 #[cfg(test)]
@@ -149,7 +181,7 @@ mod tests {
     /// What comes of a query that a server answers with `bytes`, and then ends or goes on.
     async fn answer(bytes: &[u8], ends: bool) -> Result<Rows, QueryError> {
         let (ours, theirs) = duplex(64 * 1024);
-        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new() };
+        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new(), aside: None };
         let mut upstream = FakeUpstream::new(theirs);
         let answered = async {
             assert_eq!(upstream.receive().await, (b'Q', b"SELECT 1\0".to_vec()));
@@ -176,6 +208,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_beside_an_answer_is_kept_for_who_wants_it() {
+        let (ours, theirs) = duplex(64 * 1024);
+        let status = message(b'S', b"TimeZone\0UTC\0");
+        let mut greeting = BytesMut::from(&[&status, READY, &status].concat()[..]);
+        assert_eq!(Inquiry::greeting_of(&mut greeting), [&status, READY].concat());
+        let mut inquiry = Inquiry::aside(ours, greeting);
+        let mut upstream = FakeUpstream::new(theirs);
+        let notice = message(b'N', b"SNOTICE\0Mhello\0\0");
+        let answered = async {
+            upstream.receive().await;
+            let row = message(b'D', b"\0\x01\0\0\0\x01t");
+            upstream.send(&[&row[..], &notice, READY, b"S\0\0"].concat()).await;
+        };
+        let (rows, ()) = tokio::join!(inquiry.ask("SELECT 1"), answered);
+        assert_eq!(rows.unwrap(), [[Some("t".to_owned())]]);
+        assert_eq!(inquiry.into_rest(), [&status, &notice, &b"S\0\0"[..]].concat());
+    }
+
+    #[tokio::test]
     async fn refusal_and_last_words_are_told_from_silence() {
         let refused = message(b'E', b"SERROR\0C42704\0Mno\0\0");
         assert_eq!(code(answer(&[&refused, READY].concat(), false).await), "42704");
@@ -191,7 +242,7 @@ mod tests {
         let mut upstream = FakeUpstream::new(theirs);
         upstream.send(&message(b'E', b"SFATAL\0C57P01\0Mno\0\0")).await;
         drop(upstream);
-        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new() };
+        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new(), aside: None };
         assert_eq!(code(inquiry.ask("SELECT 1").await), "57P01");
         assert!(matches!(inquiry.ask("SELECT 1").await, Err(QueryError::Io(_))));
     }
@@ -207,7 +258,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silent_server_is_given_up() {
         let (ours, _theirs) = duplex(64 * 1024);
-        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new() };
+        let mut inquiry = Inquiry { stream: ours, read: BytesMut::new(), aside: None };
         assert!(matches!(inquiry.ask("SELECT 1").await, Err(QueryError::TimedOut { .. })));
     }
 }

@@ -21,6 +21,7 @@ impl SqlState {
     pub(crate) const UNDEFINED_OBJECT: Self = Self(*b"42704");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    pub(crate) const CRASH_SHUTDOWN: Self = Self(*b"57P02");
     pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
 

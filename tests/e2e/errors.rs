@@ -190,7 +190,7 @@ async fn upstream_that_is_not_there_and_one_that_vanishes_are_told_apart() {
     let settings = world.settings() + &nowhere + "user = \"nobody\"\noptional = true\n" + &through;
     let pglease = pglease_with(&settings).await;
     let error = told(&pglease, &asking("nobody", "app")).await;
-    assert_fatal(&error, "08001", "upstream server is not reachable", "");
+    assert_fatal(&error, "08001", "upstream server is not reachable", "D");
 
     let mut idle = session(&pglease).await;
     let mut within = session(&pglease).await;
@@ -201,7 +201,7 @@ async fn upstream_that_is_not_there_and_one_that_vanishes_are_told_apart() {
     let last = within.rest().await.pop().unwrap();
     assert_fatal(&last, "08006", "connection to upstream server was lost", "");
     let error = told(&pglease, &asking("app", "app")).await;
-    assert_fatal(&error, "08001", "upstream server is not reachable", "");
+    assert_fatal(&error, "08001", "upstream server is not reachable", "D");
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn server_that_hangs_and_one_that_has_crashed_are_told_apart() {
     let code = error.fields().into_iter().find(|(name, _)| *name == 'C').unwrap().1;
     assert!(["08006", "57P01"].contains(&code.as_str()), "{error:?}");
     let error = told(&pglease, &asking("app", "app")).await;
-    assert_fatal(&error, "08001", "upstream server is not reachable", "");
+    assert_fatal(&error, "08001", "upstream server is not reachable", "D");
 }
 
 #[tokio::test]

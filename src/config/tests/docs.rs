@@ -91,10 +91,9 @@ fn table_of_keywords_is_libpqs() {
     };
     let table = format!(
         "| keywords | in `upstream` |\n| --- | --- |\n| {} | as libpq has them, see below |\n\
-         | {} | not built yet |\n| {} | the client's own go on unchanged |\n| {} | no use here |\n\
+         | {} | the client's own go on unchanged |\n| {} | no use here |\n\
          | {} | an error: pglease logs in with what it leases |",
         names(Use::Built),
-        names(Use::Later),
         names(Use::Client),
         names(Use::None),
         names(Use::Secret),

@@ -13,8 +13,6 @@ pub(crate) enum UpstreamError {
     Secret { keyword: &'static str },
     #[error("{}: unknown keyword; {}", quoted(keyword), did_you_mean(*nearest))]
     Unknown { keyword: String, nearest: Option<&'static str> },
-    #[error("{keyword}: not built yet; leave it out")]
-    NotBuilt { keyword: &'static str },
     #[error("{keyword}: the client's own goes on unchanged; leave it out")]
     Clients { keyword: &'static str },
     #[error("{keyword}: has no use here; leave it out")]
@@ -23,8 +21,10 @@ pub(crate) enum UpstreamError {
     NoHost,
     #[error("host: entry {entry} is empty; name each host")]
     EmptyHost { entry: usize },
-    #[error("names a Unix socket as host, which is not built yet; name a host or an IP address")]
-    UnixSocket,
+    #[error("names an abstract Unix socket, which anybody can make; name a directory, host or IP address")]
+    AbstractSocket,
+    #[error("names a Unix socket with a path of more than {max} bytes; use a shorter one")]
+    SocketPath { max: usize },
     #[error("has a hostaddr that is not an IP address; write it like 10.0.0.1")]
     HostAddr,
     #[error("host and hostaddr have {hosts} and {addresses} entries; give as many of each")]
@@ -80,4 +80,6 @@ pub(crate) enum UpstreamError {
     BindingWithoutScram,
     #[error("{least} is above {most}; change one")]
     VersionOrder { least: &'static str, most: &'static str },
+    #[error("channel_binding=require with a Unix socket as host, which has no TLS to bind to; change one")]
+    BindingOnSocket,
 }

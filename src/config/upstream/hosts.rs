@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::{Meaning, UpstreamError};
-use crate::config::server::Host;
+use crate::config::server::{Host, LoadBalanceHosts, Place, TargetSessionAttrs};
 
 /// At least one host where there is nothing wrong.
 pub(super) fn read(meaning: &Meaning<'_>) -> Result<Vec<Host>, Vec<UpstreamError>> {
@@ -23,9 +23,11 @@ pub(super) fn read(meaning: &Meaning<'_>) -> Result<Vec<Host>, Vec<UpstreamError
     let mut hosts = Vec::with_capacity(count);
     for entry in 0..count {
         let at = |list: &[&'_ str]| list.get(entry).copied().unwrap_or_default().to_owned();
-        match host(at(&names), at(&addresses), entry + 1, count) {
-            Ok((name, address)) => {
-                hosts.push(Host { name, address, port: ports.get(entry).copied().unwrap_or(DEFAULT_PORT) });
+        let port = ports.get(entry).copied().unwrap_or(DEFAULT_PORT);
+        match host(at(&names), at(&addresses), port) {
+            Ok(host) => hosts.push(host),
+            Err(UpstreamError::NoHost) if count > 1 => {
+                errors.push(UpstreamError::EmptyHost { entry: entry + 1 });
             }
             Err(error) if errors.contains(&error) => {}
             Err(error) => errors.push(error),
@@ -46,22 +48,51 @@ fn list(value: Option<&str>) -> Vec<&str> {
     value.map(|value| value.split(',').collect()).unwrap_or_default()
 }
 
-/// What it is called, and what is looked up.
-fn host(
-    name: String,
-    address: String,
-    entry: usize,
-    count: usize,
-) -> Result<(String, String), UpstreamError> {
+fn host(name: String, address: String, port: u16) -> Result<Host, UpstreamError> {
+    let network = |name, address| Ok(Host { name, place: Place::Network(address), port });
     match (name.as_str(), address.as_str()) {
-        ("", "") if count == 1 => Err(UpstreamError::NoHost),
-        ("", "") => Err(UpstreamError::EmptyHost { entry }),
-        _ if name.starts_with(['/', '@']) => Err(UpstreamError::UnixSocket),
+        ("", "") => Err(UpstreamError::NoHost),
+        // libpq prefers the address, too.
+        (_, "") if name.starts_with('/') => socket(name, port),
+        (_, "") if name.starts_with('@') => Err(UpstreamError::AbstractSocket),
+        _ if !address.is_empty() && !is_address(&address) => Err(UpstreamError::HostAddr),
+        ("", _) => network(address.clone(), address),
         _ if !name.chars().all(is_of_host) => Err(UpstreamError::Host),
-        (_, "") => Ok((name.clone(), name)),
-        _ if !is_address(&address) => Err(UpstreamError::HostAddr),
-        ("", _) => Ok((address.clone(), address)),
-        _ => Ok((name, address)),
+        (_, "") => network(name.clone(), name),
+        _ => network(name, address),
+    }
+}
+
+fn socket(dir: String, port: u16) -> Result<Host, UpstreamError> {
+    let path = format!("{}/.s.PGSQL.{port}", dir.trim_end_matches('/'));
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(UpstreamError::SocketPath { max: MAX_SOCKET_PATH });
+    }
+    Ok(Host { name: dir, place: Place::Socket(path.into()), port })
+}
+
+pub(super) fn target_session_attrs(meaning: &Meaning<'_>) -> Result<TargetSessionAttrs, UpstreamError> {
+    match meaning.value("target_session_attrs") {
+        None => Ok(TargetSessionAttrs::default()),
+        Some("any") => Ok(TargetSessionAttrs::Any),
+        Some("read-write") => Ok(TargetSessionAttrs::ReadWrite),
+        Some("read-only") => Ok(TargetSessionAttrs::ReadOnly),
+        Some("primary") => Ok(TargetSessionAttrs::Primary),
+        Some("standby") => Ok(TargetSessionAttrs::Standby),
+        Some("prefer-standby") => Ok(TargetSessionAttrs::PreferStandby),
+        Some(_) => Err(UpstreamError::Choice {
+            keyword: "target_session_attrs",
+            choices: "any, read-write, read-only, primary, standby or prefer-standby",
+        }),
+    }
+}
+
+pub(super) fn load_balance_hosts(meaning: &Meaning<'_>) -> Result<LoadBalanceHosts, UpstreamError> {
+    match meaning.value("load_balance_hosts") {
+        None => Ok(LoadBalanceHosts::default()),
+        Some("disable") => Ok(LoadBalanceHosts::Disable),
+        Some("random") => Ok(LoadBalanceHosts::Random),
+        Some(_) => Err(UpstreamError::Choice { keyword: "load_balance_hosts", choices: "disable or random" }),
     }
 }
 
@@ -97,6 +128,8 @@ fn read_port(text: &str) -> Result<u16, UpstreamError> {
 }
 
 const DEFAULT_PORT: u16 = 5432;
+/// `sun_path` less its `\0`, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
 
 #[cfg(test)]
 mod tests {
@@ -112,7 +145,7 @@ mod tests {
     }
 
     fn with_address(name: &str, address: &str, port: u16) -> Host {
-        Host { address: address.to_owned(), ..Host::at(name, port) }
+        Host { place: Place::Network(address.to_owned()), ..Host::at(name, port) }
     }
 
     #[test]
@@ -132,6 +165,9 @@ mod tests {
                 vec![with_address("a", "10.0.0.1", 1), with_address("b", "::1", 1)],
             ),
             ("host=a,b hostaddr=,10.0.0.2", vec![Host::at("a", 5432), with_address("b", "10.0.0.2", 5432)]),
+            ("host=/run/pg,b port=1", vec![Host::socket("/run/pg", 1), Host::at("b", 1)]),
+            ("postgresql://%2Frun%2Fpg/db", vec![Host::socket("/run/pg", 5432)]),
+            ("postgresql:///db?host=/run/pg", vec![Host::socket("/run/pg", 5432)]),
             ("hostaddr=fe80::1%eth0 sslmode=disable", vec![Host::at("fe80::1%eth0", 5432)]),
             (
                 "host=a, hostaddr=,10.0.0.1 sslmode=require",
@@ -140,6 +176,27 @@ mod tests {
         ] {
             assert_eq!(hosts(text), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn every_choice_is_taken_by_its_word() {
+        for wanted in [
+            TargetSessionAttrs::Any,
+            TargetSessionAttrs::ReadWrite,
+            TargetSessionAttrs::ReadOnly,
+            TargetSessionAttrs::Primary,
+            TargetSessionAttrs::Standby,
+            TargetSessionAttrs::PreferStandby,
+        ] {
+            let config = parse(&format!("host=db target_session_attrs={}", wanted.as_str())).unwrap();
+            assert_eq!(config.target_session_attrs, wanted);
+        }
+        for (word, balance) in [("disable", LoadBalanceHosts::Disable), ("random", LoadBalanceHosts::Random)]
+        {
+            let config = parse(&format!("host=db load_balance_hosts={word}")).unwrap();
+            assert_eq!(config.load_balance_hosts, balance);
+        }
+        assert_eq!(parse("host=db"), Ok(UpstreamConfig::at("db", 5432)));
     }
 
     #[test]
@@ -162,6 +219,14 @@ mod tests {
             (
                 "host=a, hostaddr=,10.0.0.1",
                 "hostaddr without host with sslmode=verify-full, which verifies the name; add host",
+            ),
+            (
+                "host=@pg",
+                "names an abstract Unix socket, which anybody can make; name a directory, host or IP address",
+            ),
+            (
+                "host=/run/pg channel_binding=require",
+                "channel_binding=require with a Unix socket as host, which has no TLS to bind to; change one",
             ),
             ("host=a,b port=1,x", "has a port that is not a number from 1 to 65535; write it like 5432"),
         ] {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use super::conninfo::{self, Pairs};
 use super::keys;
 use super::keywords::{KEYWORDS, Keyword, Use};
-use super::{SslMode, UpstreamConfig};
+use super::{ChannelBinding, Place, SslMode, UpstreamConfig};
 
 pub(crate) use error::UpstreamError;
 pub(crate) use masked::masked;
@@ -66,7 +66,6 @@ impl<'a> Meaning<'a> {
                 Some(known) => match known.meaning {
                     Use::Built => continue,
                     _ if value.is_empty() || known.default == Some(value) => continue,
-                    Use::Later => UpstreamError::NotBuilt { keyword: known.name },
                     Use::Client => UpstreamError::Clients { keyword: known.name },
                     Use::None => UpstreamError::Unused { keyword: known.name },
                     Use::Secret => UpstreamError::Secret { keyword: known.name },
@@ -84,6 +83,8 @@ impl<'a> Meaning<'a> {
         let ssl = tls::options(self).map_err(|errors| self.errors.extend(errors)).unwrap_or_default();
         let require_auth = self.take(login::require_auth);
         let (min_protocol_version, max_protocol_version) = self.take(login::versions).unwrap_or_default();
+        let target_session_attrs = self.take(hosts::target_session_attrs).unwrap_or_default();
+        let load_balance_hosts = self.take(hosts::load_balance_hosts).unwrap_or_default();
         let connect_timeout = self.take(tcp::connect_timeout).unwrap_or_default();
         let silence = self.take(tcp::silence).unwrap_or_default();
         let ssl_root_cert = self.value("sslrootcert");
@@ -93,6 +94,10 @@ impl<'a> Meaning<'a> {
             self.errors.extend(contradictions);
             let methods = require_auth.unwrap_or_default();
             self.errors.extend(login::contradictions(mode, binding, methods));
+        }
+        let has_socket = hosts.iter().any(|host| matches!(host.place, Place::Socket(_)));
+        if channel_binding == Some(ChannelBinding::Require) && has_socket {
+            self.errors.push(UpstreamError::BindingOnSocket);
         }
         if ssl_mode == Some(SslMode::VerifyFull) && hosts::has_nameless(self) {
             self.errors.push(UpstreamError::Nameless);
@@ -107,6 +112,8 @@ impl<'a> Meaning<'a> {
             require_auth: require_auth.unwrap_or_default(),
             min_protocol_version,
             max_protocol_version,
+            target_session_attrs,
+            load_balance_hosts,
             connect_timeout,
             silence,
         }
@@ -135,7 +142,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::ChannelBinding;
 
     #[test]
     fn both_forms_name_the_same_server() {
@@ -178,10 +184,6 @@ mod tests {
             ("", "names no host; write it like postgresql://db.example.com:5432/app"),
             ("postgresql:///app", "names no host; write it like postgresql://db.example.com:5432/app"),
             (
-                "host=/run/postgresql",
-                "names a Unix socket as host, which is not built yet; name a host or an IP address",
-            ),
-            (
                 "host='a b'",
                 "has a host that is neither a name nor an IP address; write it like db.example.com",
             ),
@@ -205,7 +207,11 @@ mod tests {
                 "host=db sslmode=disable channel_binding=require",
                 "channel_binding=require with sslmode=disable, without which there is nothing to bind to; change one",
             ),
-            ("host=db target_session_attrs=primary", "target_session_attrs: not built yet; leave it out"),
+            (
+                "host=db target_session_attrs=master",
+                "target_session_attrs: no such choice; use any, read-write, read-only, primary, standby or prefer-standby",
+            ),
+            ("host=db load_balance_hosts=on", "load_balance_hosts: no such choice; use disable or random"),
             (
                 "host=db application_name=x",
                 "application_name: the client's own goes on unchanged; leave it out",

@@ -1,0 +1,4 @@
+//! Logins against scripted servers: `one` at one address, `several` at several hosts.
+
+mod one;
+mod several;
