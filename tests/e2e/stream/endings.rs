@@ -8,18 +8,23 @@ use crate::support::Servers;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::Database;
 use crate::support::world::{Leased, World, WorldOptions};
-use crate::{pglease_for, until};
+use crate::{pglease_for, pglease_with, until};
 
 #[tokio::test]
 async fn either_side_ends_for_the_other_as_it_does_directly() {
     let servers = Servers::start().await;
     let world = World::create(&servers, WorldOptions::default()).await;
-    let pglease = pglease_for(&world).await;
+    let verified = world.route("db-app");
+    let (address, _) = verified.split_once("?sslmode=").unwrap();
+    let plain = format!("{address}?sslmode=disable\"\nvault_path = {:?}\n", world.vault_path("db-app"));
+    let (pglease, plain) = (pglease_for(&world).await, pglease_with(&(world.settings() + &plain)).await);
     let leased = world.lease("db-app").await;
 
-    clients_that_stop_sending(&world, &pglease, &leased).await;
-    backends_that_are_terminated(&world, &pglease, &leased).await;
-    crash_and_immediate_stop(&world, &pglease, &leased).await;
+    for pglease in [&pglease, &plain] {
+        clients_that_stop_sending(&world, pglease, &leased).await;
+        backends_that_are_terminated(&world, pglease, &leased).await;
+    }
+    crash_and_immediate_stop(&world, [&pglease, &plain], &leased).await;
 }
 
 /// Half-close at every kind of place: what was sent is done and answered, what was half said is not, and upstream is
@@ -76,10 +81,10 @@ async fn backends_that_are_terminated(world: &World<'_>, pglease: &Pglease, leas
 
 /// Another backend dies, or the server is stopped at once: sessions get PostgreSQL's warning, which is no error, and
 /// pglease's word that upstream is gone. Who dies without a word gets that word only.
-async fn crash_and_immediate_stop(world: &World<'_>, pglease: &Pglease, leased: &Leased) {
-    let victim = Pair::open(world, pglease, leased).await;
+async fn crash_and_immediate_stop(world: &World<'_>, both: [&Pglease; 2], leased: &Leased) {
+    let victim = Pair::open(world, both[0], leased).await;
     let mut pairs = Vec::new();
-    for state in STATES {
+    for (state, pglease) in STATES.into_iter().flat_map(|state| both.map(|pglease| (state, pglease))) {
         pairs.push(enter(world, &world.superuser, pglease, leased, state).await);
     }
     kill_process(Pid::from_raw(victim.pids[1]).unwrap(), Signal::KILL).unwrap();
@@ -94,17 +99,16 @@ async fn crash_and_immediate_stop(world: &World<'_>, pglease: &Pglease, leased: 
     }
 
     // The server recovers by itself, and so do clients.
-    until(async || {
-        let session = pglease.connect("app").await;
-        match session {
+    for pglease in both {
+        until(async || match pglease.connect("app").await {
             Ok(session) => session.simple_query("SELECT 1").await.is_ok(),
             Err(_) => false,
-        }
-    })
-    .await;
+        })
+        .await;
+    }
     let superuser = world.servers.postgres.connect("postgres").await;
     let mut pairs = Vec::new();
-    for state in STATES {
+    for (state, pglease) in STATES.into_iter().flat_map(|state| both.map(|pglease| (state, pglease))) {
         pairs.push(enter(world, &superuser, pglease, leased, state).await);
     }
     world.servers.postgres.process().signal(Signal::QUIT);

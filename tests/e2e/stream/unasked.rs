@@ -71,7 +71,7 @@ async fn clients_log_in(world: &World<'_>) {
             let (mut raw, greeting) = Raw::log_in(address, &[("user", "app"), ("database", "app")], "").await;
             assert_eq!(unasked(&greeting), directly);
             let mut told = greeting;
-            // Read from the session itself, in one round: it is told of a change before the round's end.
+            // A session takes note of a reload between two statements, and tells of it in front of ReadyForQuery.
             for _ in 0..5 {
                 raw.query("SHOW datestyle").await;
                 told.extend(raw.up_to(b'Z').await);
@@ -80,21 +80,18 @@ async fn clients_log_in(world: &World<'_>) {
             let shown = told.iter().rfind(|message| message.tag == b'D').unwrap().body[6..].to_vec();
             let reported = told.iter().rfind(|message| message.body.starts_with(b"DateStyle\0")).unwrap();
             let reported = &reported.body[10..reported.body.len() - 1];
-            // A reload between the two is told of in front of ReadyForQuery, behind the row.
-            (shown == reported, raw)
+            assert_eq!(shown, reported);
+            raw
         });
     }
     for _ in 0..2 {
         let rotated = pglease.run_command(&["rotate"]).await;
         assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
     }
-    let (mut agreed, mut sessions) = (0, Vec::new());
+    let mut sessions = Vec::new();
     while let Some(client) = clients.join_next().await {
-        let (agrees, raw) = client.unwrap();
-        agreed += usize::from(agrees);
-        sessions.push(raw);
+        sessions.push(client.unwrap());
     }
-    assert!(agreed > 100, "{agreed}");
     assert!(pglease.events("session.refused").is_empty());
     until(async || pglease.metric("pglease_rotations_total", "result=\"ok\"").await >= 2.0).await;
     assert!(pglease.metric("pglease_upstream_auth_rejects_total", "").await < 1.0);
