@@ -116,9 +116,10 @@ async fn connect(pglease: &Pglease) -> Vec<Raw> {
     clients
 }
 
-/// Bytes that have come from upstream once no more do.
+/// Bytes that come from upstream until no more do.
 async fn until_nothing_moves(pglease: &Pglease) -> f64 {
-    let (mut before, mut looks) = (0.0, 0);
+    let first = pglease.metric("pglease_bytes_total", "backend").await;
+    let (mut before, mut looks) = (first, 0);
     let resting = async {
         while looks < 20 {
             time::sleep(Duration::from_millis(100)).await;
@@ -128,7 +129,7 @@ async fn until_nothing_moves(pglease: &Pglease) -> f64 {
         }
     };
     time::timeout(PATIENCE, resting).await.unwrap();
-    before
+    before - first
 }
 
 const SESSIONS: u16 = 1000;

@@ -198,6 +198,28 @@ async fn case_c04_reader_that_pauses_gets_the_rest_when_it_goes_on() {
     }
 }
 
+/// Beyond the pipes: one read, and what rustls takes before the socket does and before it is read.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_within_layers_for_a_stalled_client_is_bounded() {
+    let pipe_len = 10_000;
+    for (client_tls, upstream_tls) in LAYERS {
+        let mut layers = Layers::new(pipe_len, client_tls, upstream_tls).await;
+        layers
+            .play(async |_, upstream, _| {
+                let endless = frame(b'D', 5_000_000);
+                let mut taken = 0;
+                while let Ok(written) = time::timeout(secs(1), upstream.write(&endless[taken..])).await {
+                    taken += written.unwrap();
+                }
+                let rustls = (usize::from(client_tls) + 2 * usize::from(upstream_tls)) * (64 + 16) * 1024;
+                let most = 2 * pipe_len + SCRATCH_LEN + rustls;
+                assert!(taken <= most, "{taken} of {most}");
+            })
+            .await;
+        assert!(layers.relay.backend.stash.len() <= SCRATCH_LEN);
+    }
+}
+
 /// With its goodbye or without, as drivers that just close do, and a half-close may be all that it is.
 #[tokio::test(start_paused = true)]
 async fn client_whose_tls_ends_still_gets_its_answer() {
