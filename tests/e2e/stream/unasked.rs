@@ -1,16 +1,19 @@
 //! Case C06: messages that nobody asked for, in front of, within and behind a login.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 
 use super::tags;
 use crate::raw::{Message, Raw};
 use crate::support::Servers;
+use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, until};
+use crate::{PATIENCE, pglease_for, pglease_with};
 
 #[tokio::test]
 async fn case_c06_settings_warnings_and_notifications_that_nobody_asked_for_upset_nothing() {
@@ -23,13 +26,16 @@ async fn case_c06_settings_warnings_and_notifications_that_nobody_asked_for_upse
         warn_at_each_login(world).await;
     }
 
-    let is_over = AtomicBool::new(false);
-    let reloading = reload_until(&lasting, &is_over);
+    let (pause_ms, is_over) = (AtomicU64::new(20), AtomicBool::new(false));
     let working = async {
-        tokio::join!(clients_log_in(&lasting), notified_session_ends_idle(&ending), inquiry_is_made(&ending));
+        let logging_in = async {
+            clients_log_in(&lasting).await;
+            pause_ms.store(500, Ordering::Relaxed);
+        };
+        tokio::join!(logging_in, notified_session_ends_idle(&ending), inquiry_is_made(&ending));
         is_over.store(true, Ordering::Relaxed);
     };
-    tokio::join!(reloading, working);
+    tokio::join!(reload_until(&lasting, &pause_ms, &is_over), working);
 }
 
 /// From PostgreSQL 17 on, of any length.
@@ -47,7 +53,7 @@ async fn warn_at_each_login(world: &World<'_>) {
 }
 
 /// A setting that is reported changes for everyone all the time.
-async fn reload_until(world: &World<'_>, is_over: &AtomicBool) {
+async fn reload_until(world: &World<'_>, pause_ms: &AtomicU64, is_over: &AtomicBool) {
     let styles = ["German", "ISO", "SQL", "Postgres"];
     for style in styles.iter().cycle() {
         world.superuser.batch_execute(&format!("ALTER SYSTEM SET datestyle = '{style}'")).await.unwrap();
@@ -55,7 +61,7 @@ async fn reload_until(world: &World<'_>, is_over: &AtomicBool) {
         if is_over.load(Ordering::Relaxed) {
             return;
         }
-        time::sleep(Duration::from_millis(20)).await;
+        time::sleep(Duration::from_millis(pause_ms.load(Ordering::Relaxed))).await;
     }
 }
 
@@ -64,10 +70,12 @@ async fn clients_log_in(world: &World<'_>) {
     let pglease = pglease_for(world).await;
     let directly = greeting_of_a_direct_session(world).await;
     let mut clients = JoinSet::new();
+    let at_once = Arc::new(Semaphore::new(32));
     for _ in 0..200 {
         let address = pglease.addresses()[0];
-        let directly = directly.clone();
+        let (directly, at_once) = (directly.clone(), Arc::clone(&at_once));
         clients.spawn(async move {
+            let _turn = at_once.acquire().await.unwrap();
             let (mut raw, greeting) = Raw::log_in(address, &[("user", "app"), ("database", "app")], "").await;
             assert_eq!(unasked(&greeting), directly);
             let mut told = greeting;
@@ -84,16 +92,12 @@ async fn clients_log_in(world: &World<'_>) {
             raw
         });
     }
-    for _ in 0..2 {
-        let rotated = pglease.run_command(&["rotate"]).await;
-        assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
-    }
+    rotate_twice(&pglease).await;
     let mut sessions = Vec::new();
     while let Some(client) = clients.join_next().await {
         sessions.push(client.unwrap());
     }
     assert!(pglease.events("session.refused").is_empty());
-    until(async || pglease.metric("pglease_rotations_total", "result=\"ok\"").await >= 2.0).await;
     assert!(pglease.metric("pglease_upstream_auth_rejects_total", "").await < 1.0);
 
     // All are idle, whatever has been said to them.
@@ -103,6 +107,18 @@ async fn clients_log_in(world: &World<'_>) {
         assert!(told.fields().iter().any(|(_, text)| text.ends_with("the session was idle.")), "{told:?}");
     }
     assert!(pglease.wait_exit(PATIENCE).await.success());
+}
+
+/// New credentials are proven while all that goes on. Each command waits for half a minute.
+async fn rotate_twice(pglease: &Pglease) {
+    let mut said = Vec::new();
+    for _ in 0..6 {
+        if pglease.metric("pglease_rotations_total", "result=\"ok\"").await >= 2.0 {
+            return;
+        }
+        said = pglease.run_command(&["rotate"]).await.stdout;
+    }
+    panic!("{}; the last lines:\n{}", String::from_utf8_lossy(&said), pglease.lines().tail());
 }
 
 /// Which messages come unasked, and where.
