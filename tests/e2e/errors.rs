@@ -60,7 +60,7 @@ async fn client_that_asks_for_what_there_is_not_is_told_what() {
     let error = told(&pglease, &packet(PROTOCOL_3_0, b"user\0app")).await;
     assert_fatal(&error, "08P01", "invalid startup packet layout: expected terminator as last byte", "");
     let error = told(&pglease, &packet(0x0004_0000, b"user\0app\0\0")).await;
-    assert_fatal(&error, "0A000", "unsupported frontend protocol 4.0: server supports 3.0 to 3.0", "");
+    assert_fatal(&error, "0A000", "unsupported frontend protocol 4.0: server supports 3.0 to 3.2", "");
     let error = told(&pglease, &packet(PROTOCOL_3_0, b"database\0app\0\0")).await;
     assert_fatal(&error, "28000", "no PostgreSQL user name specified in startup packet", "");
     let error = told(&pglease, &asking("app", "elsewhere")).await;

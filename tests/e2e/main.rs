@@ -23,6 +23,8 @@ mod pressure;
 mod replication;
 mod stream;
 mod tls;
+mod hosts;
+mod failover;
 mod rotation;
 mod replay;
 mod scenarios;

@@ -1,5 +1,7 @@
 //! A PostgreSQL server: TLS and SCRAM as in production, no fsync.
 
+mod standby;
+
 use std::fmt::Write;
 use std::fs;
 use std::ops::Deref;
@@ -63,10 +65,16 @@ impl Postgres {
 
         let mut postgres =
             Self { process: Mutex::default(), folder, bin, uid, port: 0, major: options.major };
+        postgres.launch_somewhere().await;
+        postgres
+    }
+
+    /// Starts it on a free port.
+    async fn launch_somewhere(&mut self) {
         for _ in 0..20 {
-            postgres.port = super::free_ports(1);
-            match postgres.launch().await {
-                Ok(()) => return postgres,
+            self.port = super::free_ports(1);
+            match self.launch().await {
+                Ok(()) => return,
                 Err(log) if log.contains("could not bind") => {}
                 Err(log) => panic!("PostgreSQL does not start:\n{log}"),
             }
@@ -81,6 +89,11 @@ impl Postgres {
 
     pub(crate) fn major(&self) -> u16 {
         self.major
+    }
+
+    /// Its data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// Where psql, pgbench and the others are.
@@ -193,7 +206,10 @@ impl Postgres {
         });
         let lines = process.lines();
         let ready = |lines: &[String]| {
-            lines.iter().any(|line| line.contains("ready to accept connections")).then_some(())
+            let is_ready = |line: &String| {
+                line.contains("ready to accept connections") || line.contains("ready to accept read-only")
+            };
+            lines.iter().any(is_ready).then_some(())
         };
         let is_ready = lines.wait_for(PATIENCE, ready).await.is_some();
         // It is content with one address of two; we are not.
