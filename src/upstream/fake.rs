@@ -1,5 +1,6 @@
 //! A scripted upstream for the tests of this module: does what it is told, and panics on what it does not expect.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,6 +155,8 @@ pub(super) struct Identity {
     certificate: CertificateDer<'static>,
     pub(super) acceptor: TlsAcceptor,
     pub(super) ca_file: PathBuf,
+    /// Its owner's alone.
+    pub(super) key_file: PathBuf,
     _dir: TempDir,
 }
 
@@ -164,6 +167,9 @@ impl Identity {
         let dir = tempdir().unwrap();
         let ca_file = dir.path().join("ca.pem");
         fs::write(&ca_file, certificate.pem()).unwrap();
+        let key_file = dir.path().join("key.pem");
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
 
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let private_key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -174,7 +180,7 @@ impl Identity {
             .with_single_cert(vec![certificate.der().clone()], private_key)
             .unwrap();
         let acceptor = Arc::new(config).into();
-        Self { certificate: certificate.der().clone(), acceptor, ca_file, _dir: dir }
+        Self { certificate: certificate.der().clone(), acceptor, ca_file, key_file, _dir: dir }
     }
 
     pub(super) fn hash(&self) -> EndPointHash {

@@ -1,5 +1,8 @@
 //! TLS with the hosts of one upstream, by the files of now.
 
+#[cfg(test)]
+mod tests;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -25,6 +25,8 @@ mod stream;
 mod tls;
 mod hosts;
 mod failover;
+mod logins;
+mod impostor;
 mod rotation;
 mod replay;
 mod scenarios;

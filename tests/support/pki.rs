@@ -1,6 +1,10 @@
 //! A CA and the certificates that it issues.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
+};
 
 /// A CA of its own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -15,7 +19,7 @@ impl Authority {
     pub(crate) fn create() -> Self {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         ca.distinguished_name.push(DnType::CommonName, "pglease test CA");
         Self(CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap())
     }
@@ -26,9 +30,53 @@ impl Authority {
 
     /// For a server or a client of these names; rustls takes no CA for a server.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_numbered(names, None)
+    }
+
+    /// The same with this serial number.
+    pub(crate) fn issue_numbered(&self, names: &[&str], serial: Option<u64>) -> Issued {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.serial_number = serial.map(SerialNumber::from);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
+
+    /// For a client whose `CN` is this.
+    pub(crate) fn issue_to(&self, name: &str) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// PEM of the list of the certificates that are revoked.
+    pub(crate) fn revocation_list(&self, serials: &[u64]) -> String {
+        let revoked = serials.iter().map(|&serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(4000, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+/// A certificate for `localhost` that nobody else vouches for.
+pub(crate) fn self_signed(algorithm: &'static SignatureAlgorithm) -> Issued {
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    Issued { certificate: certificate.pem(), key: key.serialize_pem() }
 }

@@ -147,6 +147,26 @@ impl Postgres {
         self.query("postgres", "SELECT pg_reload_conf()").await;
     }
 
+    /// Writes a file of the data folder, in place, and has the server read its files again; returns once it has done
+    /// so, and every connection that comes later is by them.
+    pub(crate) async fn write_data(&self, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            fs::write(self.folder.path().join("data").join(name), text).unwrap();
+        }
+        let process = self.process();
+        let reloads = |lines: &[String]| lines.iter().filter(|line| line.contains("received SIGHUP")).count();
+        let before = reloads(&process.lines().all());
+        self.query("postgres", "SELECT pg_reload_conf()").await;
+        let is_done = |lines: &[String]| (reloads(lines) > before).then_some(());
+        process.lines().wait_for(PATIENCE, is_done).await.expect("PostgreSQL reads its files again");
+    }
+
+    /// Changes a setting that a reload is enough for.
+    pub(crate) async fn set(&self, name: &str, value: &str) {
+        self.query("postgres", &format!("ALTER SYSTEM SET {name} = '{value}'")).await;
+        self.write_data(&[]).await;
+    }
+
     /// Stops it as an operator would: sessions get 57P01.
     pub(crate) async fn stop(&self) {
         self.end(Signal::INT).await;
