@@ -30,8 +30,8 @@ pub(crate) enum NegotiationError {
     Closed,
     #[error("connection broke during the request for TLS")]
     Io(#[source] io::Error),
-    #[error("TLS handshake with upstream failed{}", meaning(source))]
-    Handshake { source: io::Error },
+    #[error("TLS handshake with upstream failed{}", meaning(source, *is_direct))]
+    Handshake { source: io::Error, is_direct: bool },
     #[error("upstream does TLS at once but has not agreed to speak PostgreSQL over it (ALPN)")]
     NoAlpn,
     #[error("upstream has not asked for the certificate of sslcert, which sslcertmode=require insists on")]
@@ -52,7 +52,7 @@ fn guess(byte: u8) -> &'static str {
 }
 
 /// What a failed handshake means, where rustls' own words leave that open.
-fn meaning(failure: &io::Error) -> &'static str {
+fn meaning(failure: &io::Error, is_direct: bool) -> &'static str {
     let fault = failure.get_ref().and_then(|fault| fault.downcast_ref::<rustls::Error>());
     match fault {
         Some(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
@@ -69,11 +69,18 @@ fn meaning(failure: &io::Error) -> &'static str {
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         )) => ": its certificate is signed in a way that cannot be verified here",
-        None if failure.kind() == io::ErrorKind::UnexpectedEof => {
+        None if is_direct && is_end(failure) => {
             ": it closed the connection, as servers before PostgreSQL 17 do with sslnegotiation=direct"
         }
         _ => "",
     }
+}
+
+fn is_end(failure: &io::Error) -> bool {
+    matches!(
+        failure.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// What a login over `stream` can be bound to.

@@ -335,7 +335,7 @@ mod tests {
             (
                 UpstreamError::Tls {
                     address: address(),
-                    source: NegotiationError::Handshake { source: io() },
+                    source: NegotiationError::Handshake { source: io(), is_direct: false },
                 },
                 "TLS handshake with upstream failed",
             ),

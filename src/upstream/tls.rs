@@ -62,17 +62,18 @@ impl Tls {
             client.client_auth_cert_resolver = Arc::new(Witness { inner, asked: Arc::clone(&asked) });
         }
 
-        if negotiation == SslNegotiation::Postgres {
+        let is_direct = negotiation == SslNegotiation::Direct;
+        if !is_direct {
             connect::request(&mut stream).await?;
         }
         let stream = TlsConnector::from(client)
             .connect(server_name.clone(), stream)
             .await
-            .map_err(|source| NegotiationError::Handshake { source })?;
+            .map_err(|source| NegotiationError::Handshake { source, is_direct })?;
 
         let (_, connection) = stream.get_ref();
         // Whoever is on the way may have led us to a server of another protocol with a certificate of that name.
-        if negotiation == SslNegotiation::Direct && connection.alpn_protocol().is_none() {
+        if is_direct && connection.alpn_protocol().is_none() {
             return Err(NegotiationError::NoAlpn);
         }
         if must_ask && !asked.load(Ordering::Relaxed) {

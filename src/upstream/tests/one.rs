@@ -7,7 +7,7 @@ use super::super::fake::{
     FakeUpstream, Identity, bounded, credential, expect_ssl_request, message, parameters,
 };
 use super::super::*;
-use crate::config::{Host, SslMode};
+use crate::config::{Host, SslMode, SslNegotiation};
 
 /// AuthenticationOk, BackendKeyData, ReadyForQuery.
 const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
@@ -247,4 +247,60 @@ async fn cancel_goes_the_way_of_its_session_and_waits_for_the_end() {
         assert_eq!(received.startup().await, request[4..]);
     });
     cancelled.unwrap();
+}
+
+#[tokio::test]
+async fn cancel_is_given_to_no_other_server() {
+    let identity = Identity::new("other.example", &rcgen::PKCS_ECDSA_P256_SHA256);
+    let place = Place::with_tls(&identity, SslMode::VerifyFull, ChannelBinding::Prefer).await;
+    let upstream = Upstream::load(&place.config).unwrap();
+    let target = upstream.cancel_target(CancelKey { pid: 7, secret: b"abcd".to_vec().into() });
+    let (cancelled, ()) = tokio::join!(upstream.cancel(&target), async {
+        let mut stream = place.accept().await;
+        expect_ssl_request(&mut stream).await;
+        stream.write_all(b"S").await.unwrap();
+        assert!(identity.acceptor.accept(stream).await.is_err());
+    });
+    assert_eq!(cancelled.unwrap_err().reason(), "tls");
+}
+
+/// Case C47, of a credential's proof: what a false server says tells nothing of the credential.
+#[tokio::test]
+async fn case_c47_proof_at_a_false_server_is_no_verdict() {
+    let identity = Identity::new("127.0.0.1", &rcgen::PKCS_ECDSA_P256_SHA256);
+    for binding in [ChannelBinding::Disable, ChannelBinding::Prefer, ChannelBinding::Require] {
+        let place = Place::with_tls(&identity, SslMode::VerifyFull, binding).await;
+        let upstream = Upstream::load(&place.config).unwrap();
+        let (credential, parameters) = (credential("secret"), parameters());
+        let (proof, ()) = tokio::join!(upstream.prove(&credential, &parameters, soon()), async {
+            let mut upstream = identity.accept(place.accept().await).await;
+            upstream.startup().await;
+            upstream.begin_scram("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0").await;
+            upstream.send(WELCOME).await;
+            assert_eq!(upstream.rest().await, b"");
+        });
+        let error = proof.unwrap_err();
+        assert_eq!(error.reason(), "untrusted");
+        assert!(error.sqlstate().is_none(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn end_within_the_handshake_is_told_of_as_such() {
+    for (negotiation, said) in [
+        (SslNegotiation::Postgres, "handshake with upstream failed: "),
+        (SslNegotiation::Direct, "before PostgreSQL 17"),
+    ] {
+        let mut place = Place::new(SslMode::Require).await;
+        place.config.ssl.negotiation = negotiation;
+        let outcome = place.log_in(async |mut stream| {
+            if negotiation == SslNegotiation::Postgres {
+                expect_ssl_request(&mut stream).await;
+                stream.write_all(b"S").await.unwrap();
+            }
+            stream.read_exact(&mut [0; 16]).await.unwrap();
+        });
+        let text = chain(&outcome.await.unwrap_err());
+        assert!(text.contains(said), "{text}");
+    }
 }
