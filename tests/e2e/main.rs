@@ -42,5 +42,6 @@ mod hostile;
 mod auth;
 mod protocol;
 mod differential;
+mod isolation;
 
 use steps::{BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, start, until, user_of};

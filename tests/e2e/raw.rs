@@ -118,6 +118,20 @@ impl Raw {
         Some(Message { tag: bytes[0], body: bytes[5..].to_vec() })
     }
 
+    /// The next message; `None` at an end, and also where that comes within a message.
+    pub(crate) async fn whole_message(&mut self) -> Option<Message> {
+        if !self.fill(5).await {
+            return None;
+        }
+        let len = u32::from_be_bytes(self.unread[1..5].try_into().unwrap()) as usize;
+        if self.fill(1 + len).await { self.message().await } else { None }
+    }
+
+    /// Returns when there is something to read, or the end. Cancel safe.
+    pub(crate) async fn has_news(&mut self) {
+        self.fill(1).await;
+    }
+
     /// All messages up to the first of this kind.
     pub(crate) async fn up_to(&mut self, tag: u8) -> Vec<Message> {
         let mut messages = Vec::new();
