@@ -17,6 +17,8 @@ use crate::ids::{GenerationId, LeaseId};
 use crate::net::ClientSocket;
 use crate::upstream::Upstream;
 
+mod auth;
+
 mod cancels;
 mod faults;
 
@@ -43,6 +45,10 @@ struct Proxy {
 }
 
 fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
+    proxy_with(Auth::Trust, upstream_port, max_sessions)
+}
+
+fn proxy_with(auth: Auth, upstream_port: u16, max_sessions: usize) -> Proxy {
     let (publisher, source) = credential::channel();
     let config = RouteConfig {
         database: Some("wizard".to_owned()),
@@ -59,7 +65,7 @@ fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
     let drain = Drain::default();
     let shared = Shared::new(
         vec![route],
-        Auth::Trust,
+        auth,
         Arc::new(Metrics::new()),
         drain.subscribe(),
         Duration::from_secs(10),

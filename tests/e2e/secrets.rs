@@ -12,15 +12,19 @@ use axum::Router;
 use axum::http::{StatusCode, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use bytes::BytesMut;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
 use ring::{digest, hmac, pbkdf2};
 use rustix::process::{Pid, Signal, geteuid};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
+use crate::raw::{Raw, startup};
 use crate::support::pglease::Pglease;
 use crate::support::process::{Folder, Process, Spawn};
 use crate::support::world::{VaultRole, World, WorldOptions};
@@ -293,6 +297,82 @@ async fn memory_and_environment_of_the_process_are_closed_to_its_own_user() {
     assert!(read(pglease.pid(), "status", "1000").stdout.starts_with(b"Name:\tpglease"));
 }
 
+/// What a client proves itself with, and what it is checked against.
+#[tokio::test]
+async fn verifiers_and_proofs_of_clients_are_not_shown() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("client");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} PASSWORD '{PASSWORD}'")).await.unwrap();
+    let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'");
+    let verifier = world.superuser.rows(&sql).await.concat().into_iter().flatten().next().unwrap();
+    let file = world.folder().join("users").display().to_string();
+    fs::write(&file, format!("\"{user}\" \"{verifier}\"\n")).unwrap();
+    let listen = format!("auth = \"password\"\nauth_file = {file:?}\nconnect_wait = \"1m\"");
+    let settings = world.settings_with("trace", &world.servers.openbao.address(), &listen);
+    let pglease = pglease_with(&(settings.clone() + &world.route("db-app"))).await;
+    let mut shown = Shown::default();
+
+    let mut proofs = Vec::new();
+    for (user, password, code) in [
+        (user.as_str(), PASSWORD, None),
+        (&user, WRONG_PASSWORD, Some("28P01")),
+        ("nobody", PASSWORD, Some("28P01")),
+    ] {
+        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+        let mut raw = Raw::connect(pglease.addresses()[0]).await;
+        raw.send(&startup(&[("user", user), ("database", "app")])).await;
+        raw.up_to(b'R').await;
+        let mut out = BytesMut::new();
+        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out).unwrap();
+        raw.send(&out).await;
+        scram.update(&raw.message().await.unwrap().body[4..]).unwrap();
+        let last = String::from_utf8(scram.message().to_vec()).unwrap();
+        proofs.push(STANDARD.decode(last.split_once(",p=").unwrap().1).unwrap());
+        out.clear();
+        frontend::sasl_response(scram.message(), &mut out).unwrap();
+        raw.send(&out).await;
+        let answer = raw.message().await.unwrap();
+        let given = answer.fields().into_iter().find(|(name, _)| *name == 'C').map(|(_, code)| code);
+        assert_eq!(given.as_deref(), code.filter(|_| answer.tag == b'E'), "{answer:?}");
+    }
+    for broken in [format!("\"{user}\" \"{WRONG_PASSWORD}\""), format!("\"{user}\" \"{verifier}x\"")] {
+        fs::write(format!("{file}.next"), &broken).unwrap();
+        fs::rename(format!("{file}.next"), &file).unwrap();
+        let failures = pglease.events("auth_file.reload_failed").len();
+        // Whoever is asked has the file looked at.
+        let mut raw = Raw::connect(pglease.addresses()[0]).await;
+        raw.send(&startup(&[("user", "nobody"), ("database", "app")])).await;
+        raw.up_to(b'R').await;
+        pglease.wait_for_events("auth_file.reload_failed", failures + 1, PATIENCE).await;
+
+        // A start on such a file fails.
+        let folder = Folder::create(None);
+        let settings_file = folder.path().join("pglease.toml");
+        fs::write(&settings_file, settings.clone() + &world.route("db-app")).unwrap();
+        let mut start = Command::new(BINARY);
+        start.args(["proxy", "--config-file"]).arg(&settings_file).env_clear();
+        let failed = spawn_blocking(move || start.output().unwrap()).await.unwrap();
+        let said = String::from_utf8(failed.stderr).unwrap();
+        assert_eq!(failed.status.code(), Some(2), "{said}");
+        assert!(said.contains("listen.auth_file") && said.contains("line 1"), "{said}");
+        shown.0 += &said;
+    }
+    shown.process(&pglease).await;
+    pglease.sigterm();
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    shown.log(&pglease).await;
+    assert!(shown.0.contains("wrong password of user"), "{}", shown.0);
+
+    shown.assert_without("the password", PASSWORD);
+    shown.assert_without("the wrong password", WRONG_PASSWORD);
+    shown.assert_without("the verifier", verifier.strip_prefix("SCRAM-SHA-256$4096:").unwrap());
+    let keys = scram_secrets(PASSWORD, &[verifier]);
+    assert_eq!(keys.len(), 4);
+    for secret in keys.into_iter().chain(proofs) {
+        shown.assert_without("a key or a proof", secret);
+    }
+}
+
 /// What there is to be seen of a process.
 #[derive(Default)]
 struct Shown(String);
@@ -529,6 +609,7 @@ fn creds(lease: &str, user: &str) -> String {
 const ROLE: &str = "leased_by_script";
 const TOKEN: &str = "s.canaryTOKENcanaryTOKEN01";
 const PASSWORD: &str = "canaryPASSWORD-canaryPASSWORD-01";
+const WRONG_PASSWORD: &str = "canaryWRONG-canaryWRONG-canary-02";
 const WRONG_SECRET_ID: &str = "canarySECRETID-canarySECRETID-01";
 const LEASE: &str = "database/creds/db-app/canaryLEASEcanaryLEASE01";
 
