@@ -21,25 +21,45 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<AuthConfig> {
         Method::Password => {
             Some(AuthConfig::Password { file: reader.value(AUTH_FILE, value::readable_file)? })
         }
+        Method::Peer => {
+            let uids = reader.list(PEER_UIDS, uid)?;
+            if uids.is_empty() { reader.missing(PEER_UIDS) } else { Some(AuthConfig::Peer { uids }) }
+        }
     }
+}
+
+/// Of a user: what is written `-1` is nobody.
+fn uid(text: &str) -> Result<u32, Problem> {
+    text.trim().parse().ok().filter(|uid| *uid != u32::MAX).ok_or(Problem::NotAUid { uid: text.to_owned() })
 }
 
 /// Whether everybody who can connect is one who may.
 pub(crate) fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress], auth: &AuthConfig) {
-    if *auth != AuthConfig::Trust {
-        return;
-    }
-    for address in open(addresses) {
-        reader.fault("listen.addresses", Problem::ListenNotLoopback { address: address.to_string() });
+    match auth {
+        AuthConfig::Trust => {
+            for address in open(addresses) {
+                let address = address.to_string();
+                reader.fault("listen.addresses", Problem::ListenNotLoopback { address });
+            }
+        }
+        AuthConfig::Peer { .. } if !addresses.is_empty() => {
+            reader.fault("listen.addresses", Problem::PeerOverTcp);
+        }
+        AuthConfig::Password { .. } | AuthConfig::Peer { .. } => {}
     }
 }
 
 /// What the settings give up.
 pub(crate) fn warnings(listen: &ListenConfig) -> Vec<String> {
     let warning = |address: SocketAddr| {
+        let plain = if listen.tls.is_some() {
+            "clients that do not ask for TLS are served without: use sslmode=verify-full in them"
+        } else {
+            "clients connect without TLS: set listen.tls_cert_file"
+        };
         format!(
-            "listen.addresses has {address}, which is no loopback address, and clients connect without TLS: SCRAM \
-             keeps their passwords, but whoever is on the way reads and changes queries and rows"
+            "listen.addresses has {address}, which is no loopback address, and {plain}; SCRAM keeps their passwords, \
+             but whoever is on the way reads and changes queries and rows"
         )
     };
     open(&listen.addresses).map(warning).collect()
@@ -57,10 +77,13 @@ fn open(addresses: &[ListenAddress]) -> impl Iterator<Item = SocketAddr> {
 enum Method {
     Trust,
     Password,
+    Peer,
 }
 
 const METHOD: &str = "listen.auth";
-const METHODS: &[(&str, Method)] = &[("trust", Method::Trust), ("password", Method::Password)];
+const METHODS: &[(&str, Method)] =
+    &[("trust", Method::Trust), ("password", Method::Password), ("peer", Method::Peer)];
 const AUTH_FILE: &str = "listen.auth_file";
+const PEER_UIDS: &str = "listen.peer_uids";
 /// Whose key is whose.
-const KEYS: &[(&str, Method)] = &[(AUTH_FILE, Method::Password)];
+const KEYS: &[(&str, Method)] = &[(AUTH_FILE, Method::Password), (PEER_UIDS, Method::Peer)];

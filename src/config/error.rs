@@ -131,6 +131,13 @@ pub(crate) enum Problem {
          use \"localhost:5432\", or listen.auth = \"password\""
     )]
     ListenNotLoopback { address: String },
+    #[error(
+        "the kernel tells who connects to a Unix socket, not who does by TCP, and listen.auth = \"peer\" goes by that; \
+         write addresses = [] and unix_socket, or use listen.auth = \"password\""
+    )]
+    PeerOverTcp,
+    #[error("{uid:?} is not the id of a user; write its number, as id -u prints it")]
+    NotAUid { uid: String },
     #[error("no loopback address; use one like \"127.0.0.1:9633\"")]
     AdminNotLoopback,
     #[error("there is no admin.address to be asked at; write one, or leave this out")]

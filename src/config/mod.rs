@@ -182,6 +182,8 @@ pub(crate) enum AuthConfig {
     Trust,
     /// With SCRAM, against the verifiers in a file that is read again when it changes.
     Password { file: PathBuf },
+    /// By the kernel's word on who connects to a Unix socket: one of these users.
+    Peer { uids: Vec<u32> },
 }
 
 /// Where sessions for a database and a user go, and on whose credentials.

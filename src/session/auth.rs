@@ -11,9 +11,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 
-use super::encryption::Transport;
+use super::encryption::{Encryption, Transport};
 use super::record::Name;
 use crate::config::AuthConfig;
+use crate::net::Peer;
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::sasl::SaslError;
 use crate::wire::scram_server::Offer;
@@ -48,6 +49,10 @@ pub(crate) enum AuthError {
     WrongPassword { user: Vec<u8> },
     #[error("exchange with user {}", Name(user))]
     Sasl { user: Vec<u8>, source: SaslError },
+    #[error("user id {uid} is not in listen.peer_uids: no session for user {}", Name(user))]
+    Peer { uid: u32, user: Vec<u8> },
+    #[error("a connection that the kernel knows no user of: no session for user {}", Name(user))]
+    NoPeer { user: Vec<u8> },
     #[error("no randomness for a nonce")]
     Random,
     #[error("connection to the client")]
@@ -71,6 +76,13 @@ impl AuthError {
             ),
             Self::NoSuchUser { user } | Self::WrongPassword { user } => wrong_password(user),
             Self::Sasl { user, source } => source.client_error().unwrap_or_else(|| wrong_password(user)),
+            Self::Peer { user, .. } | Self::NoPeer { user } => {
+                let user = String::from_utf8_lossy(user);
+                ClientError::fatal(
+                    SqlState::INVALID_AUTHORIZATION,
+                    format!("Peer authentication failed for user \"{user}\""),
+                )
+            }
             Self::Random => ClientError::fatal(SqlState::INTERNAL_ERROR, "could not generate random nonce"),
             Self::Closed | Self::TimedOut | Self::Io(_) => return None,
         })
@@ -90,8 +102,10 @@ pub(crate) fn identify(message: StartupMessage, transport: Transport) -> Result<
 pub(crate) enum Auth {
     /// Not at all: whoever reaches the listener, which is on loopback only.
     Trust,
-    /// By SCRAM.
+    /// By SCRAM, over TLS bound to our certificate if it can be.
     Password(AuthFile),
+    /// By being one of these users of the machine, who may call themselves what they like.
+    Peer(Vec<u32>),
 }
 
 impl Auth {
@@ -100,6 +114,7 @@ impl Auth {
         Ok(match config {
             AuthConfig::Trust => Self::Trust,
             AuthConfig::Password { file } => Self::Password(AuthFile::load(file)?),
+            AuthConfig::Peer { uids } => Self::Peer(uids.clone()),
         })
     }
 
@@ -111,7 +126,7 @@ impl Auth {
         &self,
         client: &mut C,
         early: &mut BytesMut,
-        user: &[u8],
+        asking: &Client,
     ) -> Result<BytesMut, AuthError>
     where
         C: AsyncRead + AsyncWrite + Unpin,
@@ -119,10 +134,25 @@ impl Auth {
         match self {
             Self::Trust => Ok(BytesMut::new()),
             Self::Password(file) => {
-                let proving = password::prove(client, early, user, Offer::new(None), file);
+                let binding = match &asking.transport.encryption {
+                    Encryption::Tls { end_point } => end_point.clone(),
+                    Encryption::None => None,
+                };
+                let proving = password::prove(client, early, &asking.user, Offer::new(binding), file);
                 time::timeout(AUTH_TIMEOUT, proving).await.unwrap_or(Err(AuthError::TimedOut))
             }
+            Self::Peer(uids) => {
+                is_one_of(uids, asking.transport.peer, &asking.user).map(|()| BytesMut::new())
+            }
         }
+    }
+}
+
+fn is_one_of(uids: &[u32], peer: Peer, user: &[u8]) -> Result<(), AuthError> {
+    match peer {
+        Peer::Unix { uid } if uids.contains(&uid) => Ok(()),
+        Peer::Unix { uid } => Err(AuthError::Peer { uid, user: user.to_vec() }),
+        Peer::Tcp(_) => Err(AuthError::NoPeer { user: user.to_vec() }),
     }
 }
 
@@ -168,6 +198,28 @@ mod tests {
     fn client_without_a_name_is_refused_as_by_the_server() {
         assert_eq!(asking(&[("database", "wizard")]), None);
         assert_eq!(asking(&[("user", "")]), None);
+    }
+
+    #[test]
+    fn peer_is_who_the_kernel_says_under_whatever_name() {
+        let peer = |uid| Peer::Unix { uid };
+        assert!(is_one_of(&[0, 1000], peer(1000), b"anyone").is_ok());
+        let told = |peer| {
+            let error = is_one_of(&[0, 1000], peer, b"app").unwrap_err();
+            (error.to_string(), error.client_error())
+        };
+        let expected = ClientError::fatal(
+            SqlState::INVALID_AUTHORIZATION,
+            "Peer authentication failed for user \"app\"",
+        );
+        assert_eq!(
+            told(peer(1001)),
+            (
+                "user id 1001 is not in listen.peer_uids: no session for user app".to_owned(),
+                Some(expected.clone())
+            )
+        );
+        assert_eq!(told(Peer::Tcp(([127, 0, 0, 1], 1).into())).1, Some(expected));
     }
 
     #[test]

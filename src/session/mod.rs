@@ -226,7 +226,7 @@ where
     shared.check_seats()?;
     *owed = tokio::select! {
         biased;
-        proven = shared.auth.prove(client, &mut early, &asking.user) => proven?,
+        proven = shared.auth.prove(client, &mut early, &asking) => proven?,
         () = watch::refused(shared.phase()) => return Err(SessionError::Draining),
     };
     let deadline = Instant::now() + shared.connect_wait;

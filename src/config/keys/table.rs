@@ -117,7 +117,7 @@ pub(crate) const KEYS: &[Key] = &[
     later("listen.unix_socket_mode", Kind::Text, Value("0660"), "0660", "file mode of that socket"),
     key(
         "listen.auth",
-        Kind::Word { built: &["trust", "password"], later: &["peer"] },
+        Kind::Word { built: &["trust", "password", "peer"], later: &[] },
         Value("trust"),
         "how applications prove who they are",
     ),
@@ -127,7 +127,12 @@ pub(crate) const KEYS: &[Key] = &[
         Absent("(required by password)"),
         "password: file with lines of \"user\" \"verifier\", read again when it changes",
     ),
-    later("listen.peer_uids", Kind::List, OFF, "", "peer: user ids that may connect"),
+    key(
+        "listen.peer_uids",
+        Kind::List,
+        Absent("(required by peer)"),
+        "peer: ids of the users that may connect",
+    ),
     key(
         "listen.tls_cert_file",
         Kind::Path,

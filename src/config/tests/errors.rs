@@ -67,14 +67,6 @@ fn what_is_not_built_says_so() {
         "[listen]\nthreads = \"auto\"\n",
         "listen.threads = \"auto\" (pglease.toml:10): not built yet; leave it out, or at 1",
     );
-    file_says(
-        "[listen]\npeer_uids = [0, 1]\n",
-        "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): not built yet; leave it out",
-    );
-    flag_says(
-        "--listen-auth=peer",
-        "listen.auth = \"peer\" (--listen-auth): not built yet; use \"trust\" or \"password\"",
-    );
 }
 
 #[test]
@@ -393,7 +385,7 @@ fn keys_of_another_kind_of_auth_name_it_and_its_own_are_needed() {
     );
     flag_says(
         "--listen-auth=md5",
-        "listen.auth = \"md5\" (--listen-auth): no such choice; use \"trust\" or \"password\"",
+        "listen.auth = \"md5\" (--listen-auth): no such choice; use \"trust\", \"password\" or \"peer\"",
     );
     for (file, problem) in [
         (
@@ -408,6 +400,31 @@ fn keys_of_another_kind_of_auth_name_it_and_its_own_are_needed() {
         let expected = format!("listen.auth_file = \"{file}\" (--listen-auth-file): {problem}");
         assert_eq!(given.errors(), expected);
     }
+}
+
+#[test]
+fn peer_takes_a_unix_socket_and_numbers() {
+    let over_tcp = "the kernel tells who connects to a Unix socket, not who does by TCP, and listen.auth = \"peer\" \
+                    goes by that; write addresses = [] and unix_socket, or use listen.auth = \"password\"";
+    file_says(
+        "[listen]\nauth = \"peer\"\npeer_uids = [1000]\n",
+        &format!("listen.addresses = [\"localhost:5432\"] (default): {over_tcp}"),
+    );
+    let no_uid = |uid| {
+        format!(
+            "listen.peer_uids = [\"0\", \"app\", \"-1\", \"4294967295\"] (pglease.toml:12): \"{uid}\" is not the id of \
+             a user; write its number, as id -u prints it"
+        )
+    };
+    file_says(
+        "[listen]\nauth = \"peer\"\naddresses = []\npeer_uids = [0, \"app\", -1, 4294967295]\n",
+        &format!("listen.addresses = [\"[::1]:5432\"] (pglease.toml:12): {over_tcp}"),
+    );
+    file_says(
+        "[listen]\npeer_uids = [0, 1]\n",
+        "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): no key of listen.auth = \"trust\" (default); remove one \
+         of them",
+    );
 }
 
 #[test]
