@@ -52,14 +52,9 @@ pub(crate) fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddres
 /// What the settings give up.
 pub(crate) fn warnings(listen: &ListenConfig) -> Vec<String> {
     let warning = |address: SocketAddr| {
-        let plain = if listen.tls.is_some() {
-            "clients that do not ask for TLS are served without: use sslmode=verify-full in them"
-        } else {
-            "clients connect without TLS: set listen.tls_cert_file"
-        };
         format!(
-            "listen.addresses has {address}, which is no loopback address, and {plain}; SCRAM keeps their passwords, \
-             but whoever is on the way reads and changes queries and rows"
+            "listen.addresses has {address}, which is no loopback address, and clients connect without TLS: SCRAM \
+             keeps their passwords, but whoever is on the way reads and changes queries and rows"
         )
     };
     open(&listen.addresses).map(warning).collect()

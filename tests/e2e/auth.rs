@@ -1,17 +1,30 @@
 //! How clients prove who they are.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    SignatureAlgorithm,
+};
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
+use tokio_rustls::TlsConnector;
 
-use crate::raw::{Message, Raw, startup};
+use crate::raw::{Message, Raw, packet, startup};
 use crate::support::pglease::Pglease;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::world::{World, WorldOptions};
@@ -277,6 +290,69 @@ fn comparable(told: &[Message]) -> Vec<String> {
     told.iter().map(line).collect()
 }
 
+/// Who plays a malformed exchange with whom.
+struct Play<'a> {
+    address: SocketAddr,
+    /// PEM of the CA behind it, for TLS.
+    ca_file: Option<&'a Path>,
+    hello: &'a [u8],
+}
+
+impl Play<'_> {
+    async fn ask(&self) -> (Raw, Vec<Message>) {
+        let mut raw = match self.ca_file {
+            Some(ca_file) => over_tls(self.address, ca_file).await,
+            None => Raw::connect(self.address).await,
+        };
+        raw.send(self.hello).await;
+        let asked = raw.up_to(b'R').await;
+        (raw, asked)
+    }
+
+    /// All that is said to a client that answers with `sent`.
+    async fn first(&self, sent: &[u8]) -> Vec<String> {
+        let (mut raw, mut told) = self.ask().await;
+        raw.send(sent).await;
+        raw.finish().await;
+        told.extend(raw.rest().await);
+        comparable(&told)
+    }
+
+    /// All that is said to a client that answers with `initial`, and then by `template`.
+    async fn last(&self, initial: &[u8], template: &str) -> Vec<String> {
+        let (mut raw, mut told) = self.ask().await;
+        raw.send(initial).await;
+        let asked = raw.message().await.unwrap();
+        let text = String::from_utf8(asked.body[4..].to_vec()).unwrap();
+        let nonce = text.split([',', '=']).nth(1).unwrap().to_owned();
+        assert_eq!(text.split(',').count(), 3, "{text}");
+        let proof = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+        let last = template.replace("NONCE", &nonce).replace("PROOF", proof);
+        told.push(asked);
+        raw.send(&message(b'p', last.as_bytes())).await;
+        raw.finish().await;
+        told.extend(raw.rest().await);
+        comparable(&told)
+    }
+}
+
+async fn over_tls(address: SocketAddr, ca_file: &Path) -> Raw {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&packet(80_877_103, b"")).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'S');
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca_file).unwrap() {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    Raw::over(connector.connect("localhost".try_into().unwrap(), stream).await.unwrap())
+}
+
 #[tokio::test]
 async fn malformed_proofs_are_answered_as_postgresql_answers_them() {
     let world = World::shared(WorldOptions::default()).await;
@@ -285,46 +361,113 @@ async fn malformed_proofs_are_answered_as_postgresql_answers_them() {
     let file = world.folder().join("users");
     write_users(&world.servers.postgres, &file, &[&user]).await;
     let pglease = pglease_asking(&world, &file).await;
-    let direct = ([127, 0, 0, 1], world.servers.postgres.port()).into();
-    let addresses = [direct, pglease.addresses()[0]];
-    let unknown = world.group("unknown");
 
-    for user in [&user, &unknown] {
+    for user in [&user, &world.group("unknown")] {
         let hello = startup(&[("user", user), ("database", &world.database())]);
+        let play = |address| Play { address, ca_file: None, hello: &hello };
+        let theirs = play(([127, 0, 0, 1], world.servers.postgres.port()).into());
+        let ours = play(pglease.addresses()[0]);
         for (name, sent) in first_answers() {
-            let mut told = Vec::new();
-            for address in addresses {
-                let mut raw = Raw::connect(address).await;
-                raw.send(&hello).await;
-                let mut messages = raw.up_to(b'R').await;
-                raw.send(&sent).await;
-                raw.finish().await;
-                messages.extend(raw.rest().await);
-                told.push(comparable(&messages));
-            }
-            assert_eq!(told[1], told[0], "{name}, {user}");
+            assert_eq!(ours.first(&sent).await, theirs.first(&sent).await, "{name}, {user}");
         }
+        let initial = initial(SCRAM, b"n,,n=,r=theirs");
         for template in LAST_ANSWERS {
-            let mut told = Vec::new();
-            for address in addresses {
-                let mut raw = Raw::connect(address).await;
-                raw.send(&hello).await;
-                let mut messages = raw.up_to(b'R').await;
-                raw.send(&initial(SCRAM, b"n,,n=,r=theirs")).await;
-                let asked = raw.message().await.unwrap();
-                let text = String::from_utf8(asked.body[4..].to_vec()).unwrap();
-                let nonce = text.split([',', '=']).nth(1).unwrap().to_owned();
-                assert_eq!(text.split(',').count(), 3, "{text}");
-                let proof = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-                let last = template.replace("NONCE", &nonce).replace("PROOF", proof);
-                messages.push(asked);
-                raw.send(&message(b'p', last.as_bytes())).await;
-                raw.finish().await;
-                messages.extend(raw.rest().await);
-                told.push(comparable(&messages));
-            }
-            assert_eq!(told[1], told[0], "{}, {user}", template.escape_default());
+            let (ours, theirs) = (ours.last(&initial, template).await, theirs.last(&initial, template).await);
+            assert_eq!(ours, theirs, "{}, {user}", template.escape_default());
         }
+    }
+}
+
+/// Writes a certificate for `localhost` and its CA's; gives the keys of `[listen]` and the CA's file.
+fn write_certificate(world: &World<'_>, algorithm: &'static SignatureAlgorithm) -> (String, PathBuf) {
+    let [ca_file, cert_file, key_file] =
+        ["client-ca.pem", "listen.pem", "listen.key"].map(|name| world.folder().join(name));
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(&ca_file, certificate.pem()).unwrap();
+    fs::write(&cert_file, certificate.pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    let [cert, key] = [cert_file, key_file].map(|file| file.display().to_string());
+    (format!("\ntls_cert_file = {cert:?}\ntls_key_file = {key:?}"), ca_file)
+}
+
+#[tokio::test]
+async fn malformed_bound_proofs_are_answered_as_postgresql_answers_them() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("bound");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'")).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&user]).await;
+    let (tls, ca_file) = write_certificate(&world, &PKCS_ECDSA_P256_SHA256);
+    let listen = by_password(&file) + &tls;
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
+    let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
+
+    let hello = startup(&[("user", &user), ("database", &world.database())]);
+    let their_ca_file = world.servers.postgres.ca_file();
+    let play = |address, ca_file| Play { address, ca_file: Some(ca_file), hello: &hello };
+    let theirs = play(([127, 0, 0, 1], world.servers.postgres.port()).into(), their_ca_file.as_path());
+    let ours = play(pglease.addresses()[0], ca_file.as_path());
+
+    let bound = |data: &[u8]| initial("SCRAM-SHA-256-PLUS", data);
+    let good = bound(b"p=tls-server-end-point,,n=,r=theirs");
+    for (name, sent) in [
+        ("nothing", Vec::new()),
+        ("good, then nothing", good.clone()),
+        ("good, then garbage", [&good[..], b"garbage"].concat()),
+        ("PLUS that is not bound", bound(b"n,,n=,r=theirs")),
+        ("PLUS that was not offered", bound(b"y,,n=,r=theirs")),
+        ("no type", bound(b"p")),
+        ("empty type", bound(b"p=,,n=,r=theirs")),
+        ("another type", bound(b"p=tls-unique,,n=,r=theirs")),
+        ("type of another alphabet", bound(b"p=tls\xff\x01,,n=,r=theirs")),
+        ("long type", bound(&[b"p=", &[b'x'; 900][..]].concat())),
+        ("authorization identity", bound(b"p=tls-server-end-point,a=x,n=,r=theirs")),
+        ("bound by name alone", initial(SCRAM, b"p=tls-server-end-point,,n=,r=theirs")),
+        ("offer taken away on the way", initial(SCRAM, b"y,,n=,r=theirs")),
+        ("not bound", initial(SCRAM, b"n,,n=,r=theirs")),
+    ] {
+        assert_eq!(ours.first(&sent).await, theirs.first(&sent).await, "{name}");
+    }
+    for template in [
+        "c=biws,r=NONCE,p=PROOF",
+        "c=,r=NONCE,p=PROOF",
+        // The header alone; with a hash of nothing.
+        "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCws,r=NONCE,p=PROOF",
+        "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=,r=NONCE,p=PROOF",
+        "r=NONCE,p=PROOF",
+    ] {
+        assert_eq!(ours.last(&good, template).await, theirs.last(&good, template).await, "{template}");
+    }
+}
+
+#[tokio::test]
+async fn clients_bind_themselves_to_the_certificate_where_it_can_be_bound_to() {
+    let world = World::shared(WorldOptions::default()).await;
+    let user = world.group("careful");
+    world.superuser.batch_execute(&format!("CREATE ROLE {user} PASSWORD 'secret'")).await.unwrap();
+    let file = world.folder().join("users");
+    write_users(&world.servers.postgres, &file, &[&user]).await;
+    for (algorithm, can_be_bound) in
+        [(&PKCS_ECDSA_P256_SHA256, true), (&PKCS_ECDSA_P384_SHA384, true), (&PKCS_ED25519, false)]
+    {
+        let (tls, ca_file) = write_certificate(&world, algorithm);
+        let listen = by_password(&file) + &tls;
+        let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
+        let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
+        let verified = format!("sslmode=verify-full sslrootcert={}", ca_file.display());
+
+        for (more, password, served) in [
+            ("channel_binding=require", "secret", can_be_bound),
+            ("channel_binding=prefer", "secret", true),
+            ("channel_binding=disable", "secret", true),
+            ("channel_binding=prefer", "other", false),
+        ] {
+            let said = psql(&world, &pglease, &user, password, &format!("{verified} {more}")).await;
+            assert_eq!(said == "served\n", served, "{algorithm:?} {more}: {said}");
+        }
+        // Without TLS there is nothing to be bound to.
+        assert_eq!(psql(&world, &pglease, &user, "secret", "sslmode=disable").await, "served\n");
     }
 }
 

@@ -177,7 +177,10 @@ impl Raw {
         let read = time::timeout(PATIENCE, self.stream.read_buf(&mut self.unread)).await;
         match read.expect("neither a word nor an end") {
             Ok(len) => len > 0,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            // The latter is TLS without a goodbye.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                false
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -410,15 +410,16 @@ fn peer_takes_a_unix_socket_and_numbers() {
         "[listen]\nauth = \"peer\"\npeer_uids = [1000]\n",
         &format!("listen.addresses = [\"localhost:5432\"] (default): {over_tcp}"),
     );
-    let no_uid = |uid| {
-        format!(
-            "listen.peer_uids = [\"0\", \"app\", \"-1\", \"4294967295\"] (pglease.toml:12): \"{uid}\" is not the id of \
-             a user; write its number, as id -u prints it"
-        )
-    };
+    let uids = "[listen]\nauth = \"peer\"\npeer_uids = ";
+    let errors = Given::minimal_file(&format!("{uids}[0, \"app\", -1, 4294967295]\n")).errors();
+    for uid in ["app", "-1", "4294967295"] {
+        let problem = format!("\"{uid}\" is not the id of a user; write its number, as id -u prints it");
+        assert!(errors.contains(&problem), "{errors}");
+    }
     file_says(
-        "[listen]\nauth = \"peer\"\naddresses = []\npeer_uids = [0, \"app\", -1, 4294967295]\n",
-        &format!("listen.addresses = [\"[::1]:5432\"] (pglease.toml:12): {over_tcp}"),
+        &format!("{uids}[]\n"),
+        "listen.peer_uids: not set; set --listen-peer-uids or PGLEASE_LISTEN_PEER_UIDS, or peer_uids in the file's \
+         [listen]",
     );
     file_says(
         "[listen]\npeer_uids = [0, 1]\n",
