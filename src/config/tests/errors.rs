@@ -1,7 +1,9 @@
 //! The exact words for what is wrong.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
@@ -280,6 +282,29 @@ fn files_that_are_something_else_are_refused() {
     };
     says(b"[log]\nlevel = \"\xff\"\n", "the file is not UTF-8; write it in UTF-8");
     says(&vec![b'#'; 1024 * 1024 + 1], "the file is larger than 1048576 bytes; name the right one");
+}
+
+#[test]
+fn files_of_an_upstream_are_looked_at_each() {
+    let upstream =
+        "postgresql://db?sslcert=DIR/ca.pem&sslkey=DIR/own.key&sslcrl=DIR/token&sslcrldir=DIR/empty";
+    let upstream = format!("--upstream={upstream}");
+    let given = Given::nothing().arguments(&[upstream.as_str(), "--vault-path=database/creds/db-app"]);
+    let key = given.dir.path().join("own.key");
+    std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\n").unwrap();
+    std::fs::set_permissions(&key, Permissions::from_mode(0o604)).unwrap();
+    let told = given.errors();
+    for problem in [
+        "sslkey \"own.key\": others may read the file; give it the mode 0600, or 0640 where it is root's, as they could \
+         use the key",
+        "sslcrl \"token\": the file holds no list of revoked certificates in PEM; fill it, or name another",
+        "sslcrldir \"empty\": not a directory",
+    ] {
+        assert!(told.contains(problem), "{problem}: {told}");
+    }
+    assert!(!told.contains(": sslcert \""), "{told}");
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    assert!(!given.errors().contains(": sslkey \""));
 }
 
 #[test]
