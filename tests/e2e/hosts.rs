@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
 use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +29,7 @@ const STRANGERS: [(&str, Answer, &str); 9] = [
     ("error", Answer::Bytes(b"E\0\0\0\x19SFATAL\0Mhush-hush\0\0", End::Stays), "not to be trusted"),
     ("fin", Answer::Bytes(b"", End::Fin), "closed the connection"),
     ("reset", Answer::Bytes(b"", End::Reset), "connection broke during the request for TLS"),
-    ("silent", Answer::Bytes(b"", End::Stays), "has not let us in within 2s"),
+    ("silent", Answer::Bytes(b"", End::Stays), "has not let us in within 3s"),
     ("within", Answer::Bytes(b"S", End::FinBehindHello), "TLS handshake with upstream failed"),
     ("other", Answer::OtherName, "TLS handshake with upstream failed"),
 ];
@@ -112,8 +113,9 @@ async fn case_c09_stranger_is_named_and_passed_over_and_costs_no_credential() {
     for (name, answer, _) in STRANGERS {
         let port = stranger(answer, &mut strangers).await;
         ports.push(port);
-        let with =
-            |hosts: &str| route.replace(&real, hosts).replace("sslmode=", "connect_timeout=2&sslmode=");
+        // Who is silent is waited for; all others answer, however busy the machine is.
+        let more = if name == "silent" { "connect_timeout=3&sslmode=" } else { "sslmode=" };
+        let with = |hosts: &str| route.replace(&real, hosts).replace("sslmode=", more);
         settings += &with(&format!("127.0.0.1:{port},{real}"));
         writeln!(settings, "user = \"{name}\"").unwrap();
         settings += &with(&format!("127.0.0.1:{port}"));
@@ -122,10 +124,11 @@ async fn case_c09_stranger_is_named_and_passed_over_and_costs_no_credential() {
     let pglease = pglease_with(&settings).await;
 
     for ((name, _, said), port) in STRANGERS.into_iter().zip(ports) {
-        let session =
-            pglease.connect_as("app", name).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        session.batch_execute("SELECT 1").await.unwrap();
-
+        until(async || match pglease.connect_as("app", name).await {
+            Ok(session) => session.batch_execute("SELECT 1").await.is_ok(),
+            Err(_) => false,
+        })
+        .await;
         let refused = pglease.connect_as("app", &format!("{name}-alone")).await.err().unwrap();
         let refused = refused.as_db_error().unwrap();
         assert_eq!(refused.code().code(), "08001", "{name}: {refused:?}");
@@ -134,8 +137,11 @@ async fn case_c09_stranger_is_named_and_passed_over_and_costs_no_credential() {
         assert!(!format!("{refused:?}").contains("hush"), "{name}: {refused:?}");
 
         let failed = pglease.events("upstream.host_failed");
-        let of_host = failed.iter().find(|event| event["upstream"] == format!("127.0.0.1:{port}")).unwrap();
-        assert!(of_host["error"].as_str().unwrap().contains(said), "{name}: {of_host}");
+        let is_said = |event: &Value| {
+            event["upstream"] == format!("127.0.0.1:{port}")
+                && event["error"].as_str().unwrap().contains(said)
+        };
+        assert!(failed.iter().any(is_said), "{name}: {failed:?}");
     }
     assert!(!pglease.lines().all().join("\n").contains("hush"));
     assert_eq!(world.leased_roles().await.len(), 1);
@@ -168,7 +174,7 @@ impl Path {
                 let (open, frozen, mut is_dead) = (Arc::clone(&open), Arc::clone(&frozen), is_dead.clone());
                 open.fetch_add(1, Ordering::SeqCst);
                 connections.spawn(async move {
-                    let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                     tokio::select! {
                         biased;
                         _ = is_dead.wait_for(|dead| *dead) => {}

@@ -33,5 +33,6 @@ mod inserts;
 mod rotations;
 mod soak;
 mod stalled;
+mod vanished;
 
 use steps::{PATIENCE, pglease_with, until};
