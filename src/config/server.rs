@@ -24,7 +24,7 @@ pub(crate) struct UpstreamConfig {
     pub(crate) max_protocol_version: ProtocolVersion,
     pub(crate) target_session_attrs: TargetSessionAttrs,
     pub(crate) load_balance_hosts: LoadBalanceHosts,
-    /// For each address of each host; `None`: its share of what is left of `listen.connect_wait`.
+    /// For each address of each host, which has no more than its share of what is left of `listen.connect_wait`.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) silence: Silence,
 }

@@ -137,7 +137,8 @@ impl Upstream {
     /// cancel safe: what was begun is closed.
     ///
     /// Hosts are asked in the order that [`hosts`] has, each looked up anew and at all its addresses, until one is a
-    /// session of the kind that is wanted. Each attempt has `connect_timeout`, else its share of what is left.
+    /// session of the kind that is wanted. Each attempt has its share of what is left, or `connect_timeout` where
+    /// that is less.
     pub(crate) async fn log_in(
         &self,
         credential: &Credential,
@@ -198,7 +199,8 @@ impl Upstream {
         let count = addresses.len();
         for (index, address) in addresses.into_iter().enumerate() {
             let left = until.saturating_duration_since(Instant::now());
-            let limit = self.config.connect_timeout.unwrap_or_else(|| hosts::share(left, count - index));
+            let share = hosts::share(left, count - index);
+            let limit = self.config.connect_timeout.map_or(share, |limit| limit.min(share));
             // In a box: a session's task would keep the room of its login, 3 KiB, to the end.
             let attempt = Box::pin(self.log_in_at(&address, asking));
             match within(limit, &address, attempt).await {
