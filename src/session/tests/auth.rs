@@ -212,3 +212,22 @@ async fn wrong_password_is_refused_without_our_proof() {
     assert!(proxy.ended("auth"));
     assert!(proxy.shared.seats().take().is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn peer_of_a_socket_is_let_in_by_the_kernels_word_alone() {
+    let proxy = proxy_with(Auth::load(&AuthConfig::Peer { uids: vec![1000] }).unwrap(), 1, 1);
+    // Who is let in waits for a credential, which there is none of.
+    for (peer, expected) in
+        [(Peer::Unix { uid: 1000 }, "57P03"), (Peer::Unix { uid: 0 }, "28000"), (SOMEBODY, "28000")]
+    {
+        let (client, mut far_client) = duplex(1024);
+        let place = proxy.shared.places().take();
+        let session = run(ClientStream::Plain(client), peer, place, Arc::clone(&proxy.shared));
+        let talk = async {
+            far_client.write_all(&startup()).await.unwrap();
+            assert_eq!(code(&rest(&mut far_client).await), expected, "{peer:?}");
+            drop(far_client);
+        };
+        tokio::join!(session, talk);
+    }
+}
