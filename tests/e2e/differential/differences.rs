@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::play::Transcript;
-use super::script::{Names, Who};
+use super::script::{Names, Script, Who};
 use super::seen::Seen;
 
 /// One allowed difference.
@@ -32,6 +32,8 @@ pub(super) struct Side<'a> {
     /// What the client calls itself.
     pub(super) user: &'a str,
     pub(super) script: &'a str,
+    /// Whether it has its own answers to who asks for a proof.
+    pub(super) is_of_authentication: bool,
     /// PostgreSQL's.
     pub(super) major: u16,
     pub(super) pids: &'a BTreeMap<Who, i32>,
@@ -46,13 +48,33 @@ pub(super) const ALLOWED: &[Difference] = &[
         hide: |heard, side| {
             // As PostgreSQL quotes it, escaped as it is shown.
             let name = format!("\\\"{}\\\"", side.user);
-            texts(heard, |text| *text = text.replace(&name, "<user>"));
+            texts(heard, |text| {
+                if text.contains(&name) {
+                    *text = text.replace(&name, "<user>");
+                }
+            });
+            for seen in heard.iter_mut().filter(|seen| seen.part("name") == Some("session_authorization")) {
+                if let Some(value) = seen.part_mut("value") {
+                    "<leased>".clone_into(value);
+                }
+            }
+        },
+    },
+    Difference {
+        name: "authentication",
+        cause: Cause::Pglease,
+        what: "Clients are asked for what `listen.auth` says, not for what the server would ask of them: for nothing, or for SCRAM.",
+        why: "It is what pglease is for.",
+        hide: |heard, side| {
+            if !side.is_of_authentication {
+                heard.retain(|seen| !seen.is("R") || seen.part("request") == Some("0"));
+            }
         },
     },
     Difference {
         name: "protocol version",
         cause: Cause::Pglease,
-        what: "pglease speaks protocol 3.0 to 3.2 as PostgreSQL 18 does, in front of older servers as well: NegotiateProtocolVersion and errors say 3.2 where those say 3.0, and a secret has 32 bytes where 3.2 was asked for.",
+        what: "pglease speaks protocol 3.0 to 3.2 as PostgreSQL 18 does, in front of older servers as well: NegotiateProtocolVersion and errors say 3.2 where those say 3.0, a secret has 32 bytes where 3.2 was asked for, and TLS may begin at once, with ALPN.",
         why: "What a client may speak does not change with the server behind pglease.",
         hide: |heard, side| {
             if side.major < 18 {
@@ -92,7 +114,8 @@ pub(super) const ALLOWED: &[Difference] = &[
             // Only before a session has begun does pglease answer instead of the server.
             if !heard.iter().any(|seen| seen.is("K")) {
                 let own = |seen: &&mut Seen| {
-                    seen.is("E") && ["08P01", "0A000", "28000"].contains(&seen.part("C").unwrap_or_default())
+                    seen.is("E")
+                        && ["08P01", "0A000", "28000", "28P01"].contains(&seen.part("C").unwrap_or_default())
                 };
                 for seen in heard.iter_mut().filter(own) {
                     seen.parts.retain(|(name, _)| !["F", "L", "R"].contains(&name.as_str()));
@@ -120,6 +143,17 @@ pub(super) const ALLOWED: &[Difference] = &[
         hide: |heard, _| {
             for seen in heard.iter_mut().filter(|seen| seen.is("end")) {
                 seen.parts.retain(|(name, _)| name != "is");
+            }
+        },
+    },
+    Difference {
+        name: "TLS alert",
+        cause: Cause::Pglease,
+        what: "What is no TLS, or of another protocol, is told so by an alert or by the end of the connection, each side in its own way.",
+        why: "Two implementations of TLS choose differently; in neither case does anything else follow.",
+        hide: |heard, _| {
+            for seen in heard.iter_mut().filter(|seen| seen.is("end")) {
+                seen.parts.retain(|(name, value)| name != "behind" || !value.starts_with("\\x15\\x03"));
             }
         },
     },
@@ -164,9 +198,29 @@ pub(super) const ALLOWED: &[Difference] = &[
             }
             texts(heard, |text| {
                 for word in ["process ", "Process ", "PID ", "pid "] {
-                    *text = replace_number(text, word, label);
+                    replace_number(text, word, label);
                 }
             });
+        },
+    },
+    Difference {
+        name: "nonce and salt",
+        cause: Cause::Session,
+        what: "The server's part of a SCRAM nonce is by chance, its proof depends on it, and so does the salt of a user that there is not.",
+        why: "Nobody may be able to foretell them.",
+        hide: |heard, _| {
+            for seen in heard.iter_mut().filter(|seen| seen.is("R")) {
+                let request = seen.part("request").map(str::to_owned);
+                let Some(data) = seen.part_mut("data") else { continue };
+                if request.as_deref() == Some("11") {
+                    let shown = data.split(',').map(|part| {
+                        if part.starts_with("i=") { part } else { part.get(..2).unwrap_or(part) }
+                    });
+                    *data = shown.collect::<Vec<_>>().join(",");
+                } else if request.as_deref() == Some("12") {
+                    data.truncate(2);
+                }
+            }
         },
     },
     Difference {
@@ -175,7 +229,7 @@ pub(super) const ALLOWED: &[Difference] = &[
         what: "The schema of a session's temporary tables has a number, which errors show.",
         why: "It is that of the server's slot which the session has got.",
         hide: |heard, _| {
-            texts(heard, |text| *text = replace_number(text, "pg_temp_", |_| Some("<slot>".to_owned())));
+            texts(heard, |text| replace_number(text, "pg_temp_", |_| Some("<slot>".to_owned())));
         },
     },
     Difference {
@@ -206,6 +260,12 @@ pub(super) const ALLOWED: &[Difference] = &[
                     }
                 }
             }
+            for seen in heard.iter_mut().filter(|seen| seen.is("E")) {
+                if let Some(text) = seen.part_mut("M") {
+                    let words = text.split(' ').map(|word| if is_lsn(word) { "<LSN>" } else { word });
+                    *text = words.collect::<Vec<_>>().join(" ");
+                }
+            }
         },
     },
 ];
@@ -213,11 +273,18 @@ pub(super) const ALLOWED: &[Difference] = &[
 /// What every client heard, as it is compared.
 pub(super) fn comparable(
     transcript: &Transcript,
-    script: &str,
+    script: &Script,
     is_through: bool,
     names: &Names,
 ) -> Vec<String> {
-    let side = Side { script, is_through, user: &names.user, major: names.major, pids: &transcript.pids };
+    let side = Side {
+        script: &script.name,
+        is_of_authentication: script.is_of_authentication,
+        is_through,
+        user: &names.user,
+        major: names.major,
+        pids: &transcript.pids,
+    };
     let mut lines = Vec::new();
     for (who, heard) in &transcript.heard {
         let mut heard = heard.iter().map(Seen::of).collect();
@@ -241,7 +308,10 @@ fn texts(heard: &mut [Seen], mut change: impl FnMut(&mut String)) {
 }
 
 /// Replaces each number that stands behind `word` by its label, if it has one.
-fn replace_number(text: &str, word: &str, label: impl Fn(&str) -> Option<String>) -> String {
+fn replace_number(text: &mut String, word: &str, label: impl Fn(&str) -> Option<String>) {
+    if !text.contains(word) {
+        return;
+    }
     let mut parts = text.split(word);
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -251,7 +321,7 @@ fn replace_number(text: &str, word: &str, label: impl Fn(&str) -> Option<String>
         out += &label(number).unwrap_or_else(|| number.to_owned());
         out += rest;
     }
-    out
+    *text = out;
 }
 
 /// Of how many bytes this is the escaped form.

@@ -4,22 +4,39 @@
 //! `pg_hba.conf` trusts, as pglease does. Both legs are sessions of the very same role: the direct one logs in
 //! under the name that pglease has leased.
 
+use std::fs;
 use std::future::pending;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::thread;
 
+use serde_json::json;
 use tokio::runtime;
 use tokio::sync::{OnceCell, oneshot};
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use super::play::{Address, Leg};
 use super::script::Names;
+use super::scripts::authentication::PASSWORD;
 use crate::support::Servers;
+use crate::support::pki::Authority;
 use crate::support::world::{World, WorldOptions};
 use crate::{pglease_with, until, user_of};
 
 /// Where scripts are played.
 pub(super) struct Ground {
+    /// Over the Unix socket, trusted.
     pub(super) direct: Leg,
+    /// Over TCP, trusted.
     pub(super) through: Leg,
+    /// Over TCP, asked for a password.
+    pub(super) direct_asked: Leg,
+    pub(super) through_asked: Leg,
+    /// The same with TLS from the start.
+    pub(super) through_tls: Leg,
 }
 
 impl Ground {
@@ -47,32 +64,75 @@ impl Ground {
         let postgres = &servers.postgres;
         postgres.write_hba(HBA).await;
         let world = World::create(&servers, WorldOptions::default()).await;
+        let postgres_user = world.group("scripted");
         let anywhere = world.route("db-app").replace(&format!("/{}?", world.database()), "/?");
-        let pglease =
-            pglease_with(&(world.settings_with("info", &servers.openbao.address(), "") + &anywhere)).await;
-        let leased = user_of(&pglease.connect(&world.database()).await.unwrap()).await;
+        let vault = servers.openbao.address();
+        let trusting = pglease_with(&(world.settings_with("info", &vault, "") + &anywhere)).await;
+        let leased = user_of(&trusting.connect(&world.database()).await.unwrap()).await;
 
         let owner = world.group("app_owner");
-        world
-            .superuser
-            .batch_execute(&format!("ALTER ROLE {leased:?} REPLICATION; {OBJECTS}"))
-            .await
-            .unwrap();
-        world.superuser.batch_execute(&format!("GRANT ALL ON pairs TO {owner}")).await.unwrap();
+        let sql = format!(
+            "{OBJECTS} GRANT ALL ON pairs, marks TO {owner}; ALTER ROLE {leased:?} REPLICATION;
+             CREATE ROLE {postgres_user} LOGIN PASSWORD '{PASSWORD}'"
+        );
+        world.superuser.batch_execute(&sql).await.unwrap();
+        let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{postgres_user}'");
+        let verifier = world.superuser.rows(&sql).await[0][0].clone().unwrap();
+        let users = world.folder().join("users");
+        fs::write(&users, format!("\"{postgres_user}\" \"{verifier}\"\n")).unwrap();
+        fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
+        let (certificate, key) = (world.folder().join("tls.crt"), world.folder().join("tls.key"));
+        let ca = Authority::create();
+        let issued = ca.issue(&["localhost"]);
+        fs::write(&certificate, issued.certificate).unwrap();
+        fs::write(&key, issued.key).unwrap();
+        // A string of JSON is one of TOML.
+        let by_password = format!(
+            "auth = \"password\"\nauth_file = {}\ntls_cert_file = {}\ntls_key_file = {}",
+            json!(users),
+            json!(certificate),
+            json!(key)
+        );
+        let asking = pglease_with(&(world.settings_with("info", &vault, &by_password) + &anywhere)).await;
 
         let socket = postgres.ca_file().with_file_name(format!("data/.s.PGSQL.{}", postgres.port()));
-        until(async || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
-        let names =
-            |user: &str| Names { user: user.to_owned(), database: world.database(), major: postgres.major() };
-        let leg = |address, user| Leg { address, names: names(user), port: postgres.port() };
+        let leg = |address, user: &str| Leg {
+            address,
+            names: Names { user: user.to_owned(), database: world.database(), major: postgres.major() },
+            password: None,
+            trust: None,
+            port: postgres.port(),
+        };
+        let asked = |address, trust: &str| Leg {
+            password: Some(PASSWORD),
+            trust: Some(trusting_in(trust)),
+            ..leg(address, &postgres_user)
+        };
+        let ca_of_postgres = fs::read_to_string(postgres.ca_file()).unwrap();
+        let asking_at = asking.addresses()[0];
         let ground = Self {
             direct: leg(Address::Unix(socket), &leased),
-            through: leg(Address::Tcp(pglease.addresses()[0]), "app"),
+            through: leg(Address::Tcp(trusting.addresses()[0]), "app"),
+            direct_asked: asked(
+                Address::Tcp(SocketAddr::from(([127, 0, 0, 1], postgres.port()))),
+                &ca_of_postgres,
+            ),
+            through_asked: asked(Address::Tcp(asking_at), &ca.pem()),
+            through_tls: asked(Address::Tls(asking_at), &ca.pem()),
         };
+        // In force once the server has read them.
+        until(async || ground.direct.lets_in().await).await;
         if sender.send(ground).is_ok() {
             pending::<()>().await;
         }
     }
+}
+
+/// Whom this CA vouches for.
+fn trusting_in(pem: &str) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap();
+    Arc::new(roots)
 }
 
 const HBA: &str = "local all all trust
@@ -83,6 +143,8 @@ host replication all ::1/128 scram-sha-256";
 const OBJECTS: &str = "
     CREATE TABLE pairs (id int PRIMARY KEY, n int NOT NULL);
     INSERT INTO pairs VALUES (1, 0), (2, 0);
+    -- Others read the table t, in which nobody may leave anything for a moment.
+    CREATE TABLE marks (id int PRIMARY KEY);
     -- So that it is known who looks for a deadlock first.
     CREATE FUNCTION look_for_deadlocks_after(wait text) RETURNS text LANGUAGE sql SECURITY DEFINER
         RETURN set_config('deadlock_timeout', wait, false);

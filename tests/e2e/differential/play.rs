@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::BytesMut;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::script::{Key, Names, Script, Step, Who};
 use crate::PATIENCE;
@@ -19,6 +25,10 @@ use crate::support::postgres::Database;
 pub(super) struct Leg {
     pub(super) address: Address,
     pub(super) names: Names,
+    /// What its clients prove that they know if they are asked, unless the script has its own answers.
+    pub(super) password: Option<&'static str>,
+    /// The CA that vouches for the other side.
+    pub(super) trust: Option<Arc<RootCertStore>>,
     /// Where the superuser's connection goes: straight to the server.
     pub(super) port: u16,
 }
@@ -27,6 +37,8 @@ pub(super) struct Leg {
 pub(super) enum Address {
     Unix(PathBuf),
     Tcp(SocketAddr),
+    /// With TLS from the start of each script on, by SSLRequest.
+    Tls(SocketAddr),
 }
 
 /// In what pieces bytes are sent.
@@ -51,6 +63,8 @@ pub(super) struct Transcript {
 
 pub(super) enum Heard {
     Byte(u8),
+    /// TLS stands, with this protocol of the application layer.
+    Tls(Option<Vec<u8>>),
     Message(Message),
     /// The end, behind bytes that are no whole message.
     End {
@@ -60,17 +74,19 @@ pub(super) enum Heard {
 }
 
 impl Leg {
+    /// Whether a session begins.
+    pub(super) async fn lets_in(&self) -> bool {
+        let transcript = self.play(&Script::session("beginning", &self.names), Pieces::Whole).await;
+        !transcript.pids.is_empty()
+    }
+
     pub(super) async fn play(&self, script: &Script, pieces: Pieces) -> Transcript {
         let mut playing = Playing {
             leg: self,
+            script,
             pieces,
             // The same cuts in each run.
-            dice: fastrand::Rng::with_seed(
-                script
-                    .name
-                    .bytes()
-                    .fold(7, |seed, byte| u64::wrapping_mul(seed, 31).wrapping_add(u64::from(byte))),
-            ),
+            dice: fastrand::Rng::with_seed(script.seed()),
             clients: BTreeMap::new(),
             transcript: Transcript::default(),
             superuser: None,
@@ -97,8 +113,10 @@ fn who(step: &Step) -> Who {
         | Step::Ready(who, _)
         | Step::Until(who, _)
         | Step::Byte(who)
+        | Step::Tls(who, _)
         | Step::End(who)
         | Step::Finish(who)
+        | Step::Prove(who, _)
         | Step::Reset(who)
         | Step::Cancel(who, _) => *who,
         Step::Await(_) | Step::Superuser(_) => Who::MAX,
@@ -107,6 +125,7 @@ fn who(step: &Step) -> Who {
 
 struct Playing<'a> {
     leg: &'a Leg,
+    script: &'a Script,
     pieces: Pieces,
     dice: fastrand::Rng,
     clients: BTreeMap<Who, Client>,
@@ -118,6 +137,7 @@ struct Playing<'a> {
 struct Client {
     stream: Box<dyn Stream>,
     unread: BytesMut,
+    proving: Option<ScramSha256>,
     has_ended: bool,
     is_reset: bool,
 }
@@ -126,7 +146,7 @@ impl Playing<'_> {
     async fn step(&mut self, step: &Step) {
         match step {
             Step::Open(who) => {
-                self.clients.insert(*who, Client::open(&self.leg.address).await);
+                self.clients.insert(*who, Client::open(self.leg).await);
                 self.transcript.heard.insert(*who, Vec::new());
             }
             Step::Send(who, bytes) => self.send(*who, bytes).await,
@@ -149,11 +169,28 @@ impl Playing<'_> {
                 };
                 self.transcript.heard.get_mut(who).unwrap().push(heard);
             }
+            Step::Tls(who, protocol) => {
+                let client = self.clients.remove(who).unwrap();
+                let heard = match client.shake_hands(self.leg, *protocol).await {
+                    Some((client, protocol)) => {
+                        self.clients.insert(*who, client);
+                        Heard::Tls(protocol)
+                    }
+                    None => Heard::End { behind: Vec::new(), is_reset: false },
+                };
+                self.transcript.heard.get_mut(who).unwrap().push(heard);
+            }
             Step::End(who) => while self.hear(*who).await.is_some() {},
             Step::Finish(who) => {
                 let _ = self.clients.get_mut(who).unwrap().stream.shutdown().await;
                 while self.hear(*who).await.is_some() {}
                 self.clients.remove(who);
+            }
+            Step::Prove(who, password) => {
+                let mut is_asked = self.answer(*who, password).await;
+                while is_asked {
+                    is_asked = self.hear(*who).await == Some(b'R') && self.answer(*who, password).await;
+                }
             }
             Step::Reset(who) => self.clients.remove(who).unwrap().stream.reset(),
             Step::Cancel(who, key) => self.cancel(*who, *key).await,
@@ -212,7 +249,38 @@ impl Playing<'_> {
             self.transcript.pids.insert(who, pid);
         }
         self.transcript.heard.get_mut(&who).unwrap().push(heard);
+        if tag == Some(b'R')
+            && let Some(password) = self.leg.password.filter(|_| !self.script.is_of_authentication)
+        {
+            self.answer(who, password).await;
+        }
         tag
+    }
+
+    /// Answers the authentication request that was heard last, as who knows `password`; false where nothing more is
+    /// asked.
+    async fn answer(&mut self, who: Who, password: &str) -> bool {
+        let Some(Heard::Message(Message { body, .. })) = self.transcript.heard[&who].last() else {
+            return false;
+        };
+        let (code, data) = body.split_first_chunk().unwrap();
+        let client = self.clients.get_mut(&who).unwrap();
+        let mut out = BytesMut::new();
+        match (u32::from_be_bytes(*code), &mut client.proving) {
+            (10, proving) => {
+                let scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+                let scram = proving.insert(scram);
+                frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut out).unwrap();
+            }
+            (11, Some(scram)) => {
+                scram.update(data).unwrap();
+                frontend::sasl_response(scram.message(), &mut out).unwrap();
+            }
+            (12, Some(scram)) => scram.finish(data).unwrap(),
+            _ => return false,
+        }
+        self.send(who, &out).await;
+        true
     }
 
     async fn cancel(&mut self, who: Who, key: Key) {
@@ -229,7 +297,7 @@ impl Playing<'_> {
             Key::Short => drop(sent.pop()),
             Key::Long => sent.push(0),
         }
-        let mut client = Client::open(&self.leg.address).await;
+        let mut client = Client::open(self.leg).await;
         let _ = client.stream.write_all(&packet(CANCEL_REQUEST, &sent)).await;
         let heard = client.message().await;
         assert!(matches!(heard, Heard::End { behind, .. } if behind.is_empty()), "an answer to a cancel");
@@ -252,16 +320,40 @@ impl Playing<'_> {
 }
 
 impl Client {
-    async fn open(address: &Address) -> Self {
-        let stream: Box<dyn Stream> = match address {
+    async fn open(leg: &Leg) -> Self {
+        let stream: Box<dyn Stream> = match &leg.address {
             Address::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
-            Address::Tcp(address) => {
+            Address::Tcp(address) | Address::Tls(address) => {
                 let stream = TcpStream::connect(address).await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 Box::new(stream)
             }
         };
-        Self { stream, unread: BytesMut::new(), has_ended: false, is_reset: false }
+        let mut client = Self::over(stream);
+        if !matches!(leg.address, Address::Tls(_)) {
+            return client;
+        }
+        client.stream.write_all(&packet(SSL_REQUEST, b"")).await.unwrap();
+        assert_eq!(client.byte().await, Some(b'S'));
+        client.shake_hands(leg, None).await.expect("TLS").0
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Self {
+        Self { stream, unread: BytesMut::new(), proving: None, has_ended: false, is_reset: false }
+    }
+
+    /// The same over TLS, and the protocol that was agreed on; `None` where they do not agree.
+    async fn shake_hands(self, leg: &Leg, protocol: Option<&str>) -> Option<(Self, Option<Vec<u8>>)> {
+        let trust = Arc::clone(leg.trust.as_ref().expect("a CA for this leg"));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(trust).with_no_client_auth();
+        config.alpn_protocols = protocol.map(|protocol| protocol.as_bytes().to_vec()).into_iter().collect();
+        let name = "localhost".try_into().unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, self.stream).await.ok()?;
+        let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        Some((Self::over(Box::new(stream)), agreed))
     }
 
     async fn byte(&mut self) -> Option<u8> {
@@ -308,8 +400,15 @@ impl Stream for TcpStream {
     }
 }
 
+impl Stream for TlsStream<Box<dyn Stream>> {
+    fn reset(self: Box<Self>) {
+        self.into_inner().0.reset();
+    }
+}
+
 impl Stream for UnixStream {
     fn reset(self: Box<Self>) {}
 }
 
 const CANCEL_REQUEST: u32 = 80_877_102;
+const SSL_REQUEST: u32 = 80_877_103;

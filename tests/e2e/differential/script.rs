@@ -27,10 +27,14 @@ pub(super) enum Step {
     Until(Who, u8),
     /// Reads the one byte that answers a request for encryption.
     Byte(Who),
+    /// Shakes hands for TLS, offering this protocol of the application layer.
+    Tls(Who, Option<&'static str>),
     /// Reads up to the end.
     End(Who),
     /// Says that nothing more comes, and reads up to the end.
     Finish(Who),
+    /// Proves by SCRAM that it knows this password, up to AuthenticationOk or an error.
+    Prove(Who, &'static str),
     /// Vanishes: a RST where the transport has it.
     Reset(Who),
     /// Over a connection of its own, with the key that this client got; done with the end of that connection.
@@ -51,6 +55,7 @@ pub(super) enum Key {
 }
 
 /// One exchange.
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own on how it may be played")]
 #[derive(Clone)]
 pub(super) struct Script {
     pub(super) name: String,
@@ -61,12 +66,34 @@ pub(super) struct Script {
     pub(super) may_be_cut: bool,
     /// And also if all is sent before anything is read.
     pub(super) may_be_merged: bool,
+    /// Others are much like it: one way of playing it is enough.
+    pub(super) is_one_of_many: bool,
+    /// It has its own answers to who asks for a proof.
+    pub(super) is_of_authentication: bool,
 }
 
 impl Script {
     /// A client that has connected.
     pub(super) fn bare(name: impl Into<String>) -> Self {
-        Self { name: name.into(), steps: vec![Step::Open(0)], who: 0, may_be_cut: true, may_be_merged: false }
+        Self {
+            name: name.into(),
+            steps: vec![Step::Open(0)],
+            who: 0,
+            may_be_cut: true,
+            may_be_merged: false,
+            is_one_of_many: false,
+            is_of_authentication: false,
+        }
+    }
+
+    /// A client that has been asked for a proof.
+    pub(super) fn asked(name: impl Into<String>, names: &Names) -> Self {
+        Self::bare(name).send(names.startup(&[])).read(1).answers()
+    }
+
+    /// It has its own answers to who asks for a proof.
+    pub(super) fn answers(self) -> Self {
+        Self { is_of_authentication: true, ..self }
     }
 
     /// A client whose session has begun.
@@ -126,6 +153,11 @@ impl Script {
         self.step(Step::Byte(who))
     }
 
+    pub(super) fn tls(self, protocol: Option<&'static str>) -> Self {
+        let who = self.who;
+        self.step(Step::Tls(who, protocol))
+    }
+
     pub(super) fn end(self) -> Self {
         let who = self.who;
         self.step(Step::End(who))
@@ -134,6 +166,11 @@ impl Script {
     pub(super) fn finish(self) -> Self {
         let who = self.who;
         self.step(Step::Finish(who))
+    }
+
+    pub(super) fn prove(self, password: &'static str) -> Self {
+        let who = self.who;
+        self.step(Step::Prove(who, password))
     }
 
     pub(super) fn reset(self) -> Self {
@@ -161,6 +198,17 @@ impl Script {
     /// What it sends is another thing in other pieces.
     pub(super) fn whole(self) -> Self {
         Self { may_be_cut: false, may_be_merged: false, ..self }
+    }
+
+    /// Others are much like it.
+    pub(super) fn one_of_many(self) -> Self {
+        Self { is_one_of_many: true, ..self }
+    }
+
+    /// A number that is this script's in every run.
+    pub(super) fn seed(&self) -> u64 {
+        let bytes = self.name.bytes().map(u64::from);
+        bytes.fold(7, |seed, byte| u64::wrapping_mul(seed, 31).wrapping_add(byte))
     }
 
     fn step(mut self, step: Step) -> Self {

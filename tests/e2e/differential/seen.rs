@@ -16,6 +16,10 @@ impl Seen {
     pub(super) fn of(heard: &Heard) -> Self {
         match heard {
             Heard::Byte(byte) => Self::plain("byte", vec![("is", byte.escape_ascii().to_string())]),
+            Heard::Tls(protocol) => {
+                let protocol = protocol.as_deref().map(|protocol| protocol.escape_ascii().to_string());
+                Self::plain("TLS", vec![("protocol", protocol.unwrap_or_else(|| "none".to_owned()))])
+            }
             Heard::End { behind, is_reset } => {
                 let how = if *is_reset { "reset" } else { "orderly" };
                 let mut parts = vec![("is", how.to_owned())];

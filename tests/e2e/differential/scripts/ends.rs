@@ -83,11 +83,11 @@ pub(in crate::differential) fn scripts(names: &Names) -> Vec<Script> {
         session("reset within a transaction")
             .also(1, names)
             .on(0)
-            .query("BEGIN; INSERT INTO t VALUES (-50)")
+            .query("BEGIN; INSERT INTO marks VALUES (-50)")
             .reset()
             .on(1)
-            .query("INSERT INTO t VALUES (-50)")
-            .query("DELETE FROM t WHERE id = -50"),
+            .query("INSERT INTO marks VALUES (-50)")
+            .query("DELETE FROM marks WHERE id = -50"),
         session("reset within a message")
             .also(1, names)
             .on(0)
@@ -100,12 +100,12 @@ pub(in crate::differential) fn scripts(names: &Names) -> Vec<Script> {
             .also(1, names)
             .on(0)
             .query("SELECT pg_advisory_lock(4003)")
-            .send(query("INSERT INTO t VALUES (-51)"))
-            .awaits("SELECT 1 FROM t WHERE id = -51")
+            .send(query("INSERT INTO marks VALUES (-51)"))
+            .awaits("SELECT 1 FROM marks WHERE id = -51")
             .reset()
             .on(1)
             .query("SELECT pg_advisory_lock(4003)")
-            .query("DELETE FROM t WHERE id = -51"),
+            .query("DELETE FROM marks WHERE id = -51"),
     ];
     scripts.extend(lengths(names));
     scripts.extend(strange(names));
@@ -178,6 +178,7 @@ fn tags(names: &Names) -> Vec<Script> {
                     .concat(),
             ),
         ]
+        .map(Script::one_of_many)
     })
     .collect()
 }

@@ -183,10 +183,10 @@ fn orders(names: &Names) -> Vec<Script> {
             "NOTIFY in a pipeline",
             2,
             vec![
-                unnamed("LISTEN here", &[]),
+                unnamed("LISTEN pipeline_1", &[]),
                 sync(),
-                unnamed("NOTIFY here, 'one'", &[]),
-                unnamed("NOTIFY here, 'two'", &[]),
+                unnamed("NOTIFY pipeline_1, 'one'", &[]),
+                unnamed("NOTIFY pipeline_1, 'two'", &[]),
                 sync(),
             ],
         ),
@@ -381,16 +381,18 @@ fn at_random(names: &Names) -> Vec<Script> {
             let mut dice = fastrand::Rng::with_seed(seed);
             let mut sent = Vec::new();
             for _ in 0..dice.usize(6..25) {
-                sent.push(any(&mut dice));
+                sent.push(any(&mut dice, seed));
             }
             // One ReadyForQuery too many is asked for: it all ends with the end.
             let script = Script::session(format!("pipeline {seed} at random"), names).send(sent.concat());
-            script.send(sync()).send(query("SELECT 'last'")).finish()
+            script.send(sync()).send(query("SELECT 'last'")).finish().one_of_many()
         })
         .collect()
 }
 
-fn any(dice: &mut fastrand::Rng) -> Vec<u8> {
+fn any(dice: &mut fastrand::Rng, seed: u64) -> Vec<u8> {
+    // Channels are of the database: others play beside it.
+    let (listen, notify) = (format!("LISTEN random_{seed}"), format!("NOTIFY random_{seed}"));
     let statement = *dice.choice(&["", "", "s", "t"]).unwrap();
     let portal = *dice.choice(&["", "", "p", "q"]).unwrap();
     let sql = *dice
@@ -407,8 +409,8 @@ fn any(dice: &mut fastrand::Rng) -> Vec<u8> {
             "SELEC",
             "",
             "SET application_name = 'at random'",
-            "NOTIFY here",
-            "LISTEN here",
+            &notify,
+            &listen,
             "CREATE TEMP TABLE at_random (a int)",
             "INSERT INTO at_random VALUES (1), (2) RETURNING a",
             "DO $$ BEGIN RAISE NOTICE 'at random'; END $$",

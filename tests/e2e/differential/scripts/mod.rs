@@ -4,6 +4,8 @@
 
 pub(super) mod startup;
 pub(super) mod parameters;
+pub(super) mod authentication;
+pub(super) mod tls;
 pub(super) mod simple;
 pub(super) mod extended;
 pub(super) mod values;

@@ -209,7 +209,8 @@ pub(in crate::differential) fn notifications(names: &Names) -> Vec<Script> {
             .send(query("SELECT pg_advisory_lock(2002)"))
             .awaits("SELECT 1 FROM pg_stat_activity WHERE pid = {0} AND wait_event = 'advisory'")
             .on(1)
-            .query("NOTIFY other_2, 'meanwhile'; SELECT pg_advisory_unlock(2002)")
+            .query("NOTIFY other_2, 'meanwhile'")
+            .query("SELECT pg_advisory_unlock(2002)")
             .on(0)
             .until(b'A'),
         two("from another session in a transaction")

@@ -13,7 +13,7 @@ pub(in crate::differential) fn scripts(names: &Names) -> Vec<Script> {
 
 /// Asks for its own word back, if it is let in.
 fn asking(name: String, names: &Names, parameters: &[(&str, &str)], sql: &str) -> Script {
-    Script::bare(name).send([names.startup(parameters), query(sql)].concat()).ready(2)
+    Script::bare(name).send([names.startup(parameters), query(sql)].concat()).ready(2).one_of_many()
 }
 
 fn settings(names: &Names) -> Vec<Script> {
