@@ -91,6 +91,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let http_listener = http::bind(config.http).map_err(AppError::Http)?;
     let admin_listener = admin::bind(config.admin).map_err(AppError::Http)?;
     let (addresses, http_address) = (join(listeners.addresses()), http_listener.local_addr()?);
+    let unix_socket = listeners.unix_socket().map(|path| path.display().to_string());
     let admin_address =
         admin_listener.as_ref().map(TcpListener::local_addr).transpose()?.map(|at| at.to_string());
 
@@ -113,7 +114,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let _leftovers = revoke_leftovers(&parts.vault);
     let mut chains = start_chains(parts.chains, &parts.vault, &stop);
     let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
-    info!(event = "listen.ready", addresses, http = %http_address, admin = admin_address, version = VERSION);
+    info!(event = "listen.ready", addresses, unix_socket, http = %http_address, admin = admin_address, version = VERSION);
 
     let to_the_end = async {
         let mut sessions_ended = sessions_ended;

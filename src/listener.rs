@@ -5,23 +5,25 @@
 //! ended.
 
 mod spare;
+mod unix;
 
 use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::yield_now;
 use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::config::{ListenAddress, ListenConfig, Silence};
+use crate::config::{DEFAULT_PORT, ListenAddress, ListenConfig, Silence};
 use crate::drain::Phase;
 use crate::net::{self, ClientSocket, ClientStream, Peer};
 use crate::session::{self, Shared};
@@ -33,6 +35,7 @@ use spare::Spare;
 pub(crate) struct Listeners {
     sockets: Vec<StdListener>,
     addresses: Vec<SocketAddr>,
+    unix: Option<unix::Bound>,
     spare: Spare,
 }
 
@@ -43,6 +46,12 @@ pub(crate) enum BindError {
     Bind { address: SocketAddr, source: io::Error },
     #[error("listen.addresses: this machine has neither 127.0.0.1 nor ::1")]
     NoLoopback { source: io::Error },
+    #[error("listen.unix_socket: making {path:?}")]
+    Unix { path: PathBuf, source: io::Error },
+    #[error("listen.unix_socket: another server is listening at {path:?}")]
+    UnixInUse { path: PathBuf },
+    #[error("listen.unix_socket: {path:?} is there and is no socket; remove it")]
+    NotASocket { path: PathBuf },
     #[error("listen.addresses: no port is free on both 127.0.0.1 and ::1")]
     NoCommonPort,
 }
@@ -53,6 +62,11 @@ impl Listeners {
         &self.addresses
     }
 
+    /// The Unix socket, if there is one.
+    pub(crate) fn unix_socket(&self) -> Option<&Path> {
+        self.unix.as_ref().map(|bound| bound.file.path())
+    }
+
     fn push(&mut self, (socket, address): Bound) {
         self.sockets.push(socket);
         self.addresses.push(address);
@@ -61,7 +75,8 @@ impl Listeners {
 
 /// Opens all addresses of `config`, or none.
 pub(crate) fn bind(config: &ListenConfig) -> Result<Listeners, BindError> {
-    let mut listeners = Listeners { sockets: Vec::new(), addresses: Vec::new(), spare: Spare::keep() };
+    let mut listeners =
+        Listeners { sockets: Vec::new(), addresses: Vec::new(), unix: None, spare: Spare::keep() };
     for &address in &config.addresses {
         match address {
             ListenAddress::Socket(address) => listeners.push(bind_socket(address)?),
@@ -69,6 +84,10 @@ pub(crate) fn bind(config: &ListenConfig) -> Result<Listeners, BindError> {
                 bind_localhost(port, bind_socket)?.into_iter().for_each(|socket| listeners.push(socket));
             }
         }
+    }
+    if let Some(socket) = &config.unix_socket {
+        let port = listeners.addresses.first().map_or(DEFAULT_PORT, SocketAddr::port);
+        listeners.unix = Some(unix::bind(socket, port)?);
     }
     Ok(listeners)
 }
@@ -140,7 +159,10 @@ fn bind_socket(address: SocketAddr) -> Result<Bound, BindError> {
 /// While draining it accepts on: a client may still want to cancel what runs. Fails only where the runtime cannot
 /// take the sockets.
 pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Result<()> {
-    let sockets = listeners.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
+    let tcp = listeners.sockets.into_iter().map(|socket| TcpListener::from_std(socket).map(Listener::Tcp));
+    let (unix, file) = listeners.unix.map(|bound| (bound.listener, bound.file)).unzip();
+    let unix = unix.into_iter().map(|socket| UnixListener::from_std(socket).map(Listener::Unix));
+    let sockets = tcp.chain(unix).collect::<io::Result<Vec<_>>>()?;
 
     let connections = TaskTracker::new();
     {
@@ -151,7 +173,7 @@ pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Resu
             () = accepting => {}
         }
     }
-    drop(sockets);
+    drop((sockets, file));
     shared.places().clear();
     connections.close();
     connections.wait().await;
@@ -184,27 +206,22 @@ async fn drained(shared: &Shared) {
 
 /// Never ends by itself. Where the process is out of descriptors or memory it pauses until there is more than one
 /// connection takes.
-async fn accept_all(
-    sockets: &[TcpListener],
-    mut spare: Spare,
-    shared: &Arc<Shared>,
-    connections: &TaskTracker,
-) {
+async fn accept_all(sockets: &[Listener], mut spare: Spare, shared: &Arc<Shared>, connections: &TaskTracker) {
     let mut backoff = Backoff::default();
     let mut is_exhausted = false;
     loop {
         match accept(sockets).await {
-            Ok((stream, peer)) => {
+            Ok(stream) => {
                 if std::mem::take(&mut is_exhausted) {
                     info!(event = "accept.resumed");
                     backoff.reset();
                 }
-                match net::prepare(&stream, &Silence::default()) {
-                    Ok(()) => {
+                match identify(&stream) {
+                    Ok(peer) => {
                         let place = shared.places().take();
                         connections.spawn(session::run(
-                            ClientStream::Plain(ClientSocket::Tcp(stream)),
-                            Peer::Tcp(peer),
+                            ClientStream::Plain(stream),
+                            peer,
                             place,
                             Arc::clone(shared),
                         ));
@@ -213,7 +230,7 @@ async fn accept_all(
                         yield_now().await;
                     }
                     // It is gone already.
-                    Err(error) => debug!(event = "accept.failed", %peer, %error),
+                    Err(error) => debug!(event = "accept.failed", %error),
                 }
             }
             Err(error) if is_of_peer(&error) => debug!(event = "accept.failed", %error),
@@ -233,8 +250,34 @@ async fn accept_all(
     }
 }
 
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<ClientSocket>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| ClientSocket::Tcp(stream)),
+            Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| ClientSocket::Unix(stream)),
+        }
+    }
+}
+
+/// Who has connected. A TCP connection gets its socket options.
+fn identify(stream: &ClientSocket) -> io::Result<Peer> {
+    match stream {
+        ClientSocket::Tcp(stream) => {
+            net::prepare(stream, &Silence::default())?;
+            stream.peer_addr().map(Peer::Tcp)
+        }
+        ClientSocket::Unix(stream) => Ok(Peer::Unix { uid: stream.peer_cred()?.uid() }),
+    }
+}
+
 /// The next connection of any socket. Cancel safe.
-async fn accept(sockets: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(sockets: &[Listener]) -> io::Result<ClientSocket> {
     poll_fn(|cx| {
         let ready = sockets.iter().map(|socket| socket.poll_accept(cx)).find(Poll::is_ready);
         ready.unwrap_or(Poll::Pending)

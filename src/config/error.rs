@@ -144,6 +144,12 @@ pub(crate) enum Problem {
     NoAdminAddress,
     #[error("{address:?} is named twice; remove one")]
     ListenedTwice { address: String },
+    #[error("not a file mode; write it in octal, like \"0660\"")]
+    NotAFileMode,
+    #[error(
+        "the socket in it would have a path of {len} bytes, and there is room for {max_len}; name a directory with a shorter path"
+    )]
+    SocketPathTooLong { len: usize, max_len: usize },
     #[error("nowhere to connect to; name an address, like \"localhost:5432\"")]
     NoListenAddress,
     #[error("the port of {other} as well; choose another")]

@@ -10,8 +10,8 @@ use tracing::Level;
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::settings::{self, FileSettings, Reader, Settings};
 use super::{
-    AdminConfig, Config, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig, LogFormat,
-    ServerCert, SslMode, auth, env, file, flags, routes, value, vault,
+    AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig,
+    LogFormat, ServerCert, SslMode, UnixSocket, auth, env, file, flags, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -111,6 +111,7 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
     let max_sessions = reader.integer("listen.max_sessions");
     let connect_wait = reader.value("listen.connect_wait", value::positive_duration);
     let tls = server_cert(reader);
+    let unix_socket = unix_socket(reader, addresses.as_deref().unwrap_or_default());
     if let Some(addresses) = &addresses {
         check_addresses(reader, addresses);
         if let Some(auth) = &auth {
@@ -119,6 +120,7 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
     }
     Some(ListenConfig {
         addresses: addresses?,
+        unix_socket: unix_socket?,
         tls,
         auth: auth?,
         max_sessions: max_sessions?,
@@ -139,11 +141,35 @@ fn server_cert(reader: &mut Reader<'_>) -> Option<ServerCert> {
     }
 }
 
+/// The inner one is `None` where there is to be no socket.
+#[expect(clippy::option_option, reason = "wrong or absent")]
+fn unix_socket(reader: &mut Reader<'_>, addresses: &[ListenAddress]) -> Option<Option<UnixSocket>> {
+    let mode = reader.value("listen.unix_socket_mode", value::file_mode);
+    if !reader.is_given(UNIX_SOCKET) {
+        return mode.map(|_| None);
+    }
+    let socket = UnixSocket { directory: reader.optional(UNIX_SOCKET, value::directory)?, mode: mode? };
+    let longest =
+        socket.path(addresses.first().map_or(DEFAULT_PORT, |address| match sockets(*address).as_slice() {
+            [first, ..] if first.port() != 0 => first.port(),
+            _ => u16::MAX,
+        }));
+    let len = longest.as_os_str().len();
+    if len > MAX_SOCKET_PATH_LEN {
+        reader.fault(UNIX_SOCKET, Problem::SocketPathTooLong { len, max_len: MAX_SOCKET_PATH_LEN });
+        return None;
+    }
+    Some(Some(socket))
+}
+
+const UNIX_SOCKET: &str = "listen.unix_socket";
+/// What the kernel takes, without the `\0` behind it: `sun_path` of unix(7).
+const MAX_SOCKET_PATH_LEN: usize = 107;
 const TLS_CERT_FILE: &str = "listen.tls_cert_file";
 const TLS_KEY_FILE: &str = "listen.tls_key_file";
 
 fn check_addresses(reader: &mut Reader<'_>, addresses: &[ListenAddress]) {
-    if addresses.is_empty() {
+    if addresses.is_empty() && !reader.is_given(UNIX_SOCKET) {
         reader.fault("listen.addresses", Problem::NoListenAddress);
     }
     let mut bound: Vec<SocketAddr> = Vec::new();

@@ -156,6 +156,7 @@ pub(crate) enum LoginMethod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenConfig {
     pub(crate) addresses: Vec<ListenAddress>,
+    pub(crate) unix_socket: Option<UnixSocket>,
     /// TLS for clients that ask for it; the files are read again when they change.
     pub(crate) tls: Option<ServerCert>,
     pub(crate) auth: AuthConfig,
@@ -163,6 +164,24 @@ pub(crate) struct ListenConfig {
     pub(crate) max_sessions: usize,
     /// StartupMessage to ReadyForQuery, all included.
     pub(crate) connect_wait: Duration,
+}
+
+/// Of a Unix socket where no address has a port: PostgreSQL's own.
+pub(crate) const DEFAULT_PORT: u16 = 5432;
+
+/// A socket for clients on this machine, in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnixSocket {
+    pub(crate) directory: PathBuf,
+    /// Of the socket: who may connect.
+    pub(crate) mode: u32,
+}
+
+impl UnixSocket {
+    /// Where clients of libpq look for it.
+    pub(crate) fn path(&self, port: u16) -> PathBuf {
+        self.directory.join(format!(".s.PGSQL.{port}"))
+    }
 }
 
 /// One entry of `listen.addresses`.

@@ -160,6 +160,13 @@ pub(crate) fn directory(path: &str) -> Result<PathBuf, Problem> {
     Ok(path)
 }
 
+/// Permissions in octal, as chmod(1) takes them.
+pub(crate) fn file_mode(text: &str) -> Result<u32, Problem> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
+    mode.ok_or(Problem::NotAFileMode)
+}
+
 /// The file, if it is one: opening a pipe would wait for whoever writes into it.
 pub(crate) fn open_file(path: &Path) -> Result<File, Problem> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
@@ -243,6 +250,16 @@ mod tests {
             ("", unknown("")),
         ] {
             assert_eq!(listen_address(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn file_modes_are_octal() {
+        for (text, mode) in [("0660", 0o660), ("660", 0o660), ("0777", 0o777), ("000", 0)] {
+            assert_eq!(file_mode(text), Ok(mode), "{text}");
+        }
+        for text in ["", "0", "66", "0668", "+660", "0o66", "1777", "00660", "rw-rw----"] {
+            assert_eq!(file_mode(text), Err(Problem::NotAFileMode), "{text}");
         }
     }
 

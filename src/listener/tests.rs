@@ -2,6 +2,7 @@
 
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::config::{AtLeaseEnd, AuthConfig, DrainConfig, RouteConfig, UpstreamConfig};
@@ -22,6 +23,7 @@ fn config(addresses: &[ListenAddress]) -> ListenConfig {
     ListenConfig {
         addresses: addresses.to_vec(),
         auth: AuthConfig::Trust,
+        unix_socket: None,
         tls: None,
         max_sessions: 10,
         connect_wait: Duration::from_secs(10),

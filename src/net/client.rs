@@ -15,7 +15,6 @@ use tokio_rustls::server::TlsStream;
 #[derive(Debug)]
 pub(crate) enum ClientSocket {
     Tcp(TcpStream),
-    #[expect(dead_code, reason = "the listener is to come")]
     Unix(UnixStream),
 }
 
@@ -24,7 +23,6 @@ pub(crate) enum ClientSocket {
 pub(crate) enum Peer {
     Tcp(SocketAddr),
     /// The user of the process that connected, at the time it did.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the listener is to come"))]
     Unix {
         uid: u32,
     },

@@ -42,6 +42,14 @@ impl Transport {
         Self { peer: Peer::Tcp(([127, 0, 0, 1], 50_000).into()), encryption: Encryption::None }
     }
 
+    /// Whether others on the way can read and change what it carries.
+    pub(crate) fn is_exposed(&self) -> bool {
+        match self.peer {
+            Peer::Tcp(peer) => self.encryption == Encryption::None && !peer.ip().to_canonical().is_loopback(),
+            Peer::Unix { .. } => false,
+        }
+    }
+
     /// The word in logs.
     pub(crate) fn as_str(&self) -> &'static str {
         match (self.peer, &self.encryption) {

@@ -20,6 +20,8 @@ pub(crate) enum SessionError {
     Startup(#[from] StartupError),
     #[error("new sessions are refused while draining")]
     Draining,
+    #[error("client from another machine does not use TLS, which there is")]
+    NotEncrypted,
     #[error("all of the {max} sessions are taken")]
     NoSeat { max: u32 },
     #[error("authentication of the client")]
@@ -67,9 +69,12 @@ impl SessionError {
             | Self::NoSeat { .. }
             | Self::CancelKey(_)
             | Self::Panicked(_) => Blame::Proxy,
-            Self::Startup(_) | Self::Auth(_) | Self::Route(_) | Self::ClientLost(_) | Self::ClientStalled => {
-                Blame::Client
-            }
+            Self::Startup(_)
+            | Self::NotEncrypted
+            | Self::Auth(_)
+            | Self::Route(_)
+            | Self::ClientLost(_)
+            | Self::ClientStalled => Blame::Client,
             Self::Login(error) => match error {
                 LoginError::ClientGone => Blame::Client,
                 LoginError::NoCredential { .. } | LoginError::NoSource(_) => Blame::Vault,
@@ -84,6 +89,7 @@ impl SessionError {
             Self::Startup(StartupError::Evicted) => "evicted",
             Self::Startup(StartupError::Handshake(_) | StartupError::NoTls | StartupError::NoAlpn) => "tls",
             Self::Startup(_) => "startup",
+            Self::NotEncrypted => "not_encrypted",
             Self::Draining => "draining",
             Self::NoSeat { .. } => "max_sessions",
             Self::Auth(_) => "auth",
@@ -107,6 +113,11 @@ impl SessionError {
             Self::Auth(error) => return error.client_error(),
             Self::Login(error) => return error.client_error(),
             Self::ClientLost(_) | Self::ClientStalled => return None,
+            Self::NotEncrypted => ClientError::fatal(
+                SqlState::INVALID_AUTHORIZATION,
+                "connections from other machines must be encrypted",
+            )
+            .with_hint("Connect with sslmode=require, or better with sslmode=verify-full."),
             Self::Draining => ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, "pglease is shutting down"),
             Self::NoSeat { max } => {
                 ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many sessions already")

@@ -222,7 +222,11 @@ where
             return Ok(None);
         }
     };
-    let asking = auth::identify(message, Transport { peer, encryption })?;
+    let transport = Transport { peer, encryption };
+    if shared.tls.is_some() && transport.is_exposed() {
+        return Err(SessionError::NotEncrypted);
+    }
+    let asking = auth::identify(message, transport)?;
     shared.check_seats()?;
     *owed = tokio::select! {
         biased;

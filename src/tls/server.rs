@@ -73,3 +73,59 @@ fn tell_validity(certificate: &CertificateDer<'_>, files: &ServerCert) {
         warn!(event = "listen.tls_not_yet_valid", ?path, from = %from, "clients that verify it will refuse the certificate");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/server").join(name)
+    }
+
+    fn load(cert: &str, key: &str) -> Result<(), String> {
+        let files = ServerCert { cert_file: fixture(cert), key_file: fixture(key) };
+        let identity = server_identity(&files).map_err(|error| error.to_string())?;
+        assert_eq!(identity.config.send_tls13_tickets, 0);
+        assert!(!identity.config.session_storage.can_cache());
+        Ok(())
+    }
+
+    #[test]
+    fn every_kind_of_key_that_ring_signs_with_is_taken() {
+        for name in ["rsa", "rsa_pss", "p384", "ed25519"] {
+            assert_eq!(load(&format!("{name}.pem"), &format!("{name}.key")), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_keys_and_files_are_named_with_what_is_wrong() {
+        for (cert, key, said) in [
+            (
+                "p521.pem",
+                "p521.key",
+                "is no key that pglease can sign with: RSA of 2048 to 8192 bits, ECDSA on",
+            ),
+            ("pss_key.pem", "pss_key.key", "is no key that pglease can sign with"),
+            ("rsa1024.pem", "rsa1024.key", "is no key that pglease can sign with"),
+            ("rsa.pem", "encrypted.key", "holds no private key that is not encrypted"),
+            ("rsa.pem", "rsa.pem", "holds no private key that is not encrypted"),
+            ("rsa.pem", "gone", "reading listen.tls_key_file"),
+            ("gone", "rsa.key", "reading listen.tls_cert_file"),
+            ("rsa.key", "rsa.key", "holds no usable certificate"),
+            ("rsa.pem", "rsa_pss.key", "with the key of listen.tls_key_file"),
+            ("rsa.pem", "p384.key", "with the key of listen.tls_key_file"),
+        ] {
+            let error = load(cert, key).unwrap_err();
+            assert!(error.contains(said), "{cert}, {key}: {error}");
+            assert!(error.contains("listen.tls_"), "{error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let cert_file = dir.path().join("cut.pem");
+        fs::write(&cert_file, "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+        let error = server_identity(&ServerCert { cert_file, key_file: fixture("rsa.key") }).unwrap_err();
+        assert!(error.to_string().contains("is not PEM"), "{error}");
+    }
+}

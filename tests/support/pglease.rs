@@ -41,7 +41,8 @@ impl Pglease {
 
         let ready = process.lines().wait_for(PATIENCE, |lines| nth_event(lines, "listen.ready", 1)).await;
         let ready = ready.unwrap_or_else(|| panic!("pglease does not listen:\n{}", process.lines().tail()));
-        let addresses = ready["addresses"].as_str().unwrap().split(',').map(parse).collect();
+        let addresses = ready["addresses"].as_str().unwrap();
+        let addresses = addresses.split(',').filter(|address| !address.is_empty()).map(parse).collect();
         let http = format!("http://{}", parse(ready["http"].as_str().unwrap()));
         let admin = ready["admin"].as_str().map(|admin| parse(admin).to_string());
         Self { process, _folder: folder, addresses, binary: binary.to_owned(), http, admin }

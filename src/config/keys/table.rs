@@ -113,8 +113,13 @@ pub(crate) const KEYS: &[Key] = &[
         Value("localhost:5432"),
         "where applications connect; localhost is 127.0.0.1 and ::1",
     ),
-    later("listen.unix_socket", Kind::Path, OFF, "", "directory for a socket .s.PGSQL.5432"),
-    later("listen.unix_socket_mode", Kind::Text, Value("0660"), "0660", "file mode of that socket"),
+    key(
+        "listen.unix_socket",
+        Kind::Path,
+        OFF,
+        "directory for a socket .s.PGSQL.<port>, with the port of the first address",
+    ),
+    key("listen.unix_socket_mode", Kind::Text, Value("0660"), "who may connect to that socket, in octal"),
     key(
         "listen.auth",
         Kind::Word { built: &["trust", "password", "peer"], later: &[] },

@@ -60,15 +60,27 @@ fn unknown_names_come_with_the_nearest_known_one() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    file_says(
-        "[listen]\nunix_socket = \"/run\"\n",
-        "listen.unix_socket = \"/run\" (pglease.toml:10): not built yet; leave it out",
-    );
     file_says("warm = 2\n", "route.warm = 2 (pglease.toml:9): not built yet; leave it out, or at 0");
     file_says(
         "[listen]\nthreads = \"auto\"\n",
         "listen.threads = \"auto\" (pglease.toml:10): not built yet; leave it out, or at 1",
     );
+}
+
+#[test]
+fn socket_and_its_mode_are_judged() {
+    file_says(
+        "[listen]\nunix_socket_mode = \"rw\"\n",
+        "listen.unix_socket_mode = \"rw\" (pglease.toml:10): not a file mode; write it in octal, like \"0660\"",
+    );
+    file_says(
+        "[listen]\nunix_socket = \"DIR/token\"\n",
+        "listen.unix_socket = \"token\" (pglease.toml:10): not a directory; name one that is there",
+    );
+    let dir = tempfile::Builder::new().prefix(&"d".repeat(100)).tempdir().unwrap();
+    let file = format!("\n[listen]\nunix_socket = {:?}\n", dir.path());
+    let said = Given::minimal_file(&file).errors();
+    assert!(said.contains("and there is room for 107; name a directory with a shorter path"), "{said}");
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             },
         },
         listen: ListenConfig {
+            unix_socket: None,
             tls: None,
             addresses: vec![ListenAddress::Localhost { port: 5432 }],
             auth: AuthConfig::Trust,
@@ -281,6 +282,7 @@ fn every_value_arrives_where_it_belongs() {
         config.listen,
         ListenConfig {
             addresses,
+            unix_socket: None,
             tls: None,
             auth: AuthConfig::Trust,
             max_sessions: 16,
