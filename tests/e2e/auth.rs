@@ -13,6 +13,7 @@ use rcgen::{
     CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
     SignatureAlgorithm,
 };
+use rustix::process::geteuid;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -27,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use crate::raw::{Message, Raw, packet, startup};
 use crate::support::pglease::Pglease;
 use crate::support::postgres::{Database, Postgres};
+use crate::support::process::Folder;
 use crate::support::world::{World, WorldOptions};
 use crate::{PATIENCE, pglease_with};
 
@@ -565,5 +567,35 @@ async fn refusal_of_upstream_comes_behind_our_own_proof() {
         let rest = raw.rest().await;
         let [.., last @ Message { tag: b'E', .. }] = &rest[..] else { panic!("{rest:?}") };
         assert!(last.fields().contains(&('C', code.to_owned())), "{rest:?}");
+    }
+}
+
+#[tokio::test]
+async fn peers_are_who_the_kernel_says_they_are() {
+    let world = World::shared(WorldOptions::default()).await;
+    let uid = geteuid().as_raw();
+    for (uids, is_served) in [(vec![uid], true), (vec![uid + 1, uid + 2], false)] {
+        let folder = Folder::create(None);
+        let listen = format!(
+            "auth = \"peer\"\npeer_uids = {uids:?}\nunix_socket = {:?}\nconnect_wait = \"1m\"",
+            folder.path()
+        );
+        let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
+        let settings = settings.replace("addresses = [\"localhost:0\"]", "addresses = []");
+        let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
+
+        let mut psql = Command::new(world.servers.postgres.bin().join("psql"));
+        let conninfo = format!("host={} port=5432 dbname=app user=anyone", folder.path().display());
+        psql.args(["-XAtwc", "SELECT 'served'", &conninfo]).env_clear();
+        let output = spawn_blocking(move || psql.output().unwrap()).await.unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        if is_served {
+            assert_eq!(said, "served\n");
+        } else {
+            assert!(said.ends_with("FATAL:  Peer authentication failed for user \"anyone\"\n"), "{said}");
+            let refused = pglease.wait_for_event("session.refused", PATIENCE).await;
+            let error = refused["error"].as_str().unwrap();
+            assert!(error.contains(&format!("user id {uid} is not in listen.peer_uids")), "{error}");
+        }
     }
 }
