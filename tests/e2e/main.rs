@@ -23,6 +23,7 @@ mod pressure;
 mod replication;
 mod stream;
 mod tls;
+mod encryption;
 mod hosts;
 mod failover;
 mod logins;
