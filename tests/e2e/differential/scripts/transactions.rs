@@ -140,18 +140,10 @@ fn alone(names: &Names) -> Vec<Script> {
     scripts.collect()
 }
 
-/// Sleeps, and has nothing to say before: a limit may be over as soon as it begins.
-const SLEEP: &str = "CREATE TEMP TABLE slept AS SELECT pg_sleep(600)";
-
 /// Time limits of the server's own.
 fn limits(names: &Names) -> Vec<Script> {
     let session = |name: &str| Script::session(name, names);
     let mut scripts = vec![
-        session("statement_timeout")
-            .query("BEGIN; SET LOCAL statement_timeout = 20")
-            .query(SLEEP)
-            .query("SELECT 1")
-            .query("ROLLBACK"),
         session("idle_in_transaction_session_timeout")
             .query("SET idle_in_transaction_session_timeout = 20")
             .query("BEGIN")
@@ -166,11 +158,6 @@ fn limits(names: &Names) -> Vec<Script> {
     ];
     if names.major >= 17 {
         scripts.push(session("transaction_timeout").query("BEGIN; SET LOCAL transaction_timeout = 20").end());
-        scripts.push(
-            session("transaction_timeout of a statement")
-                .query(format!("BEGIN; SET LOCAL transaction_timeout = 20; {SLEEP}"))
-                .end(),
-        );
     }
     // What is said and when it is said depends on no merging.
     scripts.into_iter().map(Script::alone).collect()
