@@ -97,7 +97,30 @@ def rust():
     return {name: {"argv": [str(place_of / name)], "env": {}} for name in names}
 
 
-LANGUAGES = {"tools": tools, "python": python, "java": java, "rust": rust}
+def node():
+    version = require("node", ["node", "--version"], "apt-get install -y nodejs npm")
+    if int(version.lstrip("v").split(".")[0]) < 20:
+        raise Missing(f"the pinned packages need Node 20 or later, this is {version}")
+    folder = SOURCES / "node"
+    pins = [folder / "package.json", folder / "package-lock.json"]
+
+    def install(to):
+        require("npm", ["npm", "--version"], "apt-get install -y npm")
+        to.mkdir()
+        for pin in pins:
+            shutil.copy(pin, to)
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", f"--cache={CLIENTS / 'npm'}"]
+        run("npm", command, cwd=to)
+        # Packages are looked for from where a program is.
+        (to / "programs").symlink_to(folder)
+
+    place_of = place("node", pins, install)
+    argv = ["node", "--preserve-symlinks", "--preserve-symlinks-main"]
+    names = [path.stem for path in folder.glob("*.mjs") if path.stem != "contract"]
+    return {name: {"argv": [*argv, str(place_of / "programs" / f"{name}.mjs")], "env": {}} for name in names}
+
+
+LANGUAGES = {"tools": tools, "python": python, "java": java, "rust": rust, "node": node}
 
 
 def main(language):
@@ -110,13 +133,14 @@ def main(language):
 
 
 def require(name, command, remedy):
-    """The toolchain `name` answers, or is missing."""
+    """What the toolchain `name` answers, or it is missing."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError:
         done = None
     if done is None or done.returncode:
         raise Missing(f"{name} is not installed ({remedy})")
+    return done.stdout.decode(errors="replace").strip()
 
 
 def place(language, pins, install, tag=""):

@@ -70,6 +70,11 @@ clients! {
         sqlx: WITHOUT_CANCEL,
         diesel: WITHOUT_CANCEL,
     }
+    node {
+        node_postgres: ALL,
+        drizzle: &["query", "prepared", "transaction", "error", "big", "ended"],
+        slonik: &["query", "transaction", "error", "big", "ended"],
+    }
     java {
         hikari_pgjdbc: ALL,
     }
