@@ -354,6 +354,8 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     match end {
+        // Two reasons in one answer: the first that came is the one that counts.
+        RelayEnd::Ordered(_) if relay.tracker.ends_by_upstream() => None,
         RelayEnd::Ordered(order) => Some(order.client_error(relay.tracker.is_running())),
         RelayEnd::Panicked(_) => Some(error::internal(session)),
         RelayEnd::ClientFailed(_) => None,

@@ -25,6 +25,13 @@ impl SqlState {
     pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
 
+    /// Whether the server sends it with FATAL to a session that is open, and then closes: somebody or a limit of the
+    /// server's ended the session. PostgreSQL manual, appendix A: all of class 57 from `57P01` on, and the timeouts of
+    /// transactions.
+    pub(crate) fn ends_session(self) -> bool {
+        self.0.starts_with(b"57P") || matches!(&self.0, b"25P03" | b"25P04")
+    }
+
     /// The code that upstream sent; `None` unless it has five characters of the manual's alphabet.
     pub(crate) fn parse(code: &[u8]) -> Option<Self> {
         let code: [u8; 5] = code.try_into().ok()?;

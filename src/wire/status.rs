@@ -27,6 +27,8 @@ pub(crate) struct Tracker {
     flow: Flow,
     /// Of the last ErrorResponse.
     error: SqlStateReader,
+    /// Its code, if it has one.
+    code: Option<SqlState>,
     signs: Signs,
 }
 
@@ -64,6 +66,7 @@ impl Tracker {
             backend: FrameScanner::default(),
             flow: Flow::new(),
             error: SqlStateReader::default(),
+            code: None,
             signs: Signs::NONE,
         }
     }
@@ -76,7 +79,7 @@ impl Tracker {
 
     /// Takes bytes from upstream, in the order in which they go to the client.
     pub(crate) fn backend(&mut self, bytes: &[u8]) {
-        let Self { backend, flow, error, signs, .. } = self;
+        let Self { backend, flow, error, code, signs, .. } = self;
         let show = |tag| match tag {
             READY_FOR_QUERY => Some(Show::First),
             ERROR_RESPONSE => Some(Show::Body),
@@ -84,12 +87,13 @@ impl Tracker {
         };
         backend.scan(bytes, show, |tag, part| match (tag, part) {
             (ERROR_RESPONSE, [_, ..]) => {
-                if let Some(code) = error.read(part) {
-                    signs.note(code);
+                if let Some(read) = error.read(part) {
+                    signs.note(read);
+                    *code = Some(read);
                 }
             }
             (ERROR_RESPONSE, []) => {
-                *error = SqlStateReader::default();
+                (*error, *code) = (SqlStateReader::default(), None);
                 flow.on_backend(tag, None);
             }
             _ => flow.on_backend(tag, part.first().copied()),
@@ -136,6 +140,12 @@ impl Tracker {
     /// Whether ErrorResponse is the last that upstream said, which makes it the reason where upstream then closes.
     pub(crate) fn ends_with_error(&self) -> bool {
         self.flow.last_backend == ERROR_RESPONSE
+    }
+
+    /// Whether the last that upstream said is that it ends the session. What follows is its end, and no message of
+    /// ours.
+    pub(crate) fn ends_by_upstream(&self) -> bool {
+        self.ends_with_error() && self.code.is_some_and(SqlState::ends_session)
     }
 }
 

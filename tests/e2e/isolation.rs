@@ -109,12 +109,9 @@ impl Session {
                 b'E' if message.fields().contains(&('C', "57P01".to_owned()))
                     || self.is_cut && message.fields().contains(&('C', "08006".to_owned())) =>
                 {
-                    // Where two of them end it at a time, each may say so.
-                    while let Some(more) = self.raw.whole_message().await {
-                        let is_end = more.tag == b'E' && more.fields().contains(&('C', "57P01".to_owned()));
-                        let is_closing = self.stage.is_closing.load(Ordering::Relaxed);
-                        assert!(is_end && is_closing, "{}: {more:?} behind the end", self.mark);
-                    }
+                    // Where two of them end it at a time, one of them says so.
+                    let more = self.raw.whole_message().await;
+                    assert!(more.is_none(), "{}: {more:?} behind the end", self.mark);
                     return Err(Ended);
                 }
                 _ => return Ok(message),

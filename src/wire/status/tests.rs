@@ -211,6 +211,19 @@ fn error(code: &str) -> Vec<u8> {
 }
 
 #[test]
+fn end_that_upstream_has_told_of_is_known_until_it_says_something_else() {
+    for (code, ends) in
+        [("57P01", true), ("57P02", true), ("25P03", true), ("57014", false), ("42P01", false)]
+    {
+        let mut tracker = idle();
+        error(code).chunks(7).for_each(|piece| tracker.backend(piece));
+        assert_eq!(tracker.ends_by_upstream(), ends, "{code}");
+        tracker.backend(b"N\0\0\0\x05\0");
+        assert!(!tracker.ends_by_upstream());
+    }
+}
+
+#[test]
 fn errors_that_the_end_of_a_role_would_explain_are_counted_wherever_they_are_cut() {
     let codes = ["42704", "22012", "42501", "42704", "57P01", "42P01"];
     // An error of the same words that is not ErrorResponse, and one without a body.
