@@ -172,6 +172,11 @@ impl Postgres {
         self.end(Signal::INT).await;
     }
 
+    /// Stops it "immediate": sessions get no FATAL, and the next start recovers.
+    pub(crate) async fn stop_at_once(&self) {
+        self.end(Signal::QUIT).await;
+    }
+
     /// Starts it again, on the same port with the same data.
     pub(crate) async fn start_again(&self) {
         assert!(self.process.lock().unwrap().is_none(), "it runs");

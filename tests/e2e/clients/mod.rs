@@ -6,6 +6,7 @@
 
 mod docs;
 mod dump;
+mod pre_ping;
 mod stage;
 
 use std::io::Write;

@@ -33,7 +33,7 @@ pub(crate) async fn play(language: &'static str, clients: &'static [Client]) -> 
     Played::Done(Stage::set(clients, &found["programs"]).await.play().await)
 }
 
-fn install(language: &str) -> Value {
+pub(super) fn install(language: &str) -> Value {
     let mut install = Command::new("python3");
     install.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/install.py")).arg(language);
     install.stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -184,12 +184,12 @@ impl Stage {
 }
 
 /// Sessions that have begun and not ended.
-fn difference(pglease: &Pglease, begin: &str, end: &str) -> BTreeSet<String> {
+pub(super) fn difference(pglease: &Pglease, begin: &str, end: &str) -> BTreeSet<String> {
     let ended: BTreeSet<_> = pglease.events(end).iter().map(session).collect();
     pglease.events(begin).iter().map(session).filter(|session| !ended.contains(session)).collect()
 }
 
-fn session(event: &Value) -> String {
+pub(super) fn session(event: &Value) -> String {
     event["session"].to_string()
 }
 
@@ -202,7 +202,7 @@ fn said(lines: &[String], answer: &str) -> Option<Result<(), String>> {
     lines.iter().any(|line| line.starts_with(answer)).then_some(Ok(()))
 }
 
-fn spawn(program: &Value, environment: &[(&str, String)], folder: &Path) -> Process {
+pub(super) fn spawn(program: &Value, environment: &[(&str, String)], folder: &Path) -> Process {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let argv: Vec<_> = program["argv"].as_array().expect("it is installed").iter().map(text).collect();
     let own = program["env"].as_object().unwrap().iter();
