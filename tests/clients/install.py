@@ -120,7 +120,26 @@ def node():
     return {name: {"argv": [*argv, str(place_of / "programs" / f"{name}.mjs")], "env": {}} for name in names}
 
 
-LANGUAGES = {"tools": tools, "python": python, "java": java, "rust": rust, "node": node}
+def go():
+    version = require("go", ["go", "env", "GOVERSION"], "1.25 or later, from https://go.dev")
+    if [int(part) for part in re.findall(r"\d+", version)[:2]] < [1, 25]:
+        raise Missing(f"the pinned modules need Go 1.25 or later, this is {version}")
+    folder = SOURCES / "go"
+    names = sorted(path.parent.name for path in folder.glob("*/main.go"))
+    sources = [folder / "go.mod", folder / "go.sum", *folder.glob("*/*.go")]
+
+    def install(to):
+        own = {"GOMODCACHE": CLIENTS / "gomod", "GOCACHE": CLIENTS / "gobuild", "GOTOOLCHAIN": "local"}
+        own |= {"GOFLAGS": "-modcacherw -mod=readonly -trimpath", "CGO_ENABLED": "0"}
+        environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
+        to.mkdir()
+        run("go", ["go", "build", f"-o={to}/", *(f"./{name}" for name in names)], cwd=folder, env=environment)
+
+    place_of = place("go", sources, install)
+    return {name: {"argv": [str(place_of / name)], "env": {}} for name in names}
+
+
+LANGUAGES = {"tools": tools, "python": python, "java": java, "rust": rust, "node": node, "go": go}
 
 
 def main(language):

@@ -73,8 +73,13 @@ clients! {
     }
     node {
         node_postgres: ALL,
+        postgres_js: ALL,
         drizzle: &["query", "prepared", "transaction", "error", "big", "ended"],
         slonik: &["query", "transaction", "error", "big", "ended"],
+    }
+    go {
+        pgx: ALL,
+        lib_pq: ALL,
     }
     java {
         hikari_pgjdbc: ALL,
