@@ -200,7 +200,7 @@ pub(super) fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
 /// manual, appendix A.
 const CLASSES_WITHOUT_VERDICT: [&str; 5] = ["08", "53", "57", "58", "XX"];
 
-/// Of one probe login with its goodbye: what [`Probe::LIMIT`] leaves over.
+/// Of one probe login with its goodbye: its own limit and a moment.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(7);
 
 #[cfg(test)]
