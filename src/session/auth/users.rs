@@ -27,7 +27,7 @@ pub(crate) enum UsersError {
     Form { line: usize },
     #[error("line {line}: the user's name is empty")]
     NoName { line: usize },
-    #[error("line {line}: {source}")]
+    #[error("line {line}")]
     Verifier { line: usize, source: VerifierError },
     #[error("lines {first} and {second} name the same user; remove one")]
     Twice { first: usize, second: usize },
@@ -128,6 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::telemetry::Causes;
     use crate::wire::verifier::tests::verifier_of;
 
     fn line(name: &str, password: &str) -> String {
@@ -188,7 +189,7 @@ mod tests {
             assert_eq!(Users::parse(empty.as_bytes()).unwrap_err(), UsersError::Empty);
         }
         assert_eq!(
-            said("\"x\" \"secret\"").to_string(),
+            Causes(&said("\"x\" \"secret\"")).to_string(),
             "line 2: no SCRAM verifier: a password itself is not taken; give a role that password with \\password in \
              psql, and copy its rolpassword, which begins with SCRAM-SHA-256$"
         );
