@@ -6,6 +6,7 @@
 
 mod docs;
 mod dump;
+mod pool_events;
 mod pre_ping;
 mod stage;
 
