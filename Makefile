@@ -24,7 +24,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long bench-fleet fuzz check fmt servers
+.PHONY: help demo up test test-all test-long bench-fleet fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -37,10 +37,10 @@ up: servers ## the same servers and proxy to connect to with psql, until Ctrl-C
 	@$(CARGO) build --locked --bin pglease --example demo
 	@$(RUN) $(CARGO) run --quiet --locked --example demo -- up
 
-test: servers ## every test, on PostgreSQL 18, and the end-to-end ones on 14 as well
+test: servers clients ## every test, on PostgreSQL 18, and the end-to-end ones on 14 as well
 	$(run-tests)
 
-test-all: servers ## every test, the end-to-end ones on every PostgreSQL, and those that take minutes
+test-all: servers clients ## every test, the end-to-end ones on every PostgreSQL, and those that take minutes
 	$(run-tests)
 	@$(MAKE) --no-print-directory test-long
 
@@ -77,3 +77,9 @@ servers:
 	@command -v python3 >/dev/null || { echo "python3 is missing: apt-get install -y python3 python3-pip"; exit 1; }
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: see https://rustup.rs"; exit 1; }
 	@python3 tests/support/fetch.py $(MAJORS) >/dev/null
+
+# Before the tests, some of which measure: what is installed or built the first time takes a few minutes.
+clients:
+	@for language in python java rust node go; do \
+		python3 tests/clients/install.py $$language >/dev/null || exit 1; \
+	done
