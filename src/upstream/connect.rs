@@ -34,8 +34,10 @@ pub(crate) enum NegotiationError {
     Handshake { source: io::Error, is_direct: bool },
     #[error("upstream does TLS at once but has not agreed to speak PostgreSQL over it (ALPN)")]
     NoAlpn,
-    #[error("upstream has not asked for the certificate of sslcert, which sslcertmode=require insists on")]
-    CertificateNotAsked,
+    #[error(
+        "upstream has not asked for the certificate of sslcert, or takes none of its kind; sslcertmode=require insists on it"
+    )]
+    CertificateNotShown,
     #[error("channel binding is required and cannot be had")]
     EndPoint(#[from] EndPointError),
     #[error("channel binding is required, which plain TCP does not have")]

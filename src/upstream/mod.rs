@@ -225,6 +225,9 @@ impl Upstream {
         if error.is_accepted() {
             note_back(server);
             debug!(event = "upstream.host_unfit", upstream = %host, error = %cause);
+        } else if Outcome::of(error) == Outcome::Refused {
+            // Its word on what the client asked for, or on its limits: it serves.
+            note_back(server);
         } else if server.note(true) {
             warn!(event = "upstream.host_failed", upstream = %host, reason, error = %cause);
         } else {

@@ -55,11 +55,11 @@ impl Tls {
     ) -> Result<TlsStream<TcpStream>, NegotiationError> {
         let SslOptions { negotiation, must_ask, .. } = self.config.ssl;
         let mut client = self.client();
-        let asked = Arc::new(AtomicBool::new(false));
+        let shown = Arc::new(AtomicBool::new(false));
         if must_ask {
             let client = Arc::make_mut(&mut client);
             let inner = Arc::clone(&client.client_auth_cert_resolver);
-            client.client_auth_cert_resolver = Arc::new(Witness { inner, asked: Arc::clone(&asked) });
+            client.client_auth_cert_resolver = Arc::new(Witness { inner, shown: Arc::clone(&shown) });
         }
 
         let is_direct = negotiation == SslNegotiation::Direct;
@@ -76,8 +76,8 @@ impl Tls {
         if is_direct && connection.alpn_protocol().is_none() {
             return Err(NegotiationError::NoAlpn);
         }
-        if must_ask && !asked.load(Ordering::Relaxed) {
-            return Err(NegotiationError::CertificateNotAsked);
+        if must_ask && !shown.load(Ordering::Relaxed) {
+            return Err(NegotiationError::CertificateNotShown);
         }
         Ok(stream)
     }
@@ -145,16 +145,19 @@ fn refuse_open_key(path: &Path) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// Notes that a server has asked for a certificate.
+/// Notes that a server has asked for a certificate and gets one.
 struct Witness {
     inner: Arc<dyn ResolvesClientCert>,
-    asked: Arc<AtomicBool>,
+    shown: Arc<AtomicBool>,
 }
 
 impl ResolvesClientCert for Witness {
     fn resolve(&self, issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.asked.store(true, Ordering::Relaxed);
-        self.inner.resolve(issuers, schemes)
+        let certificate = self.inner.resolve(issuers, schemes);
+        // One that cannot sign as the server wants is not shown.
+        let is_shown = certificate.as_ref().is_some_and(|shown| shown.key.choose_scheme(schemes).is_some());
+        self.shown.store(is_shown, Ordering::Relaxed);
+        certificate
     }
 
     fn has_certs(&self) -> bool {

@@ -58,7 +58,7 @@ async fn certificate_that_has_to_be_asked_for_and_is_not_ends_it() {
         match negotiate(&tls, &identity, true).await {
             Ok(_) => assert!(!must_ask),
             Err(error) => {
-                assert!(must_ask && matches!(error, NegotiationError::CertificateNotAsked), "{error}");
+                assert!(must_ask && matches!(error, NegotiationError::CertificateNotShown), "{error}");
             }
         }
     }
