@@ -209,8 +209,9 @@ async fn drained(shared: &Shared) {
 async fn accept_all(sockets: &[Listener], mut spare: Spare, shared: &Arc<Shared>, connections: &TaskTracker) {
     let mut backoff = Backoff::default();
     let mut is_exhausted = false;
+    let mut next = 0;
     loop {
-        match accept(sockets).await {
+        match accept(sockets, &mut next).await {
             Ok(stream) => {
                 if std::mem::take(&mut is_exhausted) {
                     info!(event = "accept.resumed");
@@ -276,11 +277,18 @@ fn identify(stream: &ClientSocket) -> io::Result<Peer> {
     }
 }
 
-/// The next connection of any socket. Cancel safe.
-async fn accept(sockets: &[Listener]) -> io::Result<ClientSocket> {
+/// The next connection of any socket, beginning with that of `next`: a busy one keeps none of the others waiting. Cancel
+/// safe.
+async fn accept(sockets: &[Listener], next: &mut usize) -> io::Result<ClientSocket> {
     poll_fn(|cx| {
-        let ready = sockets.iter().map(|socket| socket.poll_accept(cx)).find(Poll::is_ready);
-        ready.unwrap_or(Poll::Pending)
+        let (before, from) = sockets.split_at((*next).min(sockets.len()));
+        for socket in from.iter().chain(before) {
+            *next = (*next + 1) % sockets.len().max(1);
+            if let ready @ Poll::Ready(_) = socket.poll_accept(cx) {
+                return ready;
+            }
+        }
+        Poll::Pending
     })
     .await
 }

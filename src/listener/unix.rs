@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -92,7 +92,13 @@ fn remove_dead(path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     }
-    match StdUnixStream::connect(path) {
+    let connected = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Else it waits for room in the other's queue, for ever if that one stands still.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match connected() {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         // Its queue is full, so there is somebody.
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(failed(error)),
@@ -111,6 +117,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
     use super::*;
 
     #[test]
@@ -156,5 +164,23 @@ mod tests {
         let gone = UnixSocket { directory: dir.path().join("gone"), mode: 0o660 };
         let error = bind(&gone, 5432).unwrap_err();
         assert!(error.to_string().starts_with("listen.unix_socket: "), "{error}");
+    }
+
+    #[test]
+    fn socket_of_a_process_that_accepts_nobody_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".s.PGSQL.5432");
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stopped.listen(0).unwrap();
+        let waiting: Vec<_> = std::iter::repeat_with(|| {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client.connect(&SockAddr::unix(&path).unwrap()).map(|()| client)
+        })
+        .map_while(Result::ok)
+        .collect();
+        assert!(matches!(remove_dead(&path), Err(BindError::UnixInUse { .. })), "{} wait", waiting.len());
+        assert!(path.exists());
     }
 }

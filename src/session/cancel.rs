@@ -77,26 +77,34 @@ impl CancelRegistry {
     /// a time, of one session one at a time, in the order in which they came. `begins` is called when it has its turn.
     /// Cancel safe as [`Cancellable::cancel`] is.
     pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics, begins: impl FnOnce()) {
-        let outcome = match self.find(key) {
+        let session = self.find(key);
+        let outcome = match &session {
             None => Outcome::Miss,
-            Some(session) => self.cancel_in_turn(&session, begins).await,
+            Some(session) => self.cancel_in_turn(session, begins).await,
         };
         metrics.cancel_requests.get_or_create(&ResultLabels { result: outcome.as_str() }).inc();
-        if outcome == Outcome::Miss {
+        // A right key whose session has ended meanwhile is no guess.
+        if session.is_none() {
             self.guesses.missed().await;
         }
     }
 
     /// A delivery that begins after a request has come does for it, whoever asked for that one. So what one client
-    /// asks for in a hurry costs upstream two deliveries, and other clients no more than two turns.
+    /// asks for in a hurry costs upstream two deliveries, and other clients no more than two turns. Waits for its turn
+    /// twice [`DELIVERY_TIMEOUT`] at most.
     async fn cancel_in_turn(&self, session: &Cancellable, begins: impl FnOnce()) -> Outcome {
         let begun_before = session.begun.load(Ordering::Acquire);
-        let mut last = session.last.lock().await;
+        // Who waits longer than a delivery may take waits behind an upstream that answers none.
+        let Ok(mut last) = time::timeout(DELIVERY_TIMEOUT, session.last.lock()).await else {
+            return Outcome::Failed;
+        };
         if last.number > begun_before {
             return last.outcome;
         }
-        // Never closed, so there is always a turn.
-        let _turn = self.turns.acquire().await;
+        // Never closed, so there is a turn in the end.
+        let Ok(_turn) = time::timeout(DELIVERY_TIMEOUT, self.turns.acquire()).await else {
+            return Outcome::Failed;
+        };
         if session.is_over.load(Ordering::Acquire) {
             return Outcome::Miss;
         }

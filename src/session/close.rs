@@ -81,7 +81,6 @@ async fn say_goodbye<S>(stream: &mut S, last_words: &[u8])
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut unread = [0; 1024];
     let told = async {
         stream.write_all(last_words).await?;
         stream.flush().await?;
@@ -89,10 +88,14 @@ where
     };
     // Where nothing can be written any more there may still be something to read, up to the end.
     if told.await.is_ok() {
+        // A large result that nobody wants any more is read away in few steps.
+        let mut unread = vec![0; UNREAD_LEN];
         while stream.read(&mut unread).await.is_ok_and(|len| len > 0) {}
     }
 }
 
+/// What is read at once of what nobody wants any more.
+const UNREAD_LEN: usize = 16 * 1024;
 /// Terminate.
 pub(crate) const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// For a client to take its last words and close.

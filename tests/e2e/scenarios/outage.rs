@@ -216,8 +216,8 @@ async fn scenario_22_database_away_when_the_lease_is_to_be_renewed_costs_no_new_
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
     servers.postgres.stop().await;
-    let failed = pglease.wait_for_event("lease.renew_failed", PATIENCE).await;
-    assert_eq!(failed["code"], 400, "{failed}");
+    // Beside a Vault that is slow to answer on a busy machine.
+    until(async || pglease.events("lease.renew_failed").iter().any(|failed| failed["code"] == 400)).await;
     let away_until = Instant::now() + Duration::from_secs(5);
     while Instant::now() < away_until {
         let refused = pglease.connect("app").await.err().unwrap();
