@@ -25,6 +25,8 @@ pub(crate) fn fuzz_upstream(text: &str) {
         let is_open = pairs
             .iter()
             .any(|(other, text)| !is_secret(other) && (text.contains(value) || other.contains(value)));
+        // So may a piece of the text that stands there once more, and is shown as the host that it is there.
+        let is_open = is_open || text.matches(value.as_str()).count() > 1;
         // Shorter ones, and words, stand in our own texts as well.
         if value.len() >= 6 && value.contains(|c: char| c.is_ascii_digit()) && !is_open {
             assert!(!shown.contains(value), "{name} is shown: {shown}");

@@ -102,7 +102,7 @@ fn remove_dead(path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
         // Its queue is full, so there is somebody.
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(failed(error)),
-        Ok(_) | Err(_) => Err(BindError::UnixInUse { path: path.to_owned() }),
+        Ok(()) | Err(_) => Err(BindError::UnixInUse { path: path.to_owned() }),
     }
 }
 
