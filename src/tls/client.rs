@@ -28,7 +28,7 @@ impl<'a> ClientTls<'a> {
     }
 }
 
-/// A client's configuration, ring underneath. The system's CAs are read once, here.
+/// A client's configuration, ring underneath. Reads the files that it names, and the system's CAs where it names none.
 pub(crate) fn client_config(options: &ClientTls<'_>) -> Result<rustls::ClientConfig, TlsError> {
     let ClientTls { verify, ca, crls, client, versions } = options;
     let provider = Arc::new(ring::default_provider());
