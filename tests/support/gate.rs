@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Forwards connections from a port of its own. Belongs to the runtime that it is opened on.
@@ -28,7 +28,7 @@ impl Gate {
     }
 
     pub(crate) async fn open(&self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = super::listen_again(self.address).await;
         let target = self.target;
         self.tasks.lock().unwrap().spawn(async move {
             let mut connections = JoinSet::new();

@@ -28,9 +28,12 @@ pub(crate) mod tokenreview;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
+use std::time::Duration;
 
+use tokio::net::TcpSocket;
 use tokio::sync::OnceCell;
 
 use openbao::OpenBao;
@@ -87,12 +90,7 @@ pub(crate) fn http_client() -> reqwest::Client {
 /// caller does, who then asks again.
 pub(crate) fn free_ports(count: u16) -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    // Looking whether it is free takes it for a moment: one that stands closed must not be looked at.
     let mut given = GIVEN.lock().unwrap();
-    let is_free = |port: u16| {
-        TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && (!has_ipv6() || TcpListener::bind(("::1", port)).is_ok())
-    };
     let candidates = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000);
     let mut free = candidates.filter(|first| {
         let mut ports = *first..*first + count;
@@ -101,6 +99,34 @@ pub(crate) fn free_ports(count: u16) -> u16 {
     let first = free.next().expect("a free port between 20000 and 32000");
     given.extend(first..first + count);
     first
+}
+
+/// Whether nobody listens on it, found out without listening: that would keep others off for a moment, and for
+/// longer where a child that is being started has a copy of the socket.
+fn is_free(port: u16) -> bool {
+    let bound = |socket: std::io::Result<TcpSocket>, address: SocketAddr| {
+        let socket = socket?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    };
+    bound(TcpSocket::new_v4(), (Ipv4Addr::LOCALHOST, port).into()).is_ok()
+        && (!has_ipv6() || bound(TcpSocket::new_v6(), (Ipv6Addr::LOCALHOST, port).into()).is_ok())
+}
+
+/// Listens on a port of this process's own that may have been listened on a moment ago.
+///
+/// A child that another test is just starting has a copy of every socket until its program begins: the port of one
+/// that is closed here stays taken for as long.
+pub(crate) async fn listen_again(address: SocketAddr) -> tokio::net::TcpListener {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match tokio::net::TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tokio::time::Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            listener => return listener.unwrap_or_else(|error| panic!("listening on {address}: {error}")),
+        }
+    }
 }
 
 /// Whether the machine has `::1`.

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::of;
 use crate::support::gate::Gate;
+use crate::support::listen_again;
 use crate::support::pglease::Pglease;
 use crate::support::pki::{Authority, Issued};
 use crate::support::world::{VaultRole, World, WorldOptions};
@@ -176,7 +177,7 @@ struct Standby(JoinSet<()>);
 
 impl Standby {
     async fn at(address: SocketAddr, leader: String) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listen_again(address).await;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
