@@ -28,6 +28,7 @@ use crate::config::{AdminConfig, RouteConfig};
 use crate::drain::Phase;
 use crate::http::{self, BindError};
 use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
+use crate::net::Absent;
 
 /// What the endpoint asks.
 #[derive(Debug)]
@@ -43,15 +44,23 @@ pub(crate) struct Admin {
     pub(crate) deadline: Duration,
 }
 
-/// Binds `admin.address`, if there is one; where nobody asked for it and it cannot be had, there is none.
-pub(crate) fn bind(config: AdminConfig) -> Result<Option<TcpListener>, BindError> {
-    let Some(address) = config.address else { return Ok(None) };
-    match http::listen(address) {
-        Ok(listener) => Ok(Some(listener)),
-        Err(source) if config.explicit => Err(BindError { key: "admin.address", address, source }),
-        Err(error) => {
+/// Binds `admin.address`, if there is one. Where nobody asked for it and the machine has no IPv4, its counterpart in
+/// IPv6; where that cannot be had, there is none.
+pub(crate) fn bind(config: AdminConfig) -> Result<(Option<TcpListener>, Option<Absent>), BindError> {
+    let Some(address) = config.address else { return Ok((None, None)) };
+    if config.explicit {
+        let listener = http::listen(address);
+        return listener.map(|bound| (Some(bound), None)).map_err(|source| BindError {
+            key: "admin.address",
+            address,
+            source,
+        });
+    }
+    match http::listen_by_default(address) {
+        Ok((listener, absent)) => Ok((Some(listener), absent)),
+        Err((address, error)) => {
             warn!(event = "admin.not_bound", %address, %error, "no /status: admin.address names another port");
-            Ok(None)
+            Ok((None, None))
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::drain::Drain;
 use crate::http::{self, Health};
 use crate::lease::{Chain, ChainEnd, ChainHandle, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
+use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
 use crate::session::encryption::ClientTls;
@@ -87,9 +88,10 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         .map(|files| ClientTls::load(files, &metrics))
         .transpose()
         .map_err(AppError::ClientTls)?;
-    let listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
-    let http_listener = http::bind(config.http).map_err(AppError::Http)?;
-    let admin_listener = admin::bind(config.admin).map_err(AppError::Http)?;
+    let mut listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
+    let (http_listener, http_absent) = http::bind(config.http).map_err(AppError::Http)?;
+    let (admin_listener, admin_absent) = admin::bind(config.admin).map_err(AppError::Http)?;
+    report_absent(&[listeners.take_absent(), http_absent, admin_absent]);
     let (addresses, http_address) = (join(listeners.addresses()), http_listener.local_addr()?);
     let unix_socket = listeners.unix_socket().map(|path| path.display().to_string());
     let admin_address =
@@ -142,6 +144,15 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     };
     info!(event = "process.end");
     ended.map_err(AppError::DataThread)
+}
+
+/// In one warning, what of the defaults this machine does not have.
+fn report_absent(absent: &[Option<Absent>; 3]) {
+    let absent = absent.iter().flatten();
+    if let Some(Absent { source, .. }) = absent.clone().next() {
+        let addresses = join(&absent.map(|absent| absent.address).collect::<Vec<_>>());
+        warn!(event = "listen.absent", addresses, error = %source, "this machine has no such address: listen.ready names those that it has");
+    }
 }
 
 async fn serve_admin(listener: Option<TcpListener>, admin: Admin) -> Infallible {

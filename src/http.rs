@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +24,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::backoff::Backoff;
 use crate::config::HttpConfig;
 use crate::credential::CredentialSource;
 use crate::drain::Phase;
+use crate::net::{self, Absent};
 use crate::telemetry::Metrics;
 
 /// What the endpoints look at.
@@ -63,17 +64,30 @@ pub(crate) struct BindError {
 }
 
 /// Binds `http.address`; where nobody asked for it, and the machine has no IPv6, its counterpart in IPv4.
-pub(crate) fn bind(config: HttpConfig) -> Result<TcpListener, BindError> {
-    let (key, address) = ("http.address", config.address);
-    match listen(address) {
-        Err(error) if !config.explicit && address.is_ipv6() => {
-            let fallback = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            let listener = listen(fallback).map_err(|source| BindError { key, address: fallback, source })?;
-            warn!(event = "http.without_ipv6", bound = %fallback, %error);
-            Ok(listener)
-        }
-        bound => bound.map_err(|source| BindError { key, address, source }),
+pub(crate) fn bind(config: HttpConfig) -> Result<(TcpListener, Option<Absent>), BindError> {
+    let key = "http.address";
+    if config.explicit {
+        let HttpConfig { address, .. } = config;
+        return listen(address).map(|bound| (bound, None)).map_err(|source| BindError {
+            key,
+            address,
+            source,
+        });
     }
+    listen_by_default(config.address).map_err(|(address, source)| BindError { key, address, source })
+}
+
+/// Listens there or, where the machine has no such address, at its counterpart. An error comes with whose it is.
+pub(crate) fn listen_by_default(
+    address: SocketAddr,
+) -> Result<(TcpListener, Option<Absent>), (SocketAddr, io::Error)> {
+    let absent = match listen(address) {
+        Ok(listener) => return Ok((listener, None)),
+        Err(source) => Absent::or_error(address, source).map_err(|source| (address, source))?,
+    };
+    let counterpart = net::counterpart(address);
+    let listener = listen(counterpart).map_err(|source| (counterpart, source))?;
+    Ok((listener, Some(absent)))
 }
 
 /// An IPv6 wildcard takes IPv4 as well, whatever the machine's default is: probes come to the pod's only address.

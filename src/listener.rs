@@ -20,12 +20,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::yield_now;
 use tokio::time;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::backoff::Backoff;
 use crate::config::{DEFAULT_PORT, ListenAddress, ListenConfig, Silence};
 use crate::drain::Phase;
-use crate::net::{self, ClientSocket, ClientStream, Peer};
+use crate::net::{self, Absent, ClientSocket, ClientStream, Peer};
 use crate::session::{self, Shared};
 
 use spare::Spare;
@@ -36,6 +36,8 @@ pub(crate) struct Listeners {
     sockets: Vec<StdListener>,
     addresses: Vec<SocketAddr>,
     unix: Option<unix::Bound>,
+    /// Of `localhost`.
+    absent: Option<Absent>,
     spare: Spare,
 }
 
@@ -67,6 +69,11 @@ impl Listeners {
         self.unix.as_ref().map(|bound| bound.file.path())
     }
 
+    /// What of `localhost` this machine does not have.
+    pub(crate) fn take_absent(&mut self) -> Option<Absent> {
+        self.absent.take()
+    }
+
     fn push(&mut self, (socket, address): Bound) {
         self.sockets.push(socket);
         self.addresses.push(address);
@@ -75,13 +82,22 @@ impl Listeners {
 
 /// Opens all addresses of `config`, or none.
 pub(crate) fn bind(config: &ListenConfig) -> Result<Listeners, BindError> {
-    let mut listeners =
-        Listeners { sockets: Vec::new(), addresses: Vec::new(), unix: None, spare: Spare::keep() };
+    let mut listeners = Listeners {
+        sockets: Vec::new(),
+        addresses: Vec::new(),
+        unix: None,
+        absent: None,
+        spare: Spare::keep(),
+    };
     for &address in &config.addresses {
         match address {
             ListenAddress::Socket(address) => listeners.push(bind_socket(address)?),
             ListenAddress::Localhost { port } => {
-                bind_localhost(port, bind_socket)?.into_iter().for_each(|socket| listeners.push(socket));
+                let (bound, absent) = bind_localhost(port, bind_socket)?;
+                for socket in bound {
+                    listeners.push(socket);
+                }
+                listeners.absent = absent.or(listeners.absent);
             }
         }
     }
@@ -99,7 +115,7 @@ type Bound = (StdListener, SocketAddr);
 fn bind_localhost(
     port: u16,
     bind: impl Fn(SocketAddr) -> Result<Bound, BindError>,
-) -> Result<Vec<Bound>, BindError> {
+) -> Result<(Vec<Bound>, Option<Absent>), BindError> {
     for _ in 0..COMMON_PORT_TRIES {
         let first = if_present(bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))))?;
         let common = first.as_ref().map_or(port, |(_, address)| address.port());
@@ -111,29 +127,24 @@ fn bind_localhost(
             second => second?,
         };
         return match (first, second) {
-            (Err(source), Err(_)) => Err(BindError::NoLoopback { source }),
-            (first, second) => Ok([first, second].into_iter().flatten().collect()),
+            (Err(Absent { source, .. }), Err(_)) => Err(BindError::NoLoopback { source }),
+            (Ok(first), Ok(second)) => Ok((vec![first, second], None)),
+            (Ok(only), Err(absent)) | (Err(absent), Ok(only)) => Ok((vec![only], Some(absent))),
         };
     }
     Err(BindError::NoCommonPort)
 }
 
 /// The inner error: the machine has no such address.
-fn if_present(bound: Result<Bound, BindError>) -> Result<io::Result<Bound>, BindError> {
+fn if_present(bound: Result<Bound, BindError>) -> Result<Result<Bound, Absent>, BindError> {
     match bound {
         Ok(bound) => Ok(Ok(bound)),
-        Err(BindError::Bind { address, source }) if is_absent(&source) => {
-            warn!(event = "listen.absent", %address, error = %source, "this machine has no such address");
-            Ok(Err(source))
-        }
+        Err(BindError::Bind { address, source }) => match Absent::or_error(address, source) {
+            Ok(absent) => Ok(Err(absent)),
+            Err(source) => Err(BindError::Bind { address, source }),
+        },
         Err(error) => Err(error),
     }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let errno = error.raw_os_error();
-    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|absent| Some(absent.raw_os_error())).contains(&errno)
 }
 
 fn bind_socket(address: SocketAddr) -> Result<Bound, BindError> {

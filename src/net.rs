@@ -1,5 +1,6 @@
 //! The connections that sessions run over, and their socket options.
 
+mod absent;
 mod client;
 
 use std::io;
@@ -13,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{Keepalive, Silence};
 
+pub(crate) use absent::{Absent, counterpart, is_absent};
 pub(crate) use client::{ClientSocket, ClientStream, Peer};
 
 /// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is

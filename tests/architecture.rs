@@ -26,7 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("session", &["wire", "net", "tls", "upstream", "credential", "config", "drain", "telemetry", "ids"]),
     ("listener", &["session", "credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
     ("http", &["credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
-    ("admin", &["lease", "http", "drain", "config"]),
+    ("admin", &["lease", "http", "net", "drain", "config"]),
     ("file", &["credential", "config", "net", "drain", "backoff", "telemetry", "ids"]),
     ("injector", &["config", "tls", "net", "drain", "telemetry"]),
     (

@@ -1,7 +1,7 @@
 //! Asks a running pglease, for the commands that do.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use axum::body::{self, Body};
@@ -10,6 +10,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time;
+
+use crate::config::AdminConfig;
+use crate::net;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,14 @@ pub(crate) async fn ask(
     // Whoever it is that answers.
     let said = said.lines().next().unwrap_or_default().chars().take(MAX_REFUSAL_LEN).collect();
     Err(AskError::Refused { status, said })
+}
+
+/// Where the running one answers by this configuration: by default where the machine has such an address.
+pub(crate) fn address(config: AdminConfig) -> Option<SocketAddr> {
+    config.address.map(|address| {
+        let is_absent = || StdListener::bind((address.ip(), 0)).is_err_and(|error| net::is_absent(&error));
+        if !config.explicit && is_absent() { net::counterpart(address) } else { address }
+    })
 }
 
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {

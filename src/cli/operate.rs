@@ -43,7 +43,7 @@ pub(super) fn commands() -> [Command; 3] {
 /// Runs one of [`commands`].
 pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     let address = match config::load_admin(matches, config::environment()) {
-        Ok(admin) => admin.address,
+        Ok(admin) => client::address(admin),
         Err(errors) => {
             say(&mut io::stderr(), &errors.to_string());
             return USAGE.into();

@@ -18,6 +18,7 @@ mod servers;
 mod raw;
 mod goodbye;
 mod start;
+mod machine;
 mod wire;
 mod pressure;
 mod replication;

@@ -28,7 +28,7 @@ pub(crate) mod tokenreview;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -73,6 +73,13 @@ impl Servers {
 )]
 pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Says that `what` was not tried on this system, and why. Not by a macro of printing: what these say the test runner
+/// shows of failed tests only.
+pub(crate) fn say_skipped(what: &str, why: &str) {
+    let line = format!("skipped: {what}: {}\n", why.trim());
+    std::io::stderr().write_all(line.as_bytes()).expect("standard error");
 }
 
 /// A client for Vault's API and pglease's endpoints. Belongs to the runtime that it is first used on.
