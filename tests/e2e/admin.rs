@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Output;
-use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -29,7 +28,7 @@ async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
     assert!(text(&one).contains(&second), "{one:?}");
     assert_eq!(user_of(&held).await, first);
     assert_eq!(world.living_roles().await, [first, second]);
-    assert_eq!(pglease.events("rotation.done").len(), 1);
+    assert_eq!(pglease.logged("rotation.done").await.len(), 1);
 
     assert!(pglease.run_command(&["rotate"]).await.status.success());
     let status = pglease.run_command(&["status"]).await;
@@ -119,7 +118,7 @@ async fn rotate_reads_the_password_of_a_static_role_and_close_ends_the_sessions_
     assert!(asked.status.success() && text(&asked).contains(&format!("{db_role} serves, g2")), "{asked:?}");
     assert_eq!(held.last_words().await.unwrap().code(), &SqlState::ADMIN_SHUTDOWN);
     assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, db_role);
-    assert_eq!(pglease.events("rotation.done")[0]["trigger"], "asked");
+    assert_eq!(pglease.logged("rotation.done").await[0]["trigger"], "asked");
     let status = pglease.run_command(&["status"]).await;
     assert!(text(&status).contains("(static): serving"), "{status:?}");
 }
@@ -132,7 +131,7 @@ async fn drain_by_command_is_sigterms_and_returns_at_the_end() {
     let drained = pglease.run_command(&["drain"]).await;
     assert!(drained.status.success() && text(&drained) == "drained\n", "{drained:?}");
     assert!(idle.last_words().await.is_some_and(|told| told.code() == &SqlState::ADMIN_SHUTDOWN));
-    assert_eq!(pglease.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     until(async || world.living_roles().await.is_empty()).await;
 
     let nobody = pglease.run_command(&["status"]).await;
@@ -161,6 +160,7 @@ async fn sigterm_after_a_drain_by_command_does_not_cut_it_short() {
     };
     let (drained, ()) = tokio::join!(pglease.run_command(&["drain"]), asked);
     assert!(drained.status.success(), "{drained:?}");
+    assert!(pglease.wait_exit(PATIENCE).await.success());
     assert!(pglease.events("drain.cut").is_empty());
 }
 

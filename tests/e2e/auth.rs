@@ -130,7 +130,7 @@ async fn users_of_pg_authid_get_in_with_their_passwords_and_nobody_else_does() {
         assert!(said.contains("server requested SASL authentication"), "{said}");
     }
     // The log tells what the client is not told.
-    let refused = pglease.events("session.refused");
+    let refused = pglease.logged("session.refused").await;
     for reason in ["wrong password of user", "listen.auth_file has no user"] {
         let has_reason = |event: &serde_json::Value| event["error"].as_str().unwrap().contains(reason);
         assert!(refused.iter().any(has_reason), "{refused:?}");

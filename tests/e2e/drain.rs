@@ -1,11 +1,9 @@
 //! SIGTERM: sessions first, credentials after.
 
-use std::time::Duration;
-
 use tokio_postgres::error::SqlState;
 
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{pglease_for, pglease_with, until};
+use crate::{PATIENCE, pglease_for, pglease_with, until};
 
 #[tokio::test]
 async fn drain_ends_idle_sessions_lets_statements_finish_and_revokes() {
@@ -30,7 +28,7 @@ async fn drain_ends_idle_sessions_lets_statements_finish_and_revokes() {
     let (finished, ()) = tokio::join!(statement, draining);
     assert_eq!(finished.unwrap().get::<_, String>(0), "finished");
 
-    assert_eq!(pglease.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     until(async || world.leased_roles().await.is_empty()).await;
 }
 
@@ -46,9 +44,9 @@ async fn second_signal_cuts_what_the_first_would_wait_for() {
         let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         pglease.sigterm();
-        pglease.wait_for_event("drain.start", Duration::from_secs(10)).await;
+        pglease.wait_for_event("drain.start", PATIENCE).await;
         pglease.sigterm();
-        assert_eq!(pglease.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
+        assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     };
     let (cut, ()) = tokio::join!(statement, cutting);
     assert!(cut.is_err());
@@ -68,7 +66,7 @@ async fn sessions_still_open_at_the_deadline_are_told() {
 
     pglease.sigterm();
     until(async || session.is_closed()).await;
-    assert_eq!(pglease.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     let ends = pglease.events("session.end");
     assert_eq!(ends[0]["reason"], "cut", "{ends:?}");
 }

@@ -116,7 +116,8 @@ async fn psql_is_served_over_tls_as_it_asks_for_it_and_by_a_certificate_that_was
     for conninfo in asked {
         assert_eq!(psql(&world, conninfo.clone()).await, "served\n", "{conninfo}");
     }
-    let over: Vec<_> = pglease.events("session.start").iter().map(|event| event["over"].clone()).collect();
+    let over: Vec<_> =
+        pglease.logged("session.start").await.iter().map(|event| event["over"].clone()).collect();
     assert_eq!(over.iter().filter(|over| **over == "tls").count(), over.len() - 1, "{over:?}");
 
     // One whose key is another's is not taken, a whole one is.
@@ -160,7 +161,7 @@ async fn psql_is_served_over_a_unix_socket() {
         let conninfo = format!("host={} dbname=app user=app {ssl_mode}", folder.path().display());
         assert_eq!(psql(&world, conninfo).await, "served\n", "{ssl_mode}");
     }
-    assert!(pglease.events("session.start").iter().all(|event| event["over"] == "unix"));
+    assert!(pglease.logged("session.start").await.iter().all(|event| event["over"] == "unix"));
     let mut raw = Raw::connect_unix(&socket).await;
     raw.send(SSL_REQUEST).await;
     assert_eq!(raw.byte().await, Some(b'N'));

@@ -87,7 +87,7 @@ impl Hosts {
             self.expect(pglease, &format!("{attrs}-ps"), ps).await;
             self.expect(pglease, &format!("{attrs}-sp"), sp).await;
         }
-        let start = pglease.events("session.start").pop().unwrap();
+        let start = pglease.logged("session.start").await.pop().unwrap();
         assert_eq!(start["upstream"], format!("localhost:{}", self.standby), "{start}");
         assert!(start["address"].as_str().unwrap().ends_with(&format!(":{}", self.standby)), "{start}");
         assert_eq!(pglease.events("session.refused"), [] as [serde_json::Value; 0]);

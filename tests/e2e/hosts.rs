@@ -136,7 +136,7 @@ async fn case_c09_stranger_is_named_and_passed_over_and_costs_no_credential() {
         assert!(detail.starts_with(&format!("127.0.0.1:{port}: ")), "{name}: {detail}");
         assert!(!format!("{refused:?}").contains("hush"), "{name}: {refused:?}");
 
-        let failed = pglease.events("upstream.host_failed");
+        let failed = pglease.logged("upstream.host_failed").await;
         let is_said = |event: &Value| {
             event["upstream"] == format!("127.0.0.1:{port}")
                 && event["error"].as_str().unwrap().contains(said)
@@ -242,7 +242,7 @@ async fn case_c10_path_that_dies_without_a_word_ends_its_sessions() {
     // Their holds are given back, so that their credential is revoked.
     until(async || world.living_roles().await.len() == 1).await;
     until(async || pglease.metric("pglease_sessions", "").await < 1.0).await;
-    for end in pglease.events("session.end") {
+    for end in pglease.logged("session.end").await {
         assert_eq!((&end["reason"], &end["blame"]), (&"upstream_failed".into(), &"upstream".into()), "{end}");
     }
 }

@@ -11,7 +11,7 @@ use postgres_protocol::message::frontend;
 use tokio::task::JoinSet;
 use tokio::time::{self, Duration};
 
-use crate::raw::{Message, Raw, packet, startup};
+use crate::raw::{Message, Raw, packet, row, startup};
 use crate::support::env;
 use crate::support::world::{World, WorldOptions};
 use crate::{pglease_for, until};
@@ -41,6 +41,7 @@ type Step = Result<(), Ended>;
 /// One session of a worker.
 struct Session {
     stage: Arc<Stage>,
+    worker: usize,
     raw: Raw,
     /// The body of its BackendKeyData.
     key: Vec<u8>,
@@ -62,6 +63,7 @@ impl Session {
         raw.send(&startup(&parameters)).await;
         let mut session = Self {
             stage: Arc::clone(stage),
+            worker,
             raw,
             key: Vec::new(),
             mark,
@@ -90,7 +92,8 @@ impl Session {
         format!("{}q{:04}.", self.mark, self.statements)
     }
 
-    /// The next message that is the answer to something. What comes unasked is for this session, too.
+    /// The next message that is the answer to something. What comes unasked is for this session, too. Cancel safe but
+    /// for the words at an end.
     async fn next(&mut self) -> Result<Message, Ended> {
         loop {
             let Some(message) = self.raw.whole_message().await else {
@@ -288,21 +291,26 @@ impl Session {
         self.raw.query(&format!("SELECT pg_sleep(600), '{mark}'")).await;
         // The first may come before the statement does. Each has been acted upon when its connection ends, so none
         // of them is left for the statement that follows.
-        loop {
+        let message = loop {
+            self.does(&format!("a cancel of {mark} is on its way"));
             let mut canceller = Raw::connect(self.stage.address).await;
             canceller.send(&packet(CANCEL_REQUEST, &self.key)).await;
-            assert_eq!(canceller.bytes().await, b"");
-            if time::timeout(MOMENT, self.raw.has_news()).await.is_ok() {
-                break;
+            assert_eq!(canceller.bytes().await, b"", "{mark}");
+            self.does(&format!("a cancel of {mark} was acted upon"));
+            // What comes unasked is no answer, nor is the head of rows that never come.
+            let answer = time::timeout(MOMENT, self.next()).await.ok().transpose()?;
+            if let Some(answer) = answer.filter(|answer| answer.tag != b'T') {
+                break answer;
             }
-        }
-        let mut message = self.next().await?;
-        if message.tag == b'T' {
-            message = self.next().await?;
-        }
+        };
         let is_cancelled = message.tag == b'E' && message.fields().contains(&('C', "57014".to_owned()));
         assert!(is_cancelled, "{mark}: {message:?}");
         self.ready(b'I').await
+    }
+
+    /// For who looks into a failure.
+    fn does(&self, what: &str) {
+        what.clone_into(&mut self.stage.doing.lock().unwrap()[self.worker]);
     }
 
     /// Its backend is terminated, idle or in the middle of a long answer.
@@ -338,14 +346,6 @@ impl Session {
             self.raw.send(&out[..len]).await;
         }
     }
-}
-
-/// A row of one text.
-fn row(text: &str) -> (u8, Vec<u8>) {
-    let mut body = vec![0, 1];
-    body.put_u32(u32::try_from(text.len()).unwrap());
-    body.extend_from_slice(text.as_bytes());
-    (b'D', body)
 }
 
 /// Bind of the unnamed statement to this one text.

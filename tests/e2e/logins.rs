@@ -57,7 +57,7 @@ async fn tls_version(session: &Database) -> String {
 
 /// Why the last session did not begin, which its client was told as 08001.
 async fn refusal(pglease: &Pglease, database: &str) -> String {
-    let seen = pglease.events("session.refused").len();
+    let seen = pglease.logged("session.refused").await.len();
     let refused = pglease.connect(database).await.err().expect(database);
     assert_eq!(refused.code(), Some(&SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION), "{refused:?}");
     let event = pglease.wait_for_events("session.refused", seen + 1, crate::PATIENCE).await;
@@ -171,7 +171,7 @@ async fn tls_is_done_as_the_keywords_say_and_by_the_files_of_now() {
     replace(&file("client.pem"), &stranger.certificate);
     replace(&file("client.key"), &stranger.key);
     refusal(&pglease, "must_ask").await;
-    assert!(!pglease.events("upstream.tls_reloaded").is_empty());
+    pglease.wait_for_event("upstream.tls_reloaded", crate::PATIENCE).await;
     let next = clients.issue_to("pglease");
     replace(&file("client.pem"), &next.certificate);
     replace(&file("client.key"), &next.key);
@@ -293,7 +293,7 @@ async fn case_c50_logins_are_bound_to_certificates_of_every_kind_that_can_be() {
             }
         }
     }
-    let said = pglease.events("upstream.no_channel_binding");
+    let said = pglease.logged("upstream.no_channel_binding").await;
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!(world.leased_roles().await.len(), 1);
 }

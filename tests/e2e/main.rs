@@ -46,4 +46,4 @@ mod protocol;
 mod differential;
 mod isolation;
 
-use steps::{BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, start, until, user_of};
+use steps::{BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, start, until, until_alive, user_of};

@@ -33,7 +33,7 @@ async fn rotations_under_nologin_cost_no_client_of_any_protocol_an_error() {
         assert!(!output.contains("actually processed: 0"), "{output}");
         assert_no_error(&output);
     }
-    let ends = pglease.events("session.end");
+    let ends = pglease.logged("session.end").await;
     assert!(ends.iter().all(|end| end["reason"] == "client_closed"), "{ends:?}");
     assert!(pglease.events("session.refused").is_empty());
     assert_balanced(&world).await;
@@ -82,7 +82,7 @@ async fn clients_that_connect_again_on_57p01_see_no_other_error_under_default_re
     );
 
     // Who was done at that moment did not need to be told.
-    let ends = pglease.events("session.end");
+    let ends = pglease.logged("session.end").await;
     let of_lease =
         ends.iter().filter(|end| end["reason"] == "lease_ends" || end["reason"] == "lease_over").count();
     assert!(of_lease >= told.load(Ordering::Relaxed), "{ends:?}");

@@ -118,18 +118,13 @@ impl Raw {
         Some(Message { tag: bytes[0], body: bytes[5..].to_vec() })
     }
 
-    /// The next message; `None` at an end, and also where that comes within a message.
+    /// The next message; `None` at an end, and also where that comes within a message. Cancel safe.
     pub(crate) async fn whole_message(&mut self) -> Option<Message> {
         if !self.fill(5).await {
             return None;
         }
         let len = u32::from_be_bytes(self.unread[1..5].try_into().unwrap()) as usize;
         if self.fill(1 + len).await { self.message().await } else { None }
-    }
-
-    /// Returns when there is something to read, or the end. Cancel safe.
-    pub(crate) async fn has_news(&mut self) {
-        self.fill(1).await;
     }
 
     /// All messages up to the first of this kind.
@@ -201,6 +196,12 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", char::from(self.tag), self.body.escape_ascii())
     }
+}
+
+/// Tag and body of a row of one text.
+pub(crate) fn row(text: &str) -> (u8, Vec<u8>) {
+    let len = u32::try_from(text.len()).unwrap();
+    (b'D', [&[0, 1][..], &len.to_be_bytes(), text.as_bytes()].concat())
 }
 
 /// A StartupMessage of protocol 3.0.

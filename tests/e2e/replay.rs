@@ -105,7 +105,7 @@ async fn answers_of_vault_serve_as_those_of_openbao() {
 
 async fn serves(differences: &'static [Difference]) {
     let world = World::shared(WorldOptions::default()).await;
-    let rules = Rules { differences, lease: (6, 3600), token: (6, 3600) };
+    let rules = Rules { differences, lease: (12, 3600), token: (12, 3600) };
     let replay = Replay::start(&world, rules).await;
     let pglease = pglease_at(&replay, &world).await;
     let session = pglease.connect("app").await.unwrap();
@@ -133,8 +133,8 @@ async fn token_that_outlives_its_jwt_is_kept_where_vault_renews_it() {
 
 async fn keeps_or_replaces(differences: &'static [Difference]) {
     let world = World::shared(WorldOptions::default()).await;
-    let replay = Replay::start(&world, Rules { differences, lease: (3600, 86_400), token: (6, 3600) }).await;
-    world.write_jwt(5);
+    let replay = Replay::start(&world, Rules { differences, lease: (3600, 86_400), token: (10, 3600) }).await;
+    world.write_jwt(20);
     let pglease = pglease_at(&replay, &world).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
     world.write_jwt(3600);
@@ -142,7 +142,7 @@ async fn keeps_or_replaces(differences: &'static [Difference]) {
         pglease.wait_for_event("rotation.done", PATIENCE).await;
         assert_ne!(user_of(&pglease.connect("app").await.unwrap()).await, user);
     } else {
-        pglease.wait_for_events("token.renewed", 5, PATIENCE).await;
+        pglease.wait_for_events("token.renewed", 6, PATIENCE).await;
         assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);
         assert_eq!((replay.count("login"), pglease.events("token.renew_failed").len()), (1, 0));
     }

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use crate::support::Servers;
 use crate::support::tokenreview::TokenReview;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{pglease_with, until};
+use crate::{PATIENCE, pglease_with, until};
 
 const README: &str = include_str!("../../README.md");
 const SETUP: &str = include_str!("../../docs/setup.md");
@@ -104,7 +104,7 @@ async fn documented_set_up_and_settings_serve_an_application() {
     assert_eq!(report.rows("SELECT session_user").await, [[Some("report".to_owned())]]);
 
     pglease.sigterm();
-    let status = pglease.wait_exit(std::time::Duration::from_secs(30)).await;
+    let status = pglease.wait_exit(PATIENCE).await;
     assert!(status.success(), "{status}");
     // NOLOGIN leaves the one, the other is gone.
     let leased = "SELECT count(*), bool_or(rolcanlogin) FROM pg_roles WHERE rolname LIKE 'v-%'";

@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -15,7 +14,7 @@ use crate::support::gate::Gate;
 use crate::support::postgres::Database;
 use crate::support::process::{Process, Spawn};
 use crate::support::world::{World, WorldOptions};
-use crate::{BINARY, PATIENCE, pglease_for, start, until};
+use crate::{BINARY, PATIENCE, pglease_for, start, until, until_alive};
 
 #[tokio::test]
 async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_it_is_back() {
@@ -26,19 +25,22 @@ async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_i
     let settings = world.settings_with("debug", &vault, "connect_wait = \"3s\"") + &world.route("db-app");
     let pglease = start(&settings).await;
 
-    let refused = tokio::time::timeout(Duration::from_secs(10), pglease.connect("app")).await.unwrap();
+    let refused = tokio::time::timeout(PATIENCE, pglease.connect("app")).await.unwrap();
     assert_eq!(refused.err().unwrap().code(), Some(&SqlState::CANNOT_CONNECT_NOW));
-    for (endpoint, status) in [("/startup", 503), ("/readyz", 503), ("/livez", 200), ("/metrics", 200)] {
+    for (endpoint, status) in [("/startup", 503), ("/readyz", 503), ("/metrics", 200)] {
         assert_eq!(pglease.get(endpoint).await.0, status, "{endpoint}");
     }
+    until_alive(&pglease).await;
 
     gate.open().await;
     pglease.wait_ready().await;
     let session = pglease.connect("app").await.unwrap();
     assert_eq!(session.rows("SELECT count(*) FROM t").await, [[Some("100".to_owned())]]);
-    for endpoint in ["/startup", "/readyz", "/livez", "/readiness", "/liveness"] {
+    for endpoint in ["/startup", "/readyz", "/readiness"] {
         assert_eq!(pglease.get(endpoint).await.0, 200, "{endpoint}");
     }
+    until_alive(&pglease).await;
+    until(async || pglease.get("/liveness").await.0 == 200).await;
 
     // Vault away again: what is leased serves on.
     gate.close().await;
@@ -51,7 +53,7 @@ async fn login_is_tried_again_with_the_jwt_that_is_there_by_then() {
     let world = World::shared(WorldOptions::default()).await;
     world.write_jwt(-120);
     let pglease = start(&(world.settings() + &world.route("db-app"))).await;
-    pglease.wait_for_events("login.failed", 2, Duration::from_secs(20)).await;
+    pglease.wait_for_events("login.failed", 2, PATIENCE).await;
 
     world.write_jwt(3600);
     pglease.wait_ready().await;
@@ -65,7 +67,7 @@ async fn startup_waits_for_the_proof_and_clients_hear_of_the_upstream_meanwhile(
     gate.close().await;
     let pglease = start(&(world.settings() + &through(&gate, &world))).await;
 
-    pglease.wait_for_event("lease.serving", Duration::from_secs(30)).await;
+    pglease.wait_for_event("lease.serving", PATIENCE).await;
     let refused = pglease.connect("app").await.err().unwrap();
     assert_eq!(refused.code(), Some(&SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION));
     assert_eq!(pglease.get("/startup").await.0, 503);
@@ -86,7 +88,7 @@ async fn upstream_of_an_optional_route_holds_nothing_up() {
 
     pglease.wait_ready().await;
     pglease.connect("app").await.unwrap();
-    let serving = pglease.wait_for_event("lease.serving", Duration::from_secs(10)).await;
+    let serving = pglease.wait_for_event("lease.serving", PATIENCE).await;
     assert_eq!(serving["proven"], true);
     assert!(pglease.connect("reports").await.is_err());
 }

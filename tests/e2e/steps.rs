@@ -50,6 +50,11 @@ pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
 
+/// Waits until `/livez` says so, as a kubelet does: one answer that is late ends nobody.
+pub(crate) async fn until_alive(pglease: &Pglease) {
+    until(async || pglease.get("/livez").await.0 == 200).await;
+}
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
 
 /// For what takes its time on a machine that does much else.

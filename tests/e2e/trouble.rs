@@ -8,7 +8,7 @@ use crate::support::Servers;
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, start, until, user_of};
+use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, user_of};
 
 /// Leases of this life that can be renewed for long.
 fn leases_of(default_ttl: &'static str) -> WorldOptions {
@@ -53,8 +53,8 @@ async fn database_that_is_away_costs_no_new_role() {
 #[tokio::test]
 async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone() {
     let servers = Servers::start().await;
-    let world = World::create(&servers, leases_of("4s")).await;
-    let settings = world.settings_with("debug", &servers.openbao.address(), "connect_wait = \"1s\"");
+    let world = World::create(&servers, leases_of("6s")).await;
+    let settings = world.settings_with("debug", &servers.openbao.address(), "connect_wait = \"3s\"");
     let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
     let pglease = pglease_with(&(settings + &route)).await;
     let held = pglease.connect("app").await.unwrap();
@@ -63,7 +63,7 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
     until(async || pglease.get("/readyz").await.0 == 503).await;
     let refused = pglease.connect("app").await.err().unwrap();
     assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{refused:?}");
-    assert_eq!(pglease.get("/livez").await.0, 200);
+    until_alive(&pglease).await;
     held.query("SELECT count(*) FROM t", &[]).await.unwrap();
 
     servers.openbao.resume();
@@ -90,7 +90,9 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
 async fn upstream_that_refuses_every_new_role_does_not_have_them_made_in_a_loop() {
     let world = World::shared(WorldOptions::default()).await;
     let begun = time::Instant::now();
-    let pglease = pglease_for(&world).await;
+    // Nobody is served before the end, so each client waits for as long as it may.
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), "connect_wait = \"3s\"");
+    let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
     // Refused with 28000, as by a pg_hba.conf that does not know them.

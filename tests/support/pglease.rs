@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time;
 
 use super::postgres::Database;
@@ -150,7 +151,17 @@ impl Pglease {
     /// Every sample of `/metrics` by its name with labels, as in `pglease_orphans_total` or
     /// `pglease_rotations_total{trigger="planned",result="ok"}`.
     pub(crate) async fn metrics(&self) -> Vec<(String, f64)> {
-        let (_, text) = self.get("/metrics").await;
+        let scraping = async {
+            loop {
+                // None is 0, so a scrape that failed must not be taken for one.
+                match self.get("/metrics").await {
+                    (200, text) => return text,
+                    _ => time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let text = time::timeout(PATIENCE, scraping).await;
+        let text = text.unwrap_or_else(|_| panic!("no metrics; the last lines:\n{}", self.lines().tail()));
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let sample = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;
@@ -179,9 +190,30 @@ impl Pglease {
         })
     }
 
-    /// Every event of this name so far.
+    /// Every event of this name that has come so far. What has just been seen elsewhere may be logged and not have
+    /// come yet.
     pub(crate) fn events(&self, event: &str) -> Vec<Value> {
         events(&self.lines().all(), event).collect()
+    }
+
+    /// Every event of this name that has been logged so far, of one that logs at `debug` or has ended.
+    pub(crate) async fn logged(&self, event: &str) -> Vec<Value> {
+        self.catch_up().await;
+        self.events(event)
+    }
+
+    /// Waits for all that has been logged: lines come in order, and this leaves one.
+    async fn catch_up(&self) {
+        const MARK: &str = "http.connection_failed";
+        let seen = self.events(MARK).len();
+        let address = self.http.trim_start_matches("http://");
+        if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
+            let _ = stream.write_all(b"this is not HTTP\r\n\r\n").await;
+            let _ = time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+        }
+        let come = |lines: &[String]| nth_event(lines, MARK, seen + 1);
+        let has_come = self.lines().wait_for(PATIENCE, come).await.is_some();
+        assert!(has_come || self.lines().have_ended(), "the log stands still:\n{}", self.lines().tail());
     }
 
     /// Asks it to drain.
@@ -193,8 +225,11 @@ impl Pglease {
         self.process.signal(Signal::KILL);
     }
 
+    /// Its exit, within `limit`, with all that it has logged.
     pub(crate) async fn wait_exit(&self, limit: Duration) -> ExitStatus {
-        self.process.wait_exit(limit).await
+        let status = self.process.wait_exit(limit).await;
+        self.lines().wait_for(PATIENCE, |_| None::<()>).await;
+        status
     }
 }
 
@@ -214,4 +249,4 @@ fn parse(address: &str) -> SocketAddr {
 }
 
 /// For a start, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(1);

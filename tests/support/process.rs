@@ -174,6 +174,11 @@ impl Lines {
         self.wait_for(Duration::MAX, rest).await
     }
 
+    /// Whether the process's output has ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.count.has_changed().is_err()
+    }
+
     /// The last ones, for the message of a failed test.
     pub(crate) fn tail(&self) -> String {
         let lines = lock(&self.lines);

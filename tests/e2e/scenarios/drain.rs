@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{assert_nothing_was_forbidden, granted, of};
 use crate::support::Servers;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{pglease_for, pglease_with, until, user_of};
+use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
 
 #[tokio::test]
 async fn scenario_11_sessions_are_gone_from_the_server_before_their_role_is_revoked() {
@@ -24,7 +24,7 @@ async fn scenario_11_sessions_are_gone_from_the_server_before_their_role_is_revo
     assert_nothing_was_forbidden(&world, &pglease).await;
 
     pglease.sigterm();
-    assert_eq!(pglease.wait_exit(Duration::from_secs(30)).await.code(), Some(0));
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     until(async || world.leased_roles().await.is_empty()).await;
 
     let of_user = |what: &str| {
@@ -63,7 +63,7 @@ async fn scenario_12_slow_revocation_does_not_hold_up_the_exit() {
 
     let asked_at = Instant::now();
     pglease.sigterm();
-    assert_eq!(pglease.wait_exit(Duration::from_secs(30)).await.code(), Some(0));
+    assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     let took = asked_at.elapsed();
     assert!(took < Duration::from_secs(2 + 5), "{took:?}");
     until(async || world.leased_roles().await.is_empty()).await;

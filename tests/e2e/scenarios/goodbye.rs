@@ -14,7 +14,14 @@ const RESTLESS: Pace = Pace { pause: Duration::ZERO, jitter: Duration::from_mill
 
 #[tokio::test]
 async fn case_c18_insert_that_meets_the_end_of_its_lease_is_answered_or_not_done() {
-    let world = World::short_lived(Revocation::Drop).await;
+    // Boundaries are looked for from 5 s before the end on.
+    let vault_role = VaultRole {
+        default_ttl: "40s",
+        max_ttl: "50s",
+        revocation: Revocation::Drop,
+        ..VaultRole::default()
+    };
+    let world = World::shared(of(vault_role)).await;
     let route = world.route("db-app") + "at_lease_end = \"close\"\n";
     let pglease = pglease_with(&(world.settings() + &route)).await;
     // A session that is idle for two seconds may end.
@@ -22,20 +29,23 @@ async fn case_c18_insert_that_meets_the_end_of_its_lease_is_answered_or_not_done
     let clients = Clients::start(&world, &pglease, 50, Pace { pause, jitter, attempts: 0 }).await;
     let told = clients.finish(&world).await;
     assert!(told.attempts() >= 150, "{}", told.attempts());
-    assert!(pglease.events("session.end").iter().all(|end| end["reason"] == "lease_ends"));
+    let ends = pglease.logged("session.end").await;
+    assert!(ends.iter().all(|end| end["reason"] == "lease_ends"), "{ends:?}");
 }
 
 #[tokio::test]
 async fn case_c18_insert_that_meets_a_drain_is_answered_or_not_done() {
     let world = World::shared(of(VaultRole::default())).await;
     for _ in 0..4 {
-        let pglease = pglease_for(&world).await;
+        let settings = world.settings() + "[drain]\ndeadline = \"50s\"\n\n" + &world.route("db-app");
+        let pglease = pglease_with(&settings).await;
         let clients = Clients::start(&world, &pglease, 50, RESTLESS).await;
         pglease.sigterm();
         let told = clients.finish(&world).await;
         assert!(told.unknown.is_empty(), "{:?}", told.unknown);
         assert!(pglease.wait_exit(PATIENCE).await.success());
-        assert!(pglease.events("session.end").iter().all(|end| end["reason"] == "drain"));
+        let ends = pglease.events("session.end");
+        assert!(ends.iter().all(|end| end["reason"] == "drain"), "{ends:?}");
     }
 }
 
@@ -54,7 +64,7 @@ async fn case_c18_insert_that_meets_a_revocation_is_answered_or_not_done() {
             pglease.connect("app").await.unwrap();
         }
         clients.finish(&world).await;
-        let ends = pglease.events("session.end");
+        let ends = pglease.logged("session.end").await;
         assert_eq!(ends.iter().filter(|end| end["reason"] == reason).count(), 50, "{reason}");
     }
 }
