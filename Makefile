@@ -24,7 +24,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long bench-fleet fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image bench-fleet fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -42,7 +42,7 @@ test: servers clients ## every test, on PostgreSQL 18, and the end-to-end ones o
 
 test-all: servers clients ## every test, the end-to-end ones on every PostgreSQL, and those that take minutes
 	$(run-tests)
-	@$(MAKE) --no-print-directory test-long
+	@$(MAKE) --no-print-directory test-long test-image
 
 # Few side by side: they measure, or put a load on the machine.
 test-long: MAJORS := 18
@@ -50,6 +50,11 @@ test-long: servers ## those that take minutes alone, up to 25 in all; their figu
 	@$(CARGO) test --locked --no-run --test long
 	@RUST_TEST_THREADS=3 $(RUN) $(CARGO) test --quiet --locked --test long
 	@cat target/long/*.txt
+
+test-image: MAJORS := 18
+test-image: servers ## the image's content, run in an empty root directory; as root, else in part
+	@$(CARGO) test --locked --no-run --test image
+	@$(RUN) $(CARGO) test --quiet --locked --test image
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet

@@ -31,9 +31,24 @@ impl Pglease {
         let folder = Folder::create(None);
         let file = folder.path().join("pglease.toml");
         fs::write(&file, settings).unwrap();
+        let arguments = ["proxy".to_owned(), "--config-file".to_owned(), file.display().to_string()];
+        Self::spawn(folder, binary, &arguments).await
+    }
+
+    /// The same with `root` as its root directory, in which `program` is, and as the user that the image names. Needs
+    /// root.
+    pub(crate) async fn start_in(root: &Path, program: &str, settings: &str) -> Self {
+        fs::write(root.join("pglease.toml"), settings).unwrap();
+        let root = root.display().to_string();
+        let arguments = ["--userspec=65532:65532", &root, program, "proxy", "--config-file", "/pglease.toml"];
+        let arguments = arguments.map(str::to_owned);
+        Self::spawn(Folder::create(None), Path::new("/usr/sbin/chroot"), &arguments).await
+    }
+
+    async fn spawn(folder: Folder, binary: &Path, arguments: &[String]) -> Self {
         let process = Process::spawn(&Spawn {
             program: binary,
-            arguments: &["proxy".to_owned(), "--config-file".to_owned(), file.display().to_string()],
+            arguments,
             environment: &[("RUST_BACKTRACE", "1")],
             folder: folder.path(),
             uid: None,
