@@ -36,6 +36,7 @@ mod trouble;
 mod drain;
 mod admin;
 mod setup;
+mod deploy;
 mod pgbench;
 mod clients;
 mod secrets;

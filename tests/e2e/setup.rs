@@ -1,7 +1,8 @@
 //! What README.md and docs/setup.md tell an operator to do, done.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use reqwest::Method;
@@ -16,10 +17,14 @@ use crate::{PATIENCE, pglease_with, until};
 const README: &str = include_str!("../../README.md");
 const SETUP: &str = include_str!("../../docs/setup.md");
 
-/// The blocks of code in this language, one after the other.
-fn blocks(docs: &str, language: &str) -> String {
-    let blocks = docs.split("```").skip(1).step_by(2);
-    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+/// The blocks of code, each with its language, in their order.
+fn blocks(docs: &str) -> Vec<(&str, &str)> {
+    docs.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect()
+}
+
+/// Those in this language, one after the other.
+fn blocks_in(docs: &str, language: &str) -> String {
+    blocks(docs).into_iter().filter(|(of, _)| *of == language).map(|(_, text)| text).collect()
 }
 
 /// `text` with each of these replaced, all of which it has.
@@ -30,85 +35,143 @@ fn adapted(text: &str, replacements: &[(&str, String)]) -> String {
     })
 }
 
+/// Does what the page says, from its beginning to its end, in `folder`.
+async fn set_up(docs: &str, folder: &Path, servers: &Servers) {
+    let Servers { postgres, openbao } = servers;
+    symlink(openbao.program(), folder.join("vault")).unwrap();
+    symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"), folder.join("deploy")).unwrap();
+    let variables = [
+        ("PATH", format!("{}:{}:/usr/bin:/bin", folder.display(), postgres.bin().display())),
+        ("HOME", folder.display().to_string()),
+        ("VAULT_ADDR", openbao.address()),
+        ("VAULT_TOKEN", "root".to_owned()),
+        ("PGHOST", "localhost".to_owned()),
+        ("PGPORT", postgres.port().to_string()),
+        ("PGUSER", "postgres".to_owned()),
+        ("PGPASSWORD", "postgres".to_owned()),
+    ];
+    let superuser = postgres.connect("wizard").await;
+    for (language, text) in blocks(docs) {
+        if language == "sql" {
+            superuser.batch_execute(text).await.unwrap();
+            continue;
+        }
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-euc", text]).current_dir(folder).env_clear().envs(variables.clone());
+        let done = shell.stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "{text}\n{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
 #[tokio::test]
 async fn documented_set_up_and_settings_serve_an_application() {
-    let Servers { postgres, openbao } = &Servers::start().await;
+    let servers = &Servers::start().await;
+    let Servers { postgres, openbao } = servers;
     let token_review = TokenReview::start();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let ca_file = postgres.ca_file().display().to_string();
-
     postgres.query("postgres", "CREATE DATABASE wizard").await;
-    let superuser = postgres.connect("wizard").await;
-    superuser.batch_execute(&blocks(SETUP, "sql")).await.unwrap();
-
-    let kubernetes = format!(
-        "kubernetes_host={} kubernetes_ca_cert=@{ca_file} token_reviewer_jwt=reviewer disable_local_ca_jwt=true",
-        token_review.url()
-    );
     let issuer = rcgen::KeyPair::generate().unwrap();
     fs::write(path("issuer.pem"), issuer.public_key_pem()).unwrap();
-    let commands = adapted(
-        &blocks(SETUP, "sh"),
+    fs::write(path("reviewer"), "reviewer").unwrap();
+
+    // Where things are on this machine.
+    let addresses = format!(
+        "DB_HOST=localhost DB_PORT={} DB_PARAMETERS='sslmode=verify-full&sslrootcert={ca_file}' \
+         KUBERNETES_HOST={} KUBERNETES_CA_FILE={ca_file} KUBERNETES_REVIEWER_TOKEN_FILE=reviewer ",
+        postgres.port(),
+        token_review.url()
+    );
+    let docs = adapted(
+        SETUP,
         &[
-            ("@postgres:5432/", format!("@localhost:{}/", postgres.port())),
-            ("sslmode=verify-full", format!("sslmode=verify-full&sslrootcert={ca_file}")),
-            ("kubernetes_host=https://kubernetes.default.svc", kubernetes),
+            ("DB_HOST=postgres ", addresses),
             ("@issuer.pem", format!("@{}", path("issuer.pem"))),
             ("@ca.pem", format!("@{ca_file}")),
         ],
     );
-    fs::write(path("vault"), format!("#!/bin/sh\nexec '{}' \"$@\"\n", openbao.program().display())).unwrap();
-    fs::set_permissions(path("vault"), fs::Permissions::from_mode(0o755)).unwrap();
-    let done = Command::new("/bin/sh")
-        .args(["-euc", &commands])
-        .env_clear()
-        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
-        .envs([("HOME", path("")), ("VAULT_ADDR", openbao.address()), ("VAULT_TOKEN", "root".to_owned())])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    set_up(&docs, folder.path(), servers).await;
+    assert!(!folder.path().join("password").exists());
+    expect_vault_roles_of(&docs, servers).await;
 
-    fs::write(path("token"), TokenReview::jwt("default", "web", 3600)).unwrap();
     let upstream = format!("localhost:{}/wizard", postgres.port());
-    let settings = adapted(
-        &blocks(README, "toml"),
-        &[
-            ("https://vault.vault.svc:8200", openbao.address()),
-            ("[vault.login]\n", format!("[vault.login]\njwt_file = {:?}\n", path("token"))),
-            ("postgres:5432/wizard", upstream.clone()),
-            ("/etc/pg/ca.pem", ca_file.clone()),
-            ("[[route]]\n", "[[route]]\nuser = \"app\"\n".to_owned()),
-        ],
-    );
-    let others = format!(
-        "[[route]]\nuser = \"migration\"\nupstream = \"postgresql://{upstream}?sslrootcert={ca_file}\"\n\
-         vault_path = \"database/creds/db-migrate\"\nstartup_role = \"app_owner\"\n\
-         [[route]]\nupstream = \"postgresql://{upstream}?sslrootcert={ca_file}\"\n\
-         vault_path = \"database/static-creds/report\"\n\
-         [listen]\naddresses = [\"localhost:0\"]\n[http]\naddress = \"127.0.0.1:0\"\n"
-    );
-    let pglease = pglease_with(&(settings + &others)).await;
+    let start = async |role: &str, settings: &str| {
+        let token = path(&format!("token-{role}"));
+        fs::write(&token, TokenReview::jwt_for("vault", "default", role, 3600)).unwrap();
+        let settings = adapted(
+            settings,
+            &[
+                ("https://vault.vault.svc:8200", openbao.address()),
+                ("[vault.login]\n", format!("[vault.login]\njwt_file = {token:?}\n")),
+                ("postgres:5432/wizard", upstream.clone()),
+                ("/etc/pg/ca.pem", ca_file.clone()),
+            ],
+        );
+        let listen = "[listen]\naddresses = [\"localhost:0\"]\n[http]\naddress = \"127.0.0.1:0\"\n\
+                      [admin]\naddress = \"127.0.0.1:0\"\n";
+        pglease_with(&(settings + listen)).await
+    };
+    let settings = blocks_in(README, "toml");
+    let of_owner = [
+        ("role = \"web\"", "role = \"web-owner\"".to_owned()),
+        (
+            "\"database/creds/db-app\"\n",
+            "\"database/creds/db-app-owner\"\nstartup_role = \"app_owner\"\n".to_owned(),
+        ),
+    ];
+    let of_report = [
+        ("role = \"web\"", "role = \"web-report\"".to_owned()),
+        ("database/creds/db-app", "database/static-creds/db-app-report".to_owned()),
+    ];
+    let application = start("web", &settings).await;
+    let migration = start("web-owner", &adapted(&settings, &of_owner)).await;
+    let report = start("web-report", &adapted(&settings, &of_report)).await;
 
-    let migration = pglease.connect_as("wizard", "migration").await.unwrap();
-    migration
-        .batch_execute("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY, spell text)")
-        .await
-        .unwrap();
-    let application = pglease.connect_as("wizard", "app").await.unwrap();
-    application.batch_execute("INSERT INTO t (spell) VALUES ('alohomora')").await.unwrap();
-    let refused = application.batch_execute("CREATE TABLE u ()").await.unwrap_err();
+    let session = migration.connect("wizard").await.unwrap();
+    let table = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY, spell text)";
+    session.batch_execute(table).await.unwrap();
+    let session = application.connect("wizard").await.unwrap();
+    session.batch_execute("INSERT INTO t (spell) VALUES ('alohomora')").await.unwrap();
+    let refused = session.batch_execute("CREATE TABLE u ()").await.unwrap_err();
     assert_eq!(refused.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
-    let report = pglease.connect_as("wizard", "report").await.unwrap();
-    assert_eq!(report.rows("SELECT session_user").await, [[Some("report".to_owned())]]);
+    let session = report.connect("wizard").await.unwrap();
+    let right = [[Some("report".to_owned()), Some("alohomora".to_owned())]];
+    assert_eq!(session.rows("SELECT session_user, spell FROM t").await, right);
 
-    pglease.sigterm();
-    let status = pglease.wait_exit(PATIENCE).await;
-    assert!(status.success(), "{status}");
-    // NOLOGIN leaves the one, the other is gone.
+    for pglease in [&application, &migration, &report] {
+        pglease.sigterm();
+        let status = pglease.wait_exit(PATIENCE).await;
+        assert!(status.success(), "{status}");
+    }
+    // NOLOGIN leaves both, and the reaper neither.
+    let superuser = postgres.connect("wizard").await;
     let leased = "SELECT count(*), bool_or(rolcanlogin) FROM pg_roles WHERE rolname LIKE 'v-%'";
-    until(async || superuser.rows(leased).await == [[Some("1".to_owned()), Some("f".to_owned())]]).await;
+    let right = [[Some("2".to_owned()), Some("f".to_owned())]];
+    until(async || superuser.rows(leased).await == right).await;
+    until(async || {
+        superuser.rows("SELECT * FROM pglease.reap()").await;
+        superuser.rows(leased).await[0][0].as_deref() == Some("0")
+    })
+    .await;
+}
+
+/// The table of the page says what Vault has.
+async fn expect_vault_roles_of(docs: &str, servers: &Servers) {
+    let rows = docs.lines().filter(|line| line.starts_with("| `db-app"));
+    let rows: Vec<Vec<_>> =
+        rows.map(|row| row.split('|').map(|cell| cell.trim().replace('`', "")).collect()).collect();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        let [_, name, group, login, _, revocation, _] = &row[..] else { panic!("{row:?}") };
+        let role = servers.openbao.read(&format!("database/roles/{name}")).await;
+        let creation = role["creation_statements"][0].as_str().unwrap();
+        assert!(creation.ends_with(&format!("IN ROLE \"{group}\";")), "{name}: {creation}");
+        assert_eq!(role["revocation_statements"], json!([revocation]), "{name}");
+        let role = servers.openbao.read(&format!("auth/kubernetes/role/{login}")).await;
+        assert_eq!(role["bound_service_account_names"], json!([login]));
+        assert!(role["token_policies"].as_array().unwrap().contains(&json!(name)), "{role}");
+    }
 }
 
 #[tokio::test]

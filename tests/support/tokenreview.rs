@@ -83,9 +83,14 @@ impl TokenReview {
     /// A token of a service account, valid for `seconds` (for past ones, if negative). Nobody checks its
     /// signature.
     pub(crate) fn jwt(namespace: &str, service_account: &str, seconds: i64) -> String {
+        Self::jwt_for("k8s", namespace, service_account, seconds)
+    }
+
+    /// The same for an audience.
+    pub(crate) fn jwt_for(audience: &str, namespace: &str, service_account: &str, seconds: i64) -> String {
         let now = unix_now();
         let claims = json!({
-            "aud": ["k8s"],
+            "aud": [audience],
             "sub": format!("system:serviceaccount:{namespace}:{service_account}"),
             "iat": now,
             "nbf": now.min(now + seconds),
@@ -112,7 +117,8 @@ async fn review(State(shared): State<Arc<Shared>>, request: Bytes) -> (StatusCod
     }
     let request: Value = serde_json::from_slice(&request).unwrap();
     let claims = claims(request["spec"]["token"].as_str().unwrap()).unwrap_or_default();
-    let is_valid = claims["exp"].as_i64().is_some_and(|end| end > unix_now());
+    let is_valid = claims["exp"].as_i64().is_some_and(|end| end > unix_now())
+        && is_for_one_of(&claims["aud"], &request["spec"]["audiences"]);
     let status = if is_valid && answer == Answer::Honest {
         json!({
             "authenticated": true,
@@ -124,6 +130,12 @@ async fn review(State(shared): State<Arc<Shared>>, request: Bytes) -> (StatusCod
     };
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status });
     (StatusCode::CREATED, review.to_string())
+}
+
+/// Whether the token is meant for one of these audiences; for anybody, where none is asked for.
+fn is_for_one_of(audience: &Value, wanted: &Value) -> bool {
+    let (Some(audience), Some(wanted)) = (audience.as_array(), wanted.as_array()) else { return true };
+    wanted.is_empty() || wanted.iter().any(|wanted| audience.contains(wanted))
 }
 
 /// What the token says of itself.
