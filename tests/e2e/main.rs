@@ -37,6 +37,7 @@ mod drain;
 mod admin;
 mod setup;
 mod deploy;
+mod mounts;
 mod pgbench;
 mod clients;
 mod secrets;
