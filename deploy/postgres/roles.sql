@@ -4,6 +4,7 @@
 --
 --     psql -X -v ON_ERROR_STOP=1 -d wizard -f deploy/postgres/roles.sql
 --
+-- Run it again after an upgrade from PostgreSQL 15 or earlier to a later one, which asks for more of who makes roles.
 -- It has no psql commands, so that any driver or migration tool can run it as well. Roles are of the whole server, and
 -- so are their names: give each application of one server its own, by replacing app_ro, app_rw and app_owner here, in
 -- reaper.sql, and in the variables of ../vault/setup.sh.

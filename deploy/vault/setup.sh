@@ -140,7 +140,7 @@ connect() {
     url="postgresql://{{username}}:{{password}}@$DB_HOST:$DB_PORT/$DB_NAME?$DB_PARAMETERS"
     if has -field=connection_details "$config"; then
         case $found in
-            *"connection_url:$url "*) say "$config is there, and left as it is" ;;
+            *"connection_url:$url "*) say "$config is there, and left as it is; it must allow $NAME and $NAME-*" ;;
             *) fail "$config is another connection; DB_CONNECTION gives this one a name of its own" ;;
         esac
         return

@@ -1,5 +1,8 @@
 //! `deploy/vault`, and the roles of `deploy/postgres` that it leases.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
@@ -217,8 +220,9 @@ async fn lease_that_ends_leaves_open_sessions_alone_and_lets_nobody_in_any_more(
 }
 
 #[tokio::test]
-async fn tokens_of_pods_are_good_for_their_own_credentials_and_for_nothing_else() {
+async fn only_the_named_accounts_log_in_and_their_tokens_are_good_for_their_credentials_alone() {
     let deployment = Deployment::complete().await;
+    only_the_named_accounts_log_in(&deployment).await;
     let openbao = &deployment.servers.openbao;
     let (engine, auth) = (deployment.named("database"), deployment.named("kubernetes"));
     let readable: [(&str, &[&str]); 4] = [
@@ -235,6 +239,24 @@ async fn tokens_of_pods_are_good_for_their_own_credentials_and_for_nothing_else(
             assert_eq!(status, right, "{kind:?} reads {of:?}: {answer}");
         }
     }
+
+    // All that pglease asks for.
+    let own = deployment.lease("").await;
+    let (renew, lookup) =
+        (json!({ "lease_id": own.lease_id, "increment": 0 }), json!({ "lease_id": own.lease_id }));
+    let needed = [
+        (Method::GET, "auth/token/lookup-self", json!(null), 200),
+        (Method::POST, "auth/token/renew-self", json!({}), 200),
+        (Method::PUT, "sys/leases/renew", renew, 200),
+        (Method::PUT, "sys/leases/lookup", lookup, 200),
+        (Method::POST, "auth/token/revoke-self", json!(null), 204),
+    ];
+    for (method, path, body, right) in needed {
+        let body = Some(body).filter(|body| !body.is_null());
+        let (status, answer) = openbao.call(method, path, &own.token, body).await;
+        assert_eq!(status, right, "{path}: {answer}");
+    }
+    until(async || deployment.can_log_in(&own.user).await == Some(false)).await;
 
     let foreign = deployment.lease("-owner").await;
     let token = deployment.token("").await;
@@ -274,9 +296,7 @@ async fn tokens_of_pods_are_good_for_their_own_credentials_and_for_nothing_else(
     }
 }
 
-#[tokio::test]
-async fn only_the_named_service_accounts_log_in_with_tokens_that_are_for_vault() {
-    let deployment = Deployment::complete().await;
+async fn only_the_named_accounts_log_in(deployment: &Deployment) {
     let logins = [
         ("web", jwt("default", "web"), 200),
         ("web", jwt("default", "web-owner"), 403),
@@ -356,4 +376,47 @@ async fn script_that_cannot_go_on_says_why_and_leaves_no_half_of_a_connection() 
         let done = deployment.set_up_vault(&[(name, value)]).await;
         assert!(!done.status.success() && words(&done).contains(right), "{name}: {}", words(&done));
     }
+}
+
+#[tokio::test]
+async fn script_that_is_stopped_before_the_password_is_replaced_takes_the_connection_back() {
+    let deployment = Deployment::of_postgres().await;
+    let openbao = &deployment.servers.openbao;
+    // Stops the script in the middle of that.
+    let program = deployment.file(
+        "stopping",
+        &format!(
+            "#!/bin/sh\ncase $* in *rotate-root*) kill -TERM $PPID; exit ;; esac\nexec {} \"$@\"\n",
+            openbao.program().display()
+        ),
+    );
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let done = deployment.set_up_vault(&[("VAULT_CLI", &program)]).await;
+    assert!(!done.status.success(), "{}", words(&done));
+    assert!(openbao.list(&format!("{}/config", deployment.named("database"))).await.is_empty());
+    let made = format!("Data written to: {}/config/", deployment.named("database"));
+    assert!(words(&done).contains(&made), "{}", words(&done));
+}
+
+#[tokio::test]
+async fn set_up_in_a_namespace_stays_in_it() {
+    let deployment = Deployment::of_postgres().await;
+    let openbao = &deployment.servers.openbao;
+    let namespace = deployment.named("team");
+    openbao.write(&format!("sys/namespaces/{namespace}"), json!({})).await;
+    let done = deployment.set_up_vault(&[("BAO_NAMESPACE", &namespace)]).await;
+    assert!(done.status.success(), "{}", words(&done));
+
+    let login = format!("{namespace}/auth/{}/login", deployment.named("kubernetes"));
+    let body = json!({ "role": "web", "jwt": jwt("default", "web") });
+    let (status, answer) = openbao.call(Method::POST, &login, "", Some(body)).await;
+    assert_eq!(status, 200, "{answer}");
+    let token = answer["auth"]["client_token"].as_str().unwrap();
+    let path = format!("{namespace}/{}", deployment.creds(""));
+    let (status, answer) = openbao.call(Method::GET, &path, token, None).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) = openbao
+        .call(Method::GET, &format!("sys/mounts/{}", deployment.named("database")), "root", None)
+        .await;
+    assert_eq!(status, 400, "{answer}");
 }
