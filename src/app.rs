@@ -3,6 +3,8 @@
 //! The calling thread becomes the control thread: chains, HTTP, signals. A second one, the data thread, runs listener
 //! and sessions, so that nothing done for a lease delays a byte of the relay.
 
+mod injector;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future;
@@ -39,6 +41,8 @@ use crate::tls::TlsError;
 use crate::upstream::{Probe, Upstream};
 use crate::vault::{Vault, VaultSetupError};
 
+pub(crate) use injector::run as run_injector;
+
 /// Why pglease did not serve, or not to the end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppError {
@@ -50,6 +54,8 @@ pub(crate) enum AppError {
     Vault(VaultSetupError),
     #[error("TLS for clients")]
     ClientTls(#[source] TlsError),
+    #[error("TLS towards the API server")]
+    WebhookTls(#[source] TlsError),
     #[error(transparent)]
     Listen(listener::BindError),
     #[error(transparent)]
@@ -63,7 +69,14 @@ pub(crate) enum AppError {
 impl AppError {
     /// Whether a setting is at fault, rather than what was found at run time.
     pub(crate) fn is_of_settings(&self) -> bool {
-        matches!(self, Self::Upstream { .. } | Self::AuthFile(_) | Self::Vault(_) | Self::ClientTls(_))
+        match self {
+            Self::Upstream { .. }
+            | Self::AuthFile(_)
+            | Self::Vault(_)
+            | Self::ClientTls(_)
+            | Self::WebhookTls(_) => true,
+            Self::Listen(_) | Self::Http(_) | Self::Start(_) | Self::DataThread(_) => false,
+        }
     }
 }
 
@@ -147,7 +160,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
 }
 
 /// In one warning, what of the defaults this machine does not have.
-fn report_absent(absent: &[Option<Absent>; 3]) {
+fn report_absent(absent: &[Option<Absent>]) {
     let absent = absent.iter().flatten();
     if let Some(Absent { source, .. }) = absent.clone().next() {
         let addresses = join(&absent.map(|absent| absent.address).collect::<Vec<_>>());

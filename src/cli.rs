@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 use tracing::warn;
 
-use crate::app;
-use crate::config::{self, Loaded};
+use crate::app::{self, AppError};
+use crate::config::{self, ConfigErrors, Loaded, LogConfig};
 use crate::telemetry::{self, Causes};
 
 /// Runs the command that `arguments` ask for, the program's own name being the first of them.
@@ -27,6 +27,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match matches.subcommand() {
         Some(("proxy", matches)) => return proxy(matches),
+        Some(("injector", matches)) => return injector(matches),
         Some((name @ ("rotate" | "drain" | "status"), matches)) => return operate::run(name, matches),
         _ => {}
     }
@@ -49,26 +50,59 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(proxy)
+        .subcommand(injector_command())
         .subcommands(operate::commands())
         .subcommand(Command::new("version").about("Print the version"))
 }
 
+fn injector_command() -> Command {
+    Command::new("injector")
+        .about("Give annotated pods their sidecar: the mutating webhook for Kubernetes' API server")
+        .long_about(
+            "Answers the AdmissionReviews that an API server posts to /mutate over HTTPS: pods with the label \
+             pglease.dev/inject: \"true\" get a sidecar as their annotations say. On SIGTERM it ends when what it was \
+             asked is answered.\n\nEvery setting is a key of the file, a variable and a flag: docs/injector.md.",
+        )
+        .args(config::injector_flags())
+}
+
 fn proxy(matches: &ArgMatches) -> ExitCode {
-    let Loaded { config, warnings } = match config::load(matches, config::environment()) {
-        Ok(loaded) => loaded,
+    serve(
+        config::load(matches, config::environment()),
+        |Loaded { config, warnings }| (config.log.clone(), config, warnings),
+        app::run,
+    )
+}
+
+fn injector(matches: &ArgMatches) -> ExitCode {
+    serve(
+        config::load_injector(matches, config::environment()),
+        |config| (config.log.clone(), config, Vec::new()),
+        app::run_injector,
+    )
+}
+
+/// Starts the log, says the warnings, and runs to the end.
+fn serve<T, C>(
+    loaded: Result<T, ConfigErrors>,
+    parts: impl FnOnce(T) -> (LogConfig, C, Vec<String>),
+    run: impl FnOnce(C) -> Result<(), AppError>,
+) -> ExitCode {
+    let (log, config, warnings) = match loaded {
+        Ok(loaded) => parts(loaded),
         Err(errors) => {
             say(&mut io::stderr(), &errors.to_string());
             return USAGE.into();
         }
     };
-    if let Err(error) = telemetry::start_log(&config.log) {
+    if let Err(error) = telemetry::start_log(&log) {
         say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
         return FAILURE.into();
     }
     for warning in warnings {
         warn!(event = "config.warning", "{warning}");
     }
-    match app::run(config) {
+    match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));

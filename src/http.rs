@@ -63,18 +63,25 @@ pub(crate) struct BindError {
     pub(crate) source: io::Error,
 }
 
-/// Binds `http.address`; where nobody asked for it, and the machine has no IPv6, its counterpart in IPv4.
+/// Binds `http.address`.
 pub(crate) fn bind(config: HttpConfig) -> Result<(TcpListener, Option<Absent>), BindError> {
-    let key = "http.address";
-    if config.explicit {
-        let HttpConfig { address, .. } = config;
+    bind_to("http.address", config.address, config.explicit)
+}
+
+/// Binds the address of `key`; where nobody asked for it, and the machine has no IPv6, its counterpart in IPv4.
+pub(crate) fn bind_to(
+    key: &'static str,
+    address: SocketAddr,
+    explicit: bool,
+) -> Result<(TcpListener, Option<Absent>), BindError> {
+    if explicit {
         return listen(address).map(|bound| (bound, None)).map_err(|source| BindError {
             key,
             address,
             source,
         });
     }
-    listen_by_default(config.address).map_err(|(address, source)| BindError { key, address, source })
+    listen_by_default(address).map_err(|(address, source)| BindError { key, address, source })
 }
 
 /// Listens there or, where the machine has no such address, at its counterpart. An error comes with whose it is.

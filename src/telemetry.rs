@@ -3,6 +3,8 @@
 //! Log lines carry a stable name in the field `event`; metrics are `pglease_…`, with no label that a client can
 //! choose.
 
+mod injector;
+
 use std::error::Error;
 use std::fmt::{Display, Formatter};
 use std::io;
@@ -20,6 +22,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{LogConfig, LogFormat};
+
+pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
 
 /// Starts the log on stderr: this crate's lines at the level asked for, those of its libraries from `warn` up.
 pub(crate) fn start_log(config: &LogConfig) -> Result<(), TryInitError> {
@@ -56,7 +60,7 @@ impl Display for Causes<'_> {
     }
 }
 
-/// Every metric of the process. Cheap to clone where a task wants its own.
+/// Every metric of `pglease proxy`. Cheap to clone where a task wants its own.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -415,9 +419,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn docs_list_every_metric() {
-        let text = touched().encode().unwrap();
+    /// The table that docs have of what is scraped.
+    pub(super) fn docs_table(text: &str) -> String {
         let mut table = "| metric | type | labels | what it counts |\n| --- | --- | --- | --- |\n".to_owned();
         for block in text.split("# HELP ").skip(1) {
             let (name, rest) = block.split_once(' ').unwrap();
@@ -433,6 +436,12 @@ mod tests {
             };
             let _ = writeln!(table, "| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", "));
         }
+        table
+    }
+
+    #[test]
+    fn docs_list_every_metric() {
+        let table = docs_table(&touched().encode().unwrap());
         let docs = include_str!("../docs/metrics.md");
         assert!(docs.contains(&table), "docs/metrics.md should have:\n\n{table}");
     }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use client::{ClientTls, client_config};
 pub(crate) use reread::{Change, Reread};
-pub(crate) use server::{ALPN, ServerIdentity, server_identity};
+pub(crate) use server::{ALPN, ServerIdentity, ShownTo, server_identity};
 pub(crate) use verify::Verify;
 
 /// Why there is no TLS configuration.
@@ -41,8 +41,8 @@ pub(crate) enum TlsError {
          or Ed25519"
     )]
     KeyAlgorithm { of: PemKind, path: PathBuf },
-    #[error("listen.tls_cert_file {path:?} with the key of listen.tls_key_file")]
-    ServerCert { path: PathBuf, source: rustls::Error },
+    #[error("{of} {path:?} with the key of {of_key}")]
+    ServerCert { of: PemKind, of_key: PemKind, path: PathBuf, source: rustls::Error },
     #[error(
         "others may read the key {path:?}; give it the mode 0600, or 0640 where it is root's, as they could use it"
     )]
@@ -63,6 +63,8 @@ pub(crate) enum PemKind {
     ClientKey,
     ServerCert,
     ServerKey,
+    WebhookCert,
+    WebhookKey,
     Crl,
 }
 
@@ -74,6 +76,8 @@ impl fmt::Display for PemKind {
             Self::ClientKey => "key of the client certificate",
             Self::ServerCert => "listen.tls_cert_file",
             Self::ServerKey => "listen.tls_key_file",
+            Self::WebhookCert => "injector.tls_cert_file",
+            Self::WebhookKey => "injector.tls_key_file",
             Self::Crl => "list of revoked certificates",
         })
     }

@@ -167,7 +167,7 @@ fn events_of_leases() -> Vec<Call> {
 }
 
 /// Where they are logged.
-const LIVES: &[&str] = &["lease", "vault", "admin", "app"];
+const LIVES: &[&str] = &["lease", "vault", "admin", "app", "injector"];
 
 #[test]
 fn table_is_read_as_written() {

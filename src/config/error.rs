@@ -155,6 +155,22 @@ pub(crate) enum Problem {
     #[error("the port of {other} as well; choose another")]
     SamePort { other: Written },
 
+    #[error("not key=value; write it like \"vault.address=https://vault.vault.svc:8200\"")]
+    NotKeyAndValue,
+    #[error("no setting of pglease proxy; {}", did_you_mean(nearest.as_deref()))]
+    NotASetting { nearest: Option<String> },
+    #[error("{setting}: {problem}")]
+    SidecarSetting { setting: String, problem: Box<Self> },
+    #[error(
+        "not configmap/NAME or secret/NAME, with /KEY behind it where that is not ca.crt; write it so, with names as \
+         Kubernetes has them"
+    )]
+    NotAnObjectFile,
+    #[error("shorter than 10m, which is the least that Kubernetes gives; make it longer")]
+    TokenTooShort,
+    #[error("not a quantity of Kubernetes; write it like \"10m\" or \"16Mi\"")]
+    NotAQuantity,
+
     #[error("cannot be read: {reason}; name a file that is there and that this user may read")]
     Unreadable { reason: String },
     #[error("not a regular file; name one that can be read again and again")]

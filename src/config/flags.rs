@@ -4,17 +4,27 @@ use clap::{Arg, ArgMatches};
 
 use super::env;
 use super::error::Place;
-use super::keys::{Built, KEYS, Key, Kind, Preset};
+use super::keys::{Built, KEYS, Key, Kind, Preset, Reads};
 use super::settings::{Layer, Setting};
 
-/// The flags of every command that reads settings. Those of keys that are not built yet are hidden, but there, so
-/// that whoever gives one is told.
+/// The flags of `pglease proxy`. Those of keys that are not built yet are hidden, but there, so that whoever gives one
+/// is told.
 pub(crate) fn flags() -> Vec<Arg> {
+    flags_of(Reads::Proxy)
+}
+
+/// The flags of `pglease injector`.
+pub(crate) fn injector_flags() -> Vec<Arg> {
+    flags_of(Reads::Injector)
+}
+
+fn flags_of(command: Reads) -> Vec<Arg> {
     let file = Arg::new(CONFIG_FILE)
         .long("config-file")
         .value_name("PATH")
         .help(format!("TOML file with settings [env: {}]", env::CONFIG_FILE));
-    [file].into_iter().chain(KEYS.iter().map(flag)).collect()
+    let keys = KEYS.iter().filter(|key| key.is_read_by(command));
+    [file].into_iter().chain(keys.map(flag)).collect()
 }
 
 /// Those of [`flags`] that say where a running pglease is asked.
@@ -49,6 +59,7 @@ fn heading(key: &Key) -> &'static str {
         "listen" => "Listen",
         "route" => "Route",
         "drain" => "Drain",
+        "injector" => "Injector",
         _ => "Observe",
     }
 }

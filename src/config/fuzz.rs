@@ -39,7 +39,7 @@ pub(crate) fn fuzz_file(text: &str) {
     let mut errors = Vec::new();
     let read = file::parse("pglease.toml", text, &mut errors);
     if let Some(file) = read {
-        let (settings, routes) = settings::merge(file, [], &mut errors);
+        let (settings, routes) = settings::merge(super::keys::Reads::Proxy, file, [], &mut errors);
         let config = load::config(&settings, &routes, &mut errors);
         assert!(config.is_some() || !errors.is_empty(), "refused without a word");
     } else {

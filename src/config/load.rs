@@ -8,10 +8,12 @@ use clap::ArgMatches;
 use tracing::Level;
 
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
+use super::keys::Reads;
 use super::settings::{self, FileSettings, Reader, Settings};
 use super::{
-    AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, ListenAddress, ListenConfig, LogConfig,
-    LogFormat, ServerCert, SslMode, UnixSocket, auth, env, file, flags, routes, value, vault,
+    AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, InjectorConfig, ListenAddress, ListenConfig,
+    LogConfig, LogFormat, ServerCert, SslMode, UnixSocket, auth, env, file, flags, injector, routes, value,
+    vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -28,7 +30,7 @@ pub(crate) fn load(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut errors = Vec::new();
-    let Some((settings, routes)) = read(matches, variables, &mut errors) else {
+    let Some((settings, routes)) = read(Reads::Proxy, matches, variables, &mut errors) else {
         return Err(ConfigErrors::new(errors));
     };
     let config = config(&settings, &routes, &mut errors);
@@ -45,7 +47,7 @@ pub(crate) fn load_admin(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<AdminConfig, ConfigErrors> {
     let mut errors = Vec::new();
-    let read = read(matches, variables, &mut errors);
+    let read = read(Reads::Proxy, matches, variables, &mut errors);
     let admin = read.and_then(|(settings, _)| admin(&mut Reader::new(&settings, &mut errors)));
     match admin {
         Some(admin) if errors.is_empty() => Ok(admin),
@@ -53,9 +55,24 @@ pub(crate) fn load_admin(
     }
 }
 
+/// Reads the settings of `pglease injector`; those that are the proxy's alone are left alone.
+pub(crate) fn load_injector(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<InjectorConfig, ConfigErrors> {
+    let mut errors = Vec::new();
+    let read = read(Reads::Injector, matches, variables, &mut errors);
+    let config = read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors)));
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(ConfigErrors::new(errors)),
+    }
+}
+
 /// The three ways laid over each other: what is not a route's, and the routes. `None` where the file cannot be read:
 /// all that stands in it would be called missing.
 fn read(
+    command: Reads,
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
     errors: &mut Vec<ConfigError>,
@@ -72,7 +89,7 @@ fn read(
         None => Some(FileSettings::default()),
     };
     let layers = [environment.vault, environment.settings, given.settings];
-    Some(settings::merge(file?, layers, errors))
+    Some(settings::merge(command, file?, layers, errors))
 }
 
 pub(super) fn config(
@@ -217,7 +234,7 @@ fn check_at_most(reader: &mut Reader<'_>, name: &'static str, duration: Duration
     }
 }
 
-fn http(reader: &mut Reader<'_>, listen: Option<&ListenConfig>) -> Option<HttpConfig> {
+pub(super) fn http(reader: &mut Reader<'_>, listen: Option<&ListenConfig>) -> Option<HttpConfig> {
     let address = reader.value("http.address", value::socket_address)?;
     let taken = listen.into_iter().flat_map(|listen| &listen.addresses).flat_map(|address| sockets(*address));
     if taken.into_iter().any(|taken| collide(address, taken) || overlap(address, taken))
@@ -251,7 +268,7 @@ fn check_admin(reader: &mut Reader<'_>, admin: &AdminConfig, listen: &ListenConf
     }
 }
 
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let takes_all = |ip: IpAddr| match ip {
         // An IPv6 socket for all addresses takes those of IPv4 as well, where the machine does not say otherwise.
         IpAddr::V6(ip) => ip.is_unspecified(),
@@ -260,7 +277,7 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || takes_all(one.ip()))
 }
 
-fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
+pub(super) fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
     let format = reader.word("log.format", &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
     let level = reader.word(
         "log.level",

@@ -12,8 +12,10 @@ use std::time::Duration;
 pub(crate) use fuzz::{fuzz_file, fuzz_upstream};
 pub(crate) use {
     env::environment,
-    flags::{admin_flags, flags},
-    load::{Loaded, load, load_admin},
+    error::ConfigErrors,
+    flags::{admin_flags, flags, injector_flags},
+    injector::{InjectorConfig, SidecarConfig},
+    load::{Loaded, load, load_admin, load_injector},
     require_auth::RequireAuth,
     server::{
         Host, Keepalive, LoadBalanceHosts, Place, ProtocolVersion, Silence, TargetSessionAttrs,
@@ -23,12 +25,19 @@ pub(crate) use {
     vault::is_static,
 };
 
+#[expect(unused_imports, reason = "for the review of pods")]
+pub(crate) use injector::{
+    Conflict, ObjectFile, ObjectKind, ProjectedToken, Resources, SidecarSetting, quantity, sidecar_setting,
+    token_expiration,
+};
+
 mod auth;
 mod conninfo;
 mod env;
 mod error;
 mod file;
 mod flags;
+mod injector;
 mod keys;
 mod keywords;
 mod load;

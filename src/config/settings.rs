@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::error::{ConfigError, Place, Problem, Written, shown};
-use super::keys::{self, Built, Key, Kind, Preset};
+use super::keys::{self, Built, Key, Kind, Preset, Reads};
 use super::value;
 
 /// A key, what somebody wrote for it, and where.
@@ -80,18 +80,21 @@ impl Settings {
     }
 }
 
-/// Lays `above`, highest last, over what the file says. Of the file's routes none may be changed from outside but an
-/// only one; where the file has none, what is outside makes one.
+/// Lays `above`, highest last, over what the file says, without what `command` does not read. Of the file's routes none
+/// may be changed from outside but an only one; where the file has none, what is outside makes one.
 pub(crate) fn merge(
+    command: Reads,
     file: FileSettings,
     above: impl IntoIterator<Item = Layer>,
     errors: &mut Vec<ConfigError>,
 ) -> (Settings, Vec<Settings>) {
     let mut settings = Settings::default();
     let mut outside = Settings::default();
-    settings.lay(file.settings);
+    let is_read = |setting: &Setting| setting.key.is_read_by(command);
+    settings.lay(file.settings.into_iter().filter(is_read).collect());
     for layer in above {
-        let (of_route, others) = layer.into_iter().partition(|setting| setting.key.is_of_route());
+        let layer = layer.into_iter().filter(is_read);
+        let (of_route, others) = layer.partition(|setting| setting.key.is_of_route());
         settings.lay(others);
         outside.lay(of_route);
     }

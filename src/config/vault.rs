@@ -145,7 +145,7 @@ const SECRET_ID_WRAPPED: &str = "vault.login.secret_id_wrapped";
 const TOKEN_FILE: &str = "vault.login.token_file";
 
 /// Scheme, host, port and path prefix, without slashes at its end and without the API's `/v1`, which callers add.
-fn address(text: &str) -> Result<String, Problem> {
+pub(super) fn address(text: &str) -> Result<String, Problem> {
     let text = value::text(text)?;
     let url = Url::parse(&text).map_err(|_| Problem::NotAVaultAddress)?;
     let has_scheme =
@@ -212,7 +212,7 @@ pub(crate) fn is_private(address: &str) -> bool {
 }
 
 /// Without slashes at its ends; the root namespace, `/`, is none.
-fn namespace(text: &str) -> Result<Option<String>, Problem> {
+pub(super) fn namespace(text: &str) -> Result<Option<String>, Problem> {
     match text.trim_matches('/') {
         "" => Ok(None),
         namespace => names(namespace).map(|_| Some(namespace.to_owned())),
@@ -220,7 +220,7 @@ fn namespace(text: &str) -> Result<Option<String>, Problem> {
 }
 
 /// Without slashes at its ends; it may be several names deep.
-fn login_mount(text: &str) -> Result<String, Problem> {
+pub(super) fn login_mount(text: &str) -> Result<String, Problem> {
     let mount = text.trim_matches('/');
     if mount.is_empty() {
         return Err(Problem::Empty);

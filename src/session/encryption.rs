@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::config::ServerCert;
 use crate::net::{ClientStream, Peer};
 use crate::telemetry::{Causes, Metrics, ResultLabels};
-use crate::tls::{self, Change, Reread, ServerIdentity, TlsError};
+use crate::tls::{self, Change, Reread, ServerIdentity, ShownTo, TlsError};
 use crate::wire::binding::EndPointHash;
 
 /// How a client came: what [`super::auth`] may go by, beside what the client says.
@@ -125,7 +125,7 @@ impl ClientTls {
 
 impl Served {
     fn read(config: &ServerCert) -> Result<Arc<Self>, TlsError> {
-        let ServerIdentity { config, certificate } = tls::server_identity(config)?;
+        let ServerIdentity { config, certificate } = tls::server_identity(config, ShownTo::Clients)?;
         let end_point = EndPointHash::of_certificate(&certificate)
             .inspect_err(|error| info!(event = "listen.no_channel_binding", %error))
             .ok();

@@ -23,39 +23,74 @@ pub(crate) struct ServerIdentity {
     pub(crate) certificate: CertificateDer<'static>,
 }
 
-/// ALPN's name for PostgreSQL's protocol (IANA, "TLS ALPN Protocol IDs").
+/// ALPN's names (IANA, "TLS ALPN Protocol IDs").
 pub(crate) const ALPN: &[u8] = b"postgresql";
+const ALPN_HTTP: &[u8] = b"http/1.1";
+
+/// Whom the certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShownTo {
+    /// Of `listen.addresses`.
+    Clients,
+    /// Of `injector.address`.
+    ApiServer,
+}
+
+impl ShownTo {
+    fn certificate(self) -> PemKind {
+        match self {
+            Self::Clients => PemKind::ServerCert,
+            Self::ApiServer => PemKind::WebhookCert,
+        }
+    }
+
+    fn key(self) -> PemKind {
+        match self {
+            Self::Clients => PemKind::ServerKey,
+            Self::ApiServer => PemKind::WebhookKey,
+        }
+    }
+
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Clients => ALPN,
+            Self::ApiServer => ALPN_HTTP,
+        }
+    }
+}
 
 /// Reads both files. ring underneath, TLS 1.2 and 1.3. No session is kept or resumed, as in PostgreSQL: no driver
 /// asks for it, and it would be memory for each of them.
-pub(crate) fn server_identity(files: &ServerCert) -> Result<ServerIdentity, TlsError> {
-    let (of, path) = (PemKind::ServerCert, &files.cert_file);
+pub(crate) fn server_identity(files: &ServerCert, to: ShownTo) -> Result<ServerIdentity, TlsError> {
+    let (of, of_key, path) = (to.certificate(), to.key(), &files.cert_file);
     let chain = certificates(of, path)?;
     let Some(certificate) = chain.first().cloned() else {
         return Err(TlsError::NoCertificate { of, path: path.clone() });
     };
-    let key = private_key(PemKind::ServerKey, &files.key_file)?;
+    let key = private_key(of_key, &files.key_file)?;
 
     let provider = Arc::new(ring::default_provider());
     let signing = provider
         .key_provider
         .load_private_key(key)
-        .map_err(|_| TlsError::KeyAlgorithm { of: PemKind::ServerKey, path: files.key_file.clone() })?;
+        .map_err(|_| TlsError::KeyAlgorithm { of: of_key, path: files.key_file.clone() })?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         // Unknown where the key does not tell its public half, which those of ring do.
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
         Err(source) => {
-            return Err(TlsError::ServerCert { path: path.clone(), source });
+            return Err(TlsError::ServerCert { of, of_key, path: path.clone(), source });
         }
     }
-    tell_validity(&certificate, files);
+    if to == ShownTo::Clients {
+        tell_validity(&certificate, files);
+    }
 
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![to.alpn().to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(ServerIdentity { config: Arc::new(config), certificate })
@@ -87,7 +122,7 @@ mod tests {
 
     fn load(cert: &str, key: &str) -> Result<(), String> {
         let files = ServerCert { cert_file: fixture(cert), key_file: fixture(key) };
-        let identity = server_identity(&files).map_err(|error| error.to_string())?;
+        let identity = server_identity(&files, ShownTo::Clients).map_err(|error| error.to_string())?;
         assert_eq!(identity.config.send_tls13_tickets, 0);
         assert!(!identity.config.session_storage.can_cache());
         Ok(())
@@ -125,7 +160,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cert_file = dir.path().join("cut.pem");
         fs::write(&cert_file, "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
-        let error = server_identity(&ServerCert { cert_file, key_file: fixture("rsa.key") }).unwrap_err();
+        let error =
+            server_identity(&ServerCert { cert_file, key_file: fixture("rsa.key") }, ShownTo::Clients)
+                .unwrap_err();
         assert!(error.to_string().contains("is not PEM"), "{error}");
     }
 }

@@ -17,6 +17,15 @@ pub(crate) struct Key {
     pub(crate) about: &'static str,
 }
 
+/// The command that reads settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// `pglease proxy`, and those that ask it.
+    Proxy,
+    /// `pglease injector`.
+    Injector,
+}
+
 /// What may be written for a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -81,6 +90,12 @@ impl Key {
 
     pub(crate) fn is_of_route(&self) -> bool {
         self.name.starts_with(ROUTE_PREFIX)
+    }
+
+    /// Whether the command goes by it. What is not is left alone, since a file and a pod's variables may be for both.
+    pub(crate) fn is_read_by(&self, command: Reads) -> bool {
+        let is_of_both = BOTH_READ.iter().any(|table| self.name.starts_with(table));
+        is_of_both || self.name.starts_with(INJECTOR_PREFIX) == (command == Reads::Injector)
     }
 
     /// The table that the key stands in, and its name there.
@@ -181,8 +196,11 @@ const LIKE: f64 = 0.7;
 pub(crate) const VARIABLE_PREFIX: &str = "PGLEASE_";
 pub(crate) const ROUTE_TABLE: &str = "route";
 const ROUTE_PREFIX: &str = "route.";
+const INJECTOR_PREFIX: &str = "injector.";
+/// Beginnings of the keys that both commands read.
+const BOTH_READ: &[&str] = &["http.", "log."];
 const TABLES: &[&str] =
-    &["vault", "vault.login", "listen", ROUTE_TABLE, "drain", "http", "admin", "log", "pod"];
+    &["vault", "vault.login", "listen", ROUTE_TABLE, "drain", "http", "admin", "log", "pod", "injector"];
 
 #[cfg(test)]
 mod tests {

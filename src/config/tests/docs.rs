@@ -7,18 +7,19 @@ use crate::config::keys::Key;
 use crate::config::keywords::{KEYWORDS, Use};
 
 const SETTINGS: &str = include_str!("../../../docs/settings.md");
+const INJECTOR: &str = include_str!("../../../docs/injector.md");
 const README: &str = include_str!("../../../README.md");
 
 /// What stands between the two comments of that name.
-fn section(name: &str) -> &'static str {
+fn section(docs: &'static str, name: &str) -> &'static str {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-    let (_, rest) = SETTINGS.split_once(&begin).expect("docs/settings.md has the section");
+    let (_, rest) = docs.split_once(&begin).expect("the docs have the section");
     rest.split_once(&end).expect("the section ends").0.trim()
 }
 
 #[track_caller]
-fn assert_section(name: &str, expected: &str) {
-    assert!(section(name) == expected, "docs/settings.md, {name}, should read:\n\n{expected}\n");
+fn assert_section(docs: &'static str, name: &str, expected: &str) {
+    assert!(section(docs, name) == expected, "docs, {name}, should read:\n\n{expected}\n");
 }
 
 fn default(key: &Key) -> String {
@@ -49,13 +50,18 @@ fn value(kind: &Kind) -> String {
 
 #[test]
 fn table_of_settings_is_the_table_of_keys() {
+    assert_section(SETTINGS, "settings", &table_of(|key| key.is_read_by(Reads::Proxy)));
+    assert_section(INJECTOR, "settings", &table_of(|key| key.name.starts_with("injector.")));
+}
+
+fn table_of(is_of_table: impl Fn(&Key) -> bool) -> String {
     let mut table =
         "| key | variable | value | default | what it sets |\n| --- | --- | --- | --- | --- |".to_owned();
-    for key in KEYS.iter().filter(|key| key.built == Built::Yes) {
+    for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_of_table(key)) {
         let (variable, value, default) = (key.variable(), value(&key.kind), default(key));
         let _ = write!(table, "\n| `{}` | `{variable}` | {value} | {default} | {} |", key.name, key.about);
     }
-    assert_section("settings", &table.replace("<mount>", "`<mount>").replace("<role>", "<role>`"));
+    table.replace("<mount>", "`<mount>").replace("<role>", "<role>`")
 }
 
 #[test]
@@ -80,7 +86,7 @@ fn table_of_what_is_not_built_is_the_table_of_keys() {
             Built::Yes => {}
         }
     }
-    assert_section("settings not built yet", &table);
+    assert_section(SETTINGS, "settings not built yet", &table);
 }
 
 #[test]
@@ -98,13 +104,16 @@ fn table_of_keywords_is_libpqs() {
         names(Use::None),
         names(Use::Secret),
     );
-    assert_section("keywords", &table);
+    assert_section(SETTINGS, "keywords", &table);
 }
 
-#[test]
-fn example_file_is_valid_and_names_every_key() {
-    let example = section("example").trim_start_matches("```toml\n").trim_end_matches("```");
-    for key in KEYS.iter().filter(|key| key.built == Built::Yes) {
+fn example(docs: &'static str) -> &'static str {
+    section(docs, "example").trim_start_matches("```toml\n").trim_end_matches("```")
+}
+
+#[track_caller]
+fn assert_names(example: &str, is_in_it: impl Fn(&Key) -> bool) {
+    for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_in_it(key)) {
         let (_, leaf) = key.table_and_leaf();
         // Those of other login methods stand in comments.
         let is_of_leaf = |line: &str| {
@@ -113,6 +122,23 @@ fn example_file_is_valid_and_names_every_key() {
         let is_written = example.lines().any(is_of_leaf);
         assert!(is_written, "the example has no {}", key.name);
     }
+}
+
+#[test]
+fn example_file_of_the_injector_is_valid_and_names_every_key() {
+    let example = example(INJECTOR);
+    assert_names(example, |key| key.name.starts_with("injector."));
+    let example = example.replace("/etc/pglease/tls/tls.crt", "DIR/ca.pem");
+    let given = Given::nothing().file(&example.replace("/etc/pglease/tls/tls.key", "DIR/key.pem"));
+    let config = given.load_injector().unwrap();
+    assert_eq!(config.sidecar.settings[0].variable, "PGLEASE_VAULT_ADDRESS");
+    assert_eq!(config.sidecar.settings[0].value, "https://vault.vault.svc:8200");
+}
+
+#[test]
+fn example_file_is_valid_and_names_every_key() {
+    let example = example(SETTINGS);
+    assert_names(example, |key| key.is_read_by(Reads::Proxy));
 
     let files = [
         ("/etc/vault/ca.pem", "DIR/ca.pem"),
@@ -172,10 +198,14 @@ fn example_of_errors_is_what_is_said() {
 #[test]
 fn help_names_every_flag_that_is_built() {
     let help = Command::new("proxy").args(flags()).render_long_help().to_string();
+    let of_injector = Command::new("injector").args(injector_flags()).render_long_help().to_string();
     for key in KEYS {
-        let is_shown =
-            help.contains(&format!("--{} ", key.flag())) || help.contains(&format!("--{}[", key.flag()));
-        assert_eq!(is_shown, key.built == Built::Yes, "{}", key.name);
+        let is_in = |help: &str| {
+            help.contains(&format!("--{} ", key.flag())) || help.contains(&format!("--{}[", key.flag()))
+        };
+        let is_built = key.built == Built::Yes;
+        assert_eq!(is_in(&help), is_built && key.is_read_by(Reads::Proxy), "{}", key.name);
+        assert_eq!(is_in(&of_injector), is_built && key.is_read_by(Reads::Injector), "{}", key.name);
     }
     assert!(help.contains("--at-lease-end <auto|leave|close>"));
 }

@@ -1,0 +1,58 @@
+//! `pglease injector`: one thread for connections, beside it those that reviews are judged on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::{AppError, StopSignals, VERSION, current_thread, report_absent};
+use crate::config::{DrainConfig, InjectorConfig};
+use crate::drain::Drain;
+use crate::http;
+use crate::injector::{self, Injector};
+use crate::telemetry::InjectorMetrics;
+
+/// Serves until told to stop by SIGTERM or SIGINT, and returns when the last review is answered.
+pub(crate) fn run(config: InjectorConfig) -> Result<(), AppError> {
+    // The certificate's key is in memory only: not in a core, and not for others of the same user to read.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
+    current_thread()?.block_on(serve(config))
+}
+
+async fn serve(config: InjectorConfig) -> Result<(), AppError> {
+    let signals = StopSignals::register()?;
+    let drain = Drain::default();
+    let metrics = Arc::new(InjectorMetrics::new());
+    let injector = Injector::load(&config, &metrics, drain.subscribe()).map_err(AppError::WebhookTls)?;
+    let (listener, absent) =
+        http::bind_to("injector.address", config.address, config.explicit).map_err(AppError::Http)?;
+    let (http_listener, http_absent) = http::bind(config.http).map_err(AppError::Http)?;
+    report_absent(&[absent, http_absent]);
+    let health = injector::health(metrics, drain.subscribe());
+    info!(
+        event = "listen.ready",
+        addresses = %listener.local_addr()?,
+        http = %http_listener.local_addr()?,
+        version = VERSION
+    );
+
+    // By signals only: nobody else asks for a drain.
+    let (_ask, asked) = mpsc::channel(1);
+    tokio::select! {
+        () = injector.serve(listener) => {}
+        never = signals.drive(&drain, DRAIN, asked) => match never {},
+        never = http::serve(http_listener, health, http::EXCHANGE_TIMEOUT) => match never {},
+    }
+    info!(event = "process.end");
+    Ok(())
+}
+
+/// The API server hears a moment later than we that this replica goes.
+const DRAIN: DrainConfig = DrainConfig {
+    accept_for: Duration::from_secs(5),
+    grace: Duration::ZERO,
+    deadline: Duration::from_secs(15),
+};

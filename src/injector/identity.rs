@@ -1,0 +1,77 @@
+//! What the API server is shown: the certificate as its files say now.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tracing::{info, warn};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use crate::config::ServerCert;
+use crate::telemetry::{Causes, InjectorMetrics, ResultLabels};
+use crate::tls::{self, Change, Reread, ServerIdentity, ShownTo, TlsError};
+
+/// The certificate of `injector.tls_cert_file` and `injector.tls_key_file`. Both are read again when they change.
+#[derive(Debug)]
+pub(super) struct Identity {
+    files: ServerCert,
+    paths: [PathBuf; 2],
+    shown: Reread<Arc<ServerConfig>>,
+    metrics: Arc<InjectorMetrics>,
+}
+
+impl Identity {
+    /// Reads the files.
+    pub(super) fn load(files: &ServerCert, metrics: &Arc<InjectorMetrics>) -> Result<Self, TlsError> {
+        let paths = [files.cert_file.clone(), files.key_file.clone()];
+        let shown = Reread::new(&paths, || read(files, metrics))?;
+        Ok(Self { files: files.clone(), paths, shown, metrics: Arc::clone(metrics) })
+    }
+
+    /// What to show now. Costs two `stat`, and where something has changed reads both files.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        let (shown, change) = self.shown.get(&self.paths, || read(&self.files, &self.metrics));
+        let result = match change {
+            Change::None => return shown,
+            Change::Reread => {
+                info!(event = "injector.certificate_reloaded");
+                "ok"
+            }
+            Change::Failed(error) => {
+                warn!(
+                    event = "injector.certificate_reload_failed",
+                    error = %Causes(&error),
+                    "the certificate read before stays in use",
+                );
+                "failed"
+            }
+        };
+        self.metrics.certificate_reloads.get_or_create(&ResultLabels { result }).inc();
+        shown
+    }
+}
+
+fn read(files: &ServerCert, metrics: &InjectorMetrics) -> Result<Arc<ServerConfig>, TlsError> {
+    let ServerIdentity { config, certificate } = tls::server_identity(files, ShownTo::ApiServer)?;
+    if let Some(until) = end(&certificate) {
+        metrics.certificate_expiry.set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if until < now {
+            warn!(
+                event = "injector.certificate_expired",
+                path = ?files.cert_file,
+                "the API server will refuse the certificate"
+            );
+        }
+    }
+    Ok(config)
+}
+
+/// Since 1970.
+fn end(certificate: &CertificateDer<'_>) -> Option<Duration> {
+    let parsed = Certificate::from_der(certificate).ok()?;
+    Some(parsed.tbs_certificate.validity.not_after.to_unix_duration())
+}

@@ -1,0 +1,44 @@
+//! The mutating webhook of `pglease injector`: the API server posts each labelled pod, and it gets its sidecar.
+//!
+//! [`server`] accepts connections and shows the certificate of [`identity`]; [`webhook`] takes requests and gives
+//! answers; [`review`] judges one review, without a socket. `app` owns all of it, and `/livez`, `/readyz` and
+//! `/metrics` of [`mod@health`].
+
+mod health;
+mod identity;
+mod review;
+mod server;
+mod webhook;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::InjectorConfig;
+use crate::drain::Phase;
+use crate::telemetry::InjectorMetrics;
+use crate::tls::TlsError;
+
+pub(crate) use health::router as health;
+
+/// Everything that answers the API server.
+#[derive(Debug)]
+pub(crate) struct Injector {
+    identity: Arc<identity::Identity>,
+    webhook: Arc<webhook::Webhook>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Injector {
+    /// Reads the certificate.
+    pub(crate) fn load(
+        config: &InjectorConfig,
+        metrics: &Arc<InjectorMetrics>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Self, TlsError> {
+        let identity = Arc::new(identity::Identity::load(&config.tls, metrics)?);
+        let webhook =
+            Arc::new(webhook::Webhook::new(config.sidecar.clone(), Arc::clone(metrics), phase.clone()));
+        Ok(Self { identity, webhook, phase })
+    }
+}

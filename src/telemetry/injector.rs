@@ -1,0 +1,105 @@
+//! Every metric of `pglease injector`.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{ResultLabels, request_seconds};
+
+#[derive(Debug)]
+pub(crate) struct InjectorMetrics {
+    registry: Registry,
+    pub(crate) reviews: Family<OutcomeLabels, Counter>,
+    /// Head of the request to the answer's hand-over, whatever the outcome.
+    pub(crate) review_seconds: Histogram,
+    /// Unix time.
+    pub(crate) certificate_expiry: Gauge,
+    pub(crate) certificate_reloads: Family<ResultLabels, Counter>,
+    pub(crate) tls_handshakes: Family<ResultLabels, Counter>,
+}
+
+impl InjectorMetrics {
+    /// The metrics, all registered. Those with labels appear with their first count.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("pglease");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of this pglease", build);
+        let mut metrics = Self {
+            registry,
+            reviews: Family::default(),
+            review_seconds: request_seconds(),
+            certificate_expiry: Gauge::default(),
+            certificate_reloads: Family::default(),
+            tls_handshakes: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    /// The text that Prometheus scrapes, in the OpenMetrics format.
+    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "injector_reviews",
+            "Reviews by what became of the pod: injected, unchanged, skipped with a reason, refused; bad_request where it was no review that can be answered, failed where pglease has a bug",
+            self.reviews.clone(),
+        );
+        registry.register_with_unit(
+            "injector_review",
+            "Time from the head of a review to its answer",
+            Unit::Seconds,
+            self.review_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "injector_certificate_expiry_timestamp",
+            "Unix time at which the certificate ends that the API server is shown",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
+        registry.register(
+            "injector_certificate_reloads",
+            "Changes of the certificate's files: ok, or failed where they are of no use and what was read before stays",
+            self.certificate_reloads.clone(),
+        );
+        registry.register(
+            "injector_tls_handshakes",
+            "TLS handshakes: ok, or failed, as where the API server does not believe the certificate",
+            self.tls_handshakes.clone(),
+        );
+    }
+}
+
+/// What became of a review.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OutcomeLabels {
+    pub(crate) outcome: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::docs_table;
+    use super::*;
+
+    #[test]
+    fn docs_list_every_metric() {
+        let metrics = InjectorMetrics::new();
+        let result = ResultLabels { result: "word" };
+        metrics.reviews.get_or_create(&OutcomeLabels { outcome: "word" }).inc();
+        metrics.certificate_reloads.get_or_create(&result).inc();
+        metrics.tls_handshakes.get_or_create(&result).inc();
+
+        let table = docs_table(&metrics.encode().unwrap());
+        let docs = include_str!("../../docs/metrics.md");
+        assert!(docs.contains(&table), "docs/metrics.md should have:\n\n{table}");
+    }
+}
