@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(host: &Host, with_tls: bool) -> Result<Self, TlsError> {
         let tls_name = match host.place {
-            Place::Network(_) if with_tls => Some(tls::server_name(&host.name)?),
+            Place::Network(_) if with_tls => Some(tls::server_name(without_zone(&host.name))?),
             Place::Network(_) | Place::Socket(_) => None,
         };
         Ok(Self { host: host.clone(), tls_name, failing: AtomicBool::new(false) })
@@ -53,6 +53,14 @@ impl Server {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no address"));
         }
         Ok(sockets.into_iter().map(|socket| Address { server: Arc::clone(self), socket }).collect())
+    }
+}
+
+/// A zone (`fe80::1%eth0`) says by which interface an address is reached from here: no certificate has it.
+fn without_zone(name: &str) -> &str {
+    match name.split_once('%') {
+        Some((address, _zone)) if address.parse::<Ipv6Addr>().is_ok() => address,
+        _ => name,
     }
 }
 
@@ -112,5 +120,31 @@ impl fmt::Display for Address {
             Socket::Unix(_) => true,
         };
         if is_said { socket.fmt(f) } else { write!(f, "{} ({socket})", server.host) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn zone_is_of_the_way_and_not_of_the_certificate() {
+        for (name, certified, scope) in
+            [("fe80::1%lo", "fe80::1", 1), ("fe80::1%1", "fe80::1", 1), ("::1", "::1", 0)]
+        {
+            let server = Arc::new(Server::new(&Host::at(name, 5432), true).unwrap());
+            let addresses = server.look_up().await.unwrap();
+            let [address] = &addresses[..] else { panic!("{addresses:?}") };
+            let expected: IpAddr = certified.parse().unwrap();
+            assert_eq!(address.tls_name(), Some(&ServerName::from(expected)));
+            let Socket::Tcp(SocketAddr::V6(socket)) = address.socket() else { panic!("{address}") };
+            assert_eq!((IpAddr::V6(*socket.ip()), socket.scope_id()), (expected, scope));
+        }
+        for name in ["a%b", "10.0.0.1%lo", "%lo"] {
+            assert!(
+                matches!(Server::new(&Host::at(name, 5432), true), Err(TlsError::ServerName { .. })),
+                "{name}"
+            );
+        }
     }
 }

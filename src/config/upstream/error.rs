@@ -31,7 +31,7 @@ pub(crate) enum UpstreamError {
     HostAddrCount { hosts: usize, addresses: usize },
     #[error("port has {ports} entries for {hosts} {}; give one for all, or one for each", if *hosts == 1 { "host" } else { "hosts" })]
     PortCount { ports: usize, hosts: usize },
-    #[error("hostaddr without host with sslmode=verify-full, which verifies the name; add host")]
+    #[error("hostaddr without a name in host with sslmode=verify-full, which verifies the name; add it")]
     Nameless,
     #[error("has a host that is neither a name nor an IP address; write it like db.example.com")]
     Host,

@@ -39,9 +39,14 @@ pub(super) fn read(meaning: &Meaning<'_>) -> Result<Vec<Host>, Vec<UpstreamError
 /// Whether an address stands without the name that a certificate could be for.
 pub(super) fn has_nameless(meaning: &Meaning<'_>) -> bool {
     let names = list(meaning.value("host"));
-    let is_nameless = |entry: usize| names.get(entry).copied().unwrap_or_default().is_empty();
+    let name = |entry: usize| names.get(entry).copied().unwrap_or_default();
     let addresses = list(meaning.value("hostaddr"));
-    addresses.iter().enumerate().any(|(entry, address)| !address.is_empty() && is_nameless(entry))
+    addresses.iter().enumerate().any(|(entry, address)| !address.is_empty() && is_nameless(name(entry)))
+}
+
+/// Whether it is nothing that a certificate could be for: nothing at all, or a Unix socket.
+fn is_nameless(name: &str) -> bool {
+    name.is_empty() || name.starts_with(['/', '@'])
 }
 
 fn list(value: Option<&str>) -> Vec<&str> {
@@ -56,7 +61,8 @@ fn host(name: String, address: String, port: u16) -> Result<Host, UpstreamError>
         (_, "") if name.starts_with('/') => socket(name, port),
         (_, "") if name.starts_with('@') => Err(UpstreamError::AbstractSocket),
         _ if !address.is_empty() && !is_address(&address) => Err(UpstreamError::HostAddr),
-        ("", _) => network(address.clone(), address),
+        // As in libpq, where a socket's directory is then no more than a name, and one of no certificate.
+        _ if !address.is_empty() && is_nameless(&name) => network(address.clone(), address),
         _ if !name.chars().all(is_of_host) => Err(UpstreamError::Host),
         (_, "") => network(name.clone(), name),
         _ => network(name, address),
@@ -170,6 +176,10 @@ mod tests {
             ("postgresql:///db?host=/run/pg", vec![Host::socket("/run/pg", 5432)]),
             ("hostaddr=fe80::1%eth0 sslmode=disable", vec![Host::at("fe80::1%eth0", 5432)]),
             (
+                "host=/run/pg,@pg,c hostaddr=10.0.0.1,::1, port=1 sslmode=require",
+                vec![Host::at("10.0.0.1", 1), Host::at("::1", 1), Host::at("c", 1)],
+            ),
+            (
                 "host=a, hostaddr=,10.0.0.1 sslmode=require",
                 vec![Host::at("a", 5432), Host::at("10.0.0.1", 5432)],
             ),
@@ -214,11 +224,15 @@ mod tests {
             ),
             (
                 "hostaddr=10.0.0.1",
-                "hostaddr without host with sslmode=verify-full, which verifies the name; add host",
+                "hostaddr without a name in host with sslmode=verify-full, which verifies the name; add it",
             ),
             (
                 "host=a, hostaddr=,10.0.0.1",
-                "hostaddr without host with sslmode=verify-full, which verifies the name; add host",
+                "hostaddr without a name in host with sslmode=verify-full, which verifies the name; add it",
+            ),
+            (
+                "host=/run/pg hostaddr=10.0.0.1",
+                "hostaddr without a name in host with sslmode=verify-full, which verifies the name; add it",
             ),
             (
                 "host=@pg",
