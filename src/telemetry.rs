@@ -207,7 +207,7 @@ impl Metrics {
         );
         registry.register(
             "upstream_auth_rejects",
-            "Logins that an upstream refused with 28P01 or 28000: the leased credential is not accepted",
+            "Logins at which an upstream did not accept the leased credential",
             self.upstream_auth_rejects.clone(),
         );
     }

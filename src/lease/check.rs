@@ -219,7 +219,7 @@ impl Check {
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sessions may come upon the same oddity again and again.
-const LEAST_PAUSE_WHEN_DOUBTED: Duration = Duration::from_secs(10);
+pub(super) const LEAST_PAUSE_WHEN_DOUBTED: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

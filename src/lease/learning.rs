@@ -22,7 +22,7 @@ use super::witness::{Effect, Footing, Judgement, Witness, judge};
 use super::{Causes, Chain, Prove, count, schedule};
 use crate::credential::Credential;
 use crate::ids::{GenerationId, LeaseId};
-use crate::upstream::UpstreamError;
+use crate::upstream::OnCredential;
 use crate::vault::{Answer, Lease, Login, Operation, VaultApi, VaultError};
 
 /// What is known of the revocation.
@@ -278,7 +278,9 @@ impl<V: VaultApi, P: Prove> Trial<V, P> {
         let opened = async {
             loop {
                 match self.upstream.open(credential).await {
-                    Err(UpstreamError::CredentialRejected { .. }) => time::sleep(PAUSE_WHILE_REJECTED).await,
+                    Err(error) if error.on_credential() == OnCredential::Rejected => {
+                        time::sleep(PAUSE_WHILE_REJECTED).await;
+                    }
                     opened => return opened,
                 }
             }

@@ -17,7 +17,7 @@ use super::state::LeaseEvent;
 use super::{Causes, Chain, Prove};
 use crate::credential::Credential;
 use crate::ids::GenerationId;
-use crate::upstream::UpstreamError;
+use crate::upstream::{OnCredential, UpstreamError};
 use crate::vault::{Answer, VaultApi};
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
@@ -177,28 +177,19 @@ pub(super) fn log_failure(
     );
 }
 
-/// What a probe login says of the credential. Upstream's refusals of another kind come after it was accepted, but for
-/// those by which it says that it cannot serve anyone now, or that are a pooler's own.
+/// What a probe login says of the credential.
 pub(super) fn verdict(result: Option<&Result<(), UpstreamError>>) -> Verdict {
     match result {
         Some(Ok(())) => Verdict::Accepted,
-        Some(Err(UpstreamError::CredentialRejected { .. })) => Verdict::Rejected,
-        Some(Err(error)) if error.is_late() => Verdict::Late,
-        // Not the kind of server that sessions want, which it says once it has let us in.
-        Some(Err(error)) if error.is_accepted() => Verdict::Accepted,
-        Some(Err(UpstreamError::Refused { response, .. })) => {
-            let code = response.code.map(|code| code.to_string()).unwrap_or_default();
-            let says_nothing =
-                code.is_empty() || CLASSES_WITHOUT_VERDICT.iter().any(|class| code.starts_with(class));
-            if says_nothing { Verdict::Unknown } else { Verdict::Accepted }
-        }
-        Some(Err(_)) | None => Verdict::Unknown,
+        Some(Err(error)) => match error.on_credential() {
+            OnCredential::Accepted => Verdict::Accepted,
+            OnCredential::Late => Verdict::Late,
+            OnCredential::Rejected => Verdict::Rejected,
+            OnCredential::Doubtful | OnCredential::Nothing => Verdict::Unknown,
+        },
+        None => Verdict::Unknown,
     }
 }
-
-/// Connection exception, insufficient resources, operator intervention, system error, internal error. PostgreSQL
-/// manual, appendix A.
-const CLASSES_WITHOUT_VERDICT: [&str; 5] = ["08", "53", "57", "58", "XX"];
 
 /// Of one probe login with its goodbye: its own limit and a moment.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(7);
@@ -206,31 +197,26 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(7);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::error::{ErrorResponse, SqlState};
-
-    fn refused(code: &str) -> UpstreamError {
-        let code = SqlState::parse(code.as_bytes());
-        let response = ErrorResponse { code, ..ErrorResponse::parse(b"") };
-        UpstreamError::Refused { address: "db:5432".to_owned(), response }
-    }
+    use crate::wire::error::ErrorResponse;
 
     #[test]
     fn only_upstreams_word_on_the_credential_counts() {
-        for (code, expected) in [
-            ("3D000", Verdict::Accepted),
-            ("42501", Verdict::Accepted),
-            ("22023", Verdict::Accepted),
-            ("53300", Verdict::Unknown),
-            ("57P03", Verdict::Unknown),
-            ("08P01", Verdict::Unknown),
-            ("XX000", Verdict::Unknown),
-            ("none", Verdict::Unknown),
+        let refused = |credential| {
+            let response = ErrorResponse::parse(b"");
+            Some(Err(UpstreamError::Refused { address: "db:5432".to_owned(), response, credential }))
+        };
+        let rejected =
+            UpstreamError::CredentialRejected { address: String::new(), response: ErrorResponse::parse(b"") };
+        for (result, expected) in [
+            (Some(Ok(())), Verdict::Accepted),
+            (None, Verdict::Unknown),
+            (Some(Err(rejected)), Verdict::Rejected),
+            (refused(OnCredential::Accepted), Verdict::Accepted),
+            (refused(OnCredential::Late), Verdict::Late),
+            (refused(OnCredential::Doubtful), Verdict::Unknown),
+            (refused(OnCredential::Nothing), Verdict::Unknown),
         ] {
-            assert_eq!(verdict(Some(&Err(refused(code)))), expected, "{code}");
+            assert_eq!(verdict(result.as_ref()), expected, "{result:?}");
         }
-        let response = ErrorResponse::parse(b"");
-        let rejected = UpstreamError::CredentialRejected { address: String::new(), response };
-        assert_eq!(verdict(Some(&Err(rejected))), Verdict::Rejected);
-        assert_eq!((verdict(Some(&Ok(()))), verdict(None)), (Verdict::Accepted, Verdict::Unknown));
     }
 }

@@ -9,11 +9,11 @@ use crate::backoff::Backoff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accepted,
-    /// `28P01` or `28000`. A replica or pooler may only be late to know the role.
+    /// Its password or its role is not accepted. A replica or pooler may only be late to know the role.
     Rejected,
     /// One host has accepted it, and the one that sessions would go to does not know it yet.
     Late,
-    /// Nothing: upstream was not reached, is full, or is starting.
+    /// Nothing: upstream was not reached, is full, is starting, or takes nobody from where we are.
     Unknown,
 }
 

@@ -23,6 +23,7 @@ use self::asked::Ask;
 use self::plan::{Plan, View};
 use self::tenure::Tenure;
 use super::chain::Trigger;
+use super::check::LEAST_PAUSE_WHEN_DOUBTED;
 use super::clock::{Clock, Now};
 use super::control::{ChainHandle, Command};
 use super::proof::Proof;
@@ -59,6 +60,8 @@ pub(crate) struct StaticChain<V, P = Probe> {
     warned: bool,
     last_error: Option<LastError>,
     handle: ChainHandle,
+    /// When a doubt last had the password read, on the boot clock.
+    doubted_at: Option<Duration>,
     commands: mpsc::Receiver<Command>,
     asks: Vec<Ask>,
     ends: bool,
@@ -153,6 +156,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             current: None,
             superseded: Vec::new(),
             last_generation: 0,
+            doubted_at: None,
             revoking: 0,
             warned: false,
             last_error: None,
@@ -230,16 +234,21 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         }
     }
 
-    /// A login that was rejected is news only if the password is still the current one. What an open session meets is
-    /// none: nothing of ours ends it.
+    /// News only if the password is still the current one. A doubt costs one look at it, now and then.
     fn on_suspicion(&mut self, suspicion: Suspicion) {
+        let (Suspicion::Rejected(suspect) | Suspicion::Doubted(suspect)) = suspicion;
+        if self.current.as_ref().is_none_or(|current| current.credential.generation != suspect) {
+            return;
+        }
         match suspicion {
-            Suspicion::Rejected(generation) => {
-                if self.current.as_ref().is_some_and(|current| current.credential.generation == generation) {
-                    self.note_rejection();
+            Suspicion::Rejected(_) => self.note_rejection(),
+            Suspicion::Doubted(_) => {
+                let now = self.now().boot;
+                if self.doubted_at.is_none_or(|doubted_at| now >= doubted_at + LEAST_PAUSE_WHEN_DOUBTED) {
+                    self.doubted_at = Some(now);
+                    self.plan.read_soon(now);
                 }
             }
-            Suspicion::Doubted(_) => {}
         }
     }
 

@@ -47,6 +47,13 @@ pub(crate) enum CancelError {
     Random,
 }
 
+/// A key of our own with a secret of `secret_len` bytes, which cancels nothing unless it is registered.
+pub(super) fn own_key(pid: i32, secret_len: usize) -> Result<CancelKey, CancelError> {
+    let mut secret = Zeroizing::new(vec![0; secret_len]);
+    SystemRandom::new().fill(&mut secret).map_err(|_| CancelError::Random)?;
+    Ok(CancelKey { pid, secret })
+}
+
 impl CancelRegistry {
     /// Makes a key of our own for a session, with a secret of `secret_len` bytes, good until the registration is
     /// dropped.
@@ -56,9 +63,7 @@ impl CancelRegistry {
         target: CancelTarget,
         secret_len: usize,
     ) -> Result<Registration, CancelError> {
-        let mut secret = Zeroizing::new(vec![0; secret_len]);
-        SystemRandom::new().fill(&mut secret).map_err(|_| CancelError::Random)?;
-        let key = CancelKey { pid: target.key.pid, secret };
+        let key = own_key(target.key.pid, secret_len)?;
         let session = Arc::new(Cancellable {
             key,
             upstream,

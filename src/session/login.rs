@@ -1,5 +1,6 @@
 //! Holds a credential and has upstream log in with it, all within `connect_wait`. A credential that upstream
-//! rejects is reported, and the login tried once more with its successor.
+//! rejects is reported, and the login tried once more with its successor; one that is only doubtful is reported and
+//! kept.
 
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{self, Instant};
 use tracing::warn;
 
+use super::cancel;
 use super::close::TERMINATE;
 use super::route::Route;
 use crate::credential::{Hold, SourceClosed};
 use crate::telemetry::{ConnectFailureLabels, Metrics};
-use crate::upstream::{LoggedIn, UpstreamError};
+use crate::upstream::{LoggedIn, OnCredential, UpstreamError};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::startup::{CancelKey, StartupParameters};
 
@@ -69,6 +71,8 @@ impl LoginError {
 pub(crate) struct Attempt<'a> {
     pub(crate) route: &'a Route,
     pub(crate) parameters: &'a StartupParameters,
+    /// Of a cancel key in the client's version of the protocol, in bytes.
+    pub(crate) secret_len: usize,
     pub(crate) metrics: &'a Metrics,
     /// `connect_wait`, and when it is over.
     pub(crate) connect_wait: Duration,
@@ -97,20 +101,36 @@ impl Attempt<'_> {
         drop(waiting);
 
         match self.log_in_in_time(&hold).await {
-            Err(LoginError::Upstream(error @ UpstreamError::CredentialRejected { .. })) => {
+            Err(LoginError::Upstream(error)) if error.on_credential() == OnCredential::Rejected => {
                 self.metrics.upstream_auth_rejects.inc();
                 let generation = hold.credential().generation;
                 warn!(event = "upstream.credential_rejected", %generation, %error);
             }
-            Err(error) => return Err(error),
-            Ok(logged_in) => return Ok(Login { logged_in, hold }),
+            outcome => return self.settle(outcome, hold),
         }
 
         let waiting = Waiting::begin(&self.metrics.clients_waiting);
         let hold = self.credential(source.replace(hold)).await?;
         drop(waiting);
-        let logged_in = self.log_in_in_time(&hold).await?;
-        Ok(Login { logged_in, hold })
+        let outcome = self.log_in_in_time(&hold).await;
+        self.settle(outcome, hold)
+    }
+
+    fn settle(&self, outcome: Result<LoggedIn, LoginError>, hold: Hold) -> Result<Login, LoginError> {
+        match outcome {
+            Ok(logged_in) => Ok(Login { logged_in, hold }),
+            Err(LoginError::Upstream(mut error)) => {
+                if error.on_credential() == OnCredential::Doubtful {
+                    hold.doubt();
+                }
+                if let Some(response) = error.response_mut() {
+                    // Without randomness the client does without a key, as of some poolers.
+                    response.give_key(|pid| cancel::own_key(pid, self.secret_len).ok());
+                }
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits for a replica that does not know the credential yet, where another host has accepted it: a new one would
@@ -120,7 +140,8 @@ impl Attempt<'_> {
         loop {
             match self.log_in_with(hold).await {
                 Err(LoginError::Upstream(error))
-                    if error.is_late() && Instant::now() + pause < self.deadline => {}
+                    if error.on_credential() == OnCredential::Late
+                        && Instant::now() + pause < self.deadline => {}
                 settled => return settled,
             }
             time::sleep(pause).await;
@@ -138,10 +159,14 @@ impl Attempt<'_> {
 
     async fn log_in_with(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
         let begun = Instant::now();
-        let login = self.route.upstream.log_in(hold.credential(), self.parameters, self.deadline);
-        let outcome = match time::timeout_at(self.deadline, login).await {
-            Ok(outcome) => outcome.map_err(LoginError::from),
-            Err(_) => Err(LoginError::TimedOut { waited: self.connect_wait }),
+        let timed_out = LoginError::TimedOut { waited: self.connect_wait };
+        let outcome = if begun < self.deadline {
+            // Ends by the same instant with a word on each host.
+            let login = self.route.upstream.log_in(hold.credential(), self.parameters, self.deadline);
+            let outcome = time::timeout_at(self.deadline, login).await;
+            outcome.map_or(Err(timed_out), |outcome| outcome.map_err(LoginError::from))
+        } else {
+            Err(timed_out)
         };
         match &outcome {
             Ok(_) => self.metrics.upstream_connect_seconds.observe(begun.elapsed().as_secs_f64()),

@@ -241,6 +241,7 @@ where
     let attempt = Attempt {
         route,
         parameters: &parameters,
+        secret_len: asking.message.version.cancel_secret_len(),
         metrics: &shared.metrics,
         connect_wait: shared.connect_wait,
         deadline,
@@ -253,9 +254,8 @@ where
     let Login { mut logged_in, hold } = login;
 
     let target = logged_in.cancel.take();
-    let secret_len = asking.message.version.cancel_secret_len();
     let registration = target
-        .map(|target| shared.cancels.register(Arc::clone(&route.upstream), target, secret_len))
+        .map(|target| shared.cancels.register(Arc::clone(&route.upstream), target, attempt.secret_len))
         .transpose()?;
     let key = registration.as_ref().map(Registration::key);
     let greeting = login::greeting(&logged_in, key);

@@ -306,6 +306,46 @@ async fn refusal_of_upstream_reaches_the_client_as_it_is() {
 }
 
 #[tokio::test]
+async fn refusal_of_one_let_in_comes_behind_its_greeting_and_doubts_the_credential() {
+    let refusal = b"E\0\0\0\x13SFATAL\0C28000\0\0";
+    let server = Server::bind().await;
+    let mut proxy = proxy(server.port(), 10);
+    let _issued = proxy.promote(1);
+    let server_side = async {
+        let (mut stream, _) = server.accept().await;
+        let said = [login::AUTHENTICATION_OK, STATUS, KEY, STATUS, refusal].concat();
+        stream.write_all(&said).await.unwrap();
+    };
+    let startup = startup();
+    let (told, ()) = tokio::join!(proxy.told(&startup), server_side);
+    // The secret is not upstream's.
+    let (before, rest) = told.split_at(login::AUTHENTICATION_OK.len() + STATUS.len());
+    assert_eq!(before, [login::AUTHENTICATION_OK, STATUS].concat());
+    let (key, rest) = rest.split_at(KEY.len());
+    assert_eq!(key[..9], KEY[..9]);
+    assert_ne!(key[9..], KEY[9..]);
+    assert_eq!(rest, [STATUS, refusal].concat());
+    assert_eq!(proxy.publisher.suspicion().await, Some(Suspicion::Doubted(GenerationId(1))));
+    assert_eq!(proxy.shared.metrics.upstream_auth_rejects.get(), 0);
+}
+
+#[tokio::test]
+async fn refusal_before_anything_was_asked_is_the_clients_to_hear_and_doubts_the_credential() {
+    let refusal = b"E\0\0\0\x13SFATAL\0C28000\0\0";
+    let server = Server::bind().await;
+    let mut proxy = proxy(server.port(), 10);
+    let _issued = proxy.promote(1);
+    let server_side = async {
+        let (mut stream, _) = server.accept().await;
+        stream.write_all(refusal).await.unwrap();
+    };
+    let startup = startup();
+    let (told, ()) = tokio::join!(proxy.told(&startup), server_side);
+    assert_eq!(told, refusal);
+    assert_eq!(proxy.publisher.suspicion().await, Some(Suspicion::Doubted(GenerationId(1))));
+}
+
+#[tokio::test]
 async fn lost_upstream_is_told_unless_upstream_said_why_itself() {
     for fatal in [&b""[..], b"E\0\0\0\x13SFATAL\0C57P01\0\0"] {
         let server = Server::bind().await;

@@ -13,6 +13,7 @@ use crate::wire::scram::ScramError;
 
 use super::attrs::Unfit;
 use super::connect::NegotiationError;
+use super::refusal::{OnCredential, Stage};
 
 /// Why there is no upstream session. `address` is host, address and port, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +30,12 @@ pub(crate) enum UpstreamError {
     Login { address: String, source: LoginError },
     #[error("delivering a CancelRequest to upstream {address}")]
     Cancel { address: String, source: io::Error },
-    /// `28P01` or `28000`: our credential, not the client's.
+    /// `28P01` or `28000`, said of our credential, not of the client's.
     #[error("upstream {address} rejected the credential with {}: {}", response.code_or_none(), response.message)]
     CredentialRejected { address: String, response: ErrorResponse },
-    /// Upstream's own verdict on database, limits or parameters.
+    /// Upstream's own verdict on database, limits or parameters, or on where we come from.
     #[error("upstream {address} refused the session with {}: {}", response.code_or_none(), response.message)]
-    Refused { address: String, response: ErrorResponse },
+    Refused { address: String, response: ErrorResponse, credential: OnCredential },
     /// It let us in, and was told goodbye.
     #[error("upstream {address} is not the kind of server that is wanted: {is}")]
     Unfit { address: String, is: Unfit },
@@ -48,8 +49,7 @@ pub(crate) struct NoHost {
     pub(super) wanted: TargetSessionAttrs,
     /// At least one, in their order, none of them of this kind.
     pub(super) tried: Vec<UpstreamError>,
-    /// Whether one of them has accepted the credential and another one did not know it.
-    pub(super) is_late: bool,
+    pub(super) credential: OnCredential,
 }
 
 impl fmt::Display for NoHost {
@@ -66,14 +66,15 @@ pub(super) fn telling(tried: &[UpstreamError]) -> Option<&UpstreamError> {
 
 impl UpstreamError {
     pub(super) fn login(address: String, error: LoginError) -> Self {
-        let LoginError::Refused(response) = error else {
+        let LoginError::Refused { response, stage } = error else {
             return Self::Login { address, source: error };
         };
-        match response.code {
-            Some(SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION) => {
-                Self::CredentialRejected { address, response }
-            }
-            _ => Self::Refused { address, response },
+        match stage.judge(&response) {
+            OnCredential::Rejected => Self::CredentialRejected { address, response },
+            credential @ (OnCredential::Nothing
+            | OnCredential::Doubtful
+            | OnCredential::Accepted
+            | OnCredential::Late) => Self::Refused { address, response, credential },
         }
     }
 
@@ -89,25 +90,34 @@ impl UpstreamError {
         }
     }
 
-    /// Whether the credential is good, and a host that is wanted has only not heard of it yet: a replica that lags.
-    pub(crate) fn is_late(&self) -> bool {
-        matches!(self, Self::NoHost(no_host) if no_host.is_late)
-    }
-
-    /// Whether a server has accepted the credential, whatever else it found fault with.
-    pub(crate) fn is_accepted(&self) -> bool {
+    /// What it tells of the credential.
+    pub(crate) fn on_credential(&self) -> OnCredential {
         match self {
-            Self::Unfit { .. } => true,
-            Self::NoHost(no_host) => no_host.tried.iter().any(Self::is_accepted),
+            Self::CredentialRejected { .. } => OnCredential::Rejected,
+            Self::Refused { credential, .. } => *credential,
+            Self::Unfit { .. } => OnCredential::Accepted,
+            Self::NoHost(no_host) => no_host.credential,
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::TimedOut { .. }
             | Self::Tls { .. }
             | Self::Login { .. }
-            | Self::Cancel { .. }
-            | Self::CredentialRejected { .. }
-            | Self::Refused { .. } => false,
+            | Self::Cancel { .. } => OnCredential::Nothing,
         }
+    }
+
+    /// The same where other hosts have told something of it, too.
+    pub(super) fn beside(mut self, others: OnCredential) -> Self {
+        if let Self::Refused { credential, .. } = &mut self {
+            *credential = others.max(*credential);
+        }
+        self
+    }
+
+    /// Upstream's own words, where they are what the client is told.
+    pub(crate) fn response_mut(&mut self) -> Option<&mut ErrorResponse> {
+        let Self::Refused { response, .. } = self else { return None };
+        Some(response)
     }
 
     /// The label `reason` of `upstream_connect_failures`.
@@ -163,6 +173,9 @@ impl UpstreamError {
     /// The host and what was wrong with it, for a client: the words of a stranger are not passed on.
     fn told(&self) -> String {
         match self {
+            Self::Resolve { host, source } if source.kind() == io::ErrorKind::TimedOut => {
+                format!("{host}: name not resolved in time")
+            }
             Self::Resolve { host, .. } => format!("{host}: name not resolved"),
             Self::Connect { address, source } => format!("{address}: {}", source.kind()),
             Self::TimedOut { address, limit } => format!("{address}: no answer within {limit:?}"),
@@ -173,7 +186,7 @@ impl UpstreamError {
             Self::Login { address, source } => format!("{address}: {}", source.told()),
             Self::Cancel { address, .. } => format!("{address}: cancel not delivered"),
             Self::CredentialRejected { address, .. } => format!("{address}: credential not accepted"),
-            Self::Refused { address, response } => {
+            Self::Refused { address, response, .. } => {
                 format!("{address}: {} {}", response.code_or_none(), response.message)
             }
             Self::Unfit { address, is } => format!("{address}: {is}"),
@@ -185,6 +198,11 @@ impl UpstreamError {
 impl NoHost {
     fn client_error(&self) -> ClientError {
         let error = match telling(&self.tried) {
+            // Not replaced, as not all of them have judged it.
+            Some(UpstreamError::CredentialRejected { .. }) => ClientError::fatal(
+                SqlState::UNABLE_TO_CONNECT,
+                "no upstream server that could be asked accepts the database credential",
+            ),
             Some(UpstreamError::Unfit { .. }) => ClientError::fatal(
                 SqlState::UNABLE_TO_CONNECT,
                 format!("no upstream server for target_session_attrs={}", self.wanted.as_str()),
@@ -247,7 +265,7 @@ pub(crate) enum LoginError {
     #[error("SCRAM authentication failed")]
     Scram(#[from] ScramError),
     #[error("upstream refused the login")]
-    Refused(ErrorResponse),
+    Refused { response: ErrorResponse, stage: Stage },
 }
 
 impl LoginError {
@@ -258,11 +276,35 @@ impl LoginError {
     }
 
     /// For a client, as [`UpstreamError::told`].
-    fn told(&self) -> &'static str {
-        match self.reason() {
-            "lost" => "connection lost during login",
-            "untrusted" => "not trusted, as it did not prove that it knows the credential",
-            _ => "not the protocol of PostgreSQL",
+    fn told(&self) -> String {
+        match self {
+            Self::Method { method, .. } => format!("asks for {method}, which require_auth does not allow"),
+            Self::NothingAsked { .. } => "asks for nothing, which require_auth does not allow".to_owned(),
+            Self::NotBound { asked } => {
+                format!("asks for {asked}, which cannot be bound as channel_binding=require wants")
+            }
+            Self::Scram(ScramError::PlusNotOffered) => {
+                "offers no channel binding, which channel_binding=require wants".to_owned()
+            }
+            Self::Scram(ScramError::NoMechanism) => {
+                "offers no way of SCRAM that can be gone with channel_binding as it is".to_owned()
+            }
+            Self::Scram(ScramError::Iterations { .. }) => {
+                "asks for a number of rounds of key derivation that is out of bounds".to_owned()
+            }
+            Self::InClear => "asks for the password in clear, which goes over verified TLS only".to_owned(),
+            Self::OutOfOrder { .. }
+            | Self::NotProven
+            | Self::Scram(ScramError::ServerFirst(_) | ScramError::NoSalt | ScramError::ServerFinal(_)) => {
+                "not trusted, as it did not prove that it knows the credential".to_owned()
+            }
+            Self::Io(_) | Self::Closed => "connection lost during login".to_owned(),
+            Self::Version(_) => "does not agree with pglease on a version of the protocol".to_owned(),
+            Self::UserName | Self::Password => "credential has a zero byte, which none can have".to_owned(),
+            Self::Frame(_) | Self::Unexpected { .. } | Self::Malformed { .. } => {
+                "not the protocol of PostgreSQL".to_owned()
+            }
+            Self::Refused { response, .. } => format!("{} {}", response.code_or_none(), response.message),
         }
     }
 
@@ -283,7 +325,7 @@ impl LoginError {
             | Self::NotBound { .. }
             | Self::NotProven
             | Self::Scram(_) => UNTRUSTED,
-            Self::Refused(_) => "refused",
+            Self::Refused { .. } => "refused",
         }
     }
 }
@@ -295,12 +337,21 @@ mod tests {
     use super::*;
 
     fn refused(body: &[u8]) -> UpstreamError {
-        UpstreamError::login("db".to_owned(), LoginError::Refused(ErrorResponse::parse(body)))
+        refused_at(Stage::Asked, body)
+    }
+
+    fn refused_at(stage: Stage, body: &[u8]) -> UpstreamError {
+        let response = ErrorResponse::parse(body);
+        UpstreamError::login("db".to_owned(), LoginError::Refused { response, stage })
     }
 
     #[test]
-    fn only_28p01_and_28000_are_against_the_credential() {
+    fn only_28p01_and_28000_are_against_the_credential_where_it_was_judged() {
         for code in ["28P01", "28000"] {
+            let body = format!("SFATAL\0C{code}\0Mno\0\0");
+            let error = refused_at(Stage::Begun, body.as_bytes());
+            assert_eq!(error.on_credential(), OnCredential::Doubtful);
+            assert_eq!(error.client_error(), ClientError::Verbatim(ErrorResponse::parse(body.as_bytes())));
             let error = refused(format!("SFATAL\0C{code}\0Mno\0\0").as_bytes());
             assert_eq!(
                 (error.reason(), error.sqlstate().unwrap().to_string()),
@@ -323,6 +374,10 @@ mod tests {
         let io = || io::Error::other("secret detail");
         for (error, told) in [
             (UpstreamError::Resolve { host: address(), source: io() }, "name not resolved"),
+            (
+                UpstreamError::Resolve { host: address(), source: io::ErrorKind::TimedOut.into() },
+                "name not resolved in time",
+            ),
             (UpstreamError::Connect { address: address(), source: io() }, "other error"),
             (
                 UpstreamError::TimedOut { address: address(), limit: Duration::from_secs(1) },
@@ -364,6 +419,48 @@ mod tests {
     }
 
     #[test]
+    fn client_hears_the_cause_of_each_fault_of_a_login_and_not_another_ones() {
+        let allowed = RequireAuth::default();
+        let unproven = "not trusted, as it did not prove that it knows the credential";
+        let protocol = "not the protocol of PostgreSQL";
+        for (source, told) in [
+            (
+                LoginError::Method { method: "GSSAPI", allowed },
+                "asks for GSSAPI, which require_auth does not allow",
+            ),
+            (LoginError::NothingAsked { allowed }, "asks for nothing, which require_auth does not allow"),
+            (
+                LoginError::NotBound { asked: "an MD5 password" },
+                "asks for an MD5 password, which cannot be bound as channel_binding=require wants",
+            ),
+            (
+                LoginError::Scram(ScramError::PlusNotOffered),
+                "offers no channel binding, which channel_binding=require wants",
+            ),
+            (
+                LoginError::Scram(ScramError::NoMechanism),
+                "offers no way of SCRAM that can be gone with channel_binding as it is",
+            ),
+            (
+                LoginError::Scram(ScramError::Iterations { asked: "9".to_owned() }),
+                "asks for a number of rounds of key derivation that is out of bounds",
+            ),
+            (LoginError::InClear, "asks for the password in clear, which goes over verified TLS only"),
+            (LoginError::OutOfOrder { name: "SASLFinal" }, unproven),
+            (LoginError::NotProven, unproven),
+            (LoginError::Scram(ScramError::NoSalt), unproven),
+            (LoginError::Closed, "connection lost during login"),
+            (LoginError::Unexpected { tag: b'H' }, protocol),
+            (LoginError::Malformed { name: "BackendKeyData" }, protocol),
+            (LoginError::UserName, "credential has a zero byte, which none can have"),
+        ] {
+            let error = UpstreamError::Login { address: "db".to_owned(), source };
+            let ClientError::Own { detail, .. } = error.client_error() else { panic!("{error}") };
+            assert_eq!(detail.unwrap(), format!("db: {told}"));
+        }
+    }
+
+    #[test]
     fn several_hosts_are_told_one_by_one_and_counted_by_what_tells_most() {
         let io = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let away = || UpstreamError::Connect { address: "a:1".to_owned(), source: io() };
@@ -373,6 +470,12 @@ mod tests {
         let silent = || UpstreamError::TimedOut { address: "c:1".to_owned(), limit: Duration::from_secs(2) };
         let wanted = TargetSessionAttrs::Primary;
         for (tried, reason, told) in [
+            (
+                vec![rejected(), silent()],
+                "auth_rejected",
+                "08001 no upstream server that could be asked accepts the database credential \
+                 (db: credential not accepted, c:1: no answer within 2s)",
+            ),
             (
                 vec![away(), unfit(), away()],
                 "session_attrs",
@@ -401,14 +504,16 @@ mod tests {
                  (db: credential not accepted, b:1: server is in hot standby mode)",
             ),
         ] {
-            let error = UpstreamError::NoHost(Box::new(NoHost { wanted, tried, is_late: false }));
+            let error =
+                UpstreamError::NoHost(Box::new(NoHost { wanted, tried, credential: OnCredential::Nothing }));
             assert_eq!(error.reason(), reason);
             let ClientError::Own { code, message, detail, .. } = error.client_error() else {
                 panic!("{error}")
             };
             assert_eq!(format!("{code} {message} ({})", detail.unwrap().replace('\n', ", ")), told);
         }
-        let many = NoHost { wanted, tried: (0..20).map(|_| away()).collect(), is_late: false };
+        let many =
+            NoHost { wanted, tried: (0..20).map(|_| away()).collect(), credential: OnCredential::Nothing };
         assert!(many.told().ends_with("a:1: connection refused\nand 4 more"), "{}", many.told());
     }
 }

@@ -9,13 +9,21 @@
 //! | a stranger, no TLS, a certificate that is not believed, no proof of the password | the same | libpq stops. What is behind one port says nothing of another, and whoever can put a stranger there can also let nobody in |
 //! | `57P01`, `57P02`, `57P03`: the server goes or comes | the next host | as libpq for `57P03`; a login that a shutdown meets half-way ends with the others |
 //! | let in, and not what `target_session_attrs` asks for | the next host | as libpq, which does not ask its other addresses |
-//! | `28P01`, `28000`: not our credential | the next host | libpq stops, as its user may have mistyped. Ours is new, and a replica may be late to know it |
+//! | `28P01`, `28000`, said of our credential | the next host | libpq stops, as its user may have mistyped. Ours is new, and a replica may be late to know it |
+//! | the same said of anything else, as of no line in `pg_hba.conf` | the next host | libpq stops. A line for the members of a group finds none of a role that the replica has not heard of |
 //! | any other word of upstream's | none: it is the client's to hear | as libpq |
+//!
+//! A host that has been heard to refuse is not asked at its other addresses, as by libpq: a name is one server.
+//!
+//! Where a host that could not be heard is beside one that does not know the credential, the credential is not rejected
+//! for good, but doubted: the other one may be the very server that Vault makes roles at, and while that is away a new
+//! role would be as unknown to the rest as the old one is. Vault is asked instead whether the lease lives.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use tokio::time::Instant;
 
 use super::error::UpstreamError;
+use super::refusal::OnCredential;
 use crate::config::{LoadBalanceHosts, TargetSessionAttrs};
 use crate::wire::error::SqlState;
 
@@ -30,6 +38,8 @@ pub(super) enum Outcome {
     Unfit,
     /// It does not know the credential.
     Rejected,
+    /// It keeps us out, for the credential or for something else.
+    Barred,
     /// It has spoken, and not of itself or the credential.
     Refused,
 }
@@ -46,6 +56,7 @@ impl Outcome {
             | UpstreamError::NoHost(_) => Self::Failed,
             UpstreamError::Unfit { .. } => Self::Unfit,
             UpstreamError::CredentialRejected { .. } => Self::Rejected,
+            UpstreamError::Refused { credential: OnCredential::Doubtful, .. } => Self::Barred,
             UpstreamError::Refused { response, .. } => match response.code {
                 Some(SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW) => {
                     Self::NotNow
@@ -63,14 +74,19 @@ impl Outcome {
 
 /// What is to be made of all attempts, none of which is a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conclusion {
-    /// What upstream said last counts.
-    LastWord,
-    /// No host has accepted the credential, and at least one does not know it.
-    Rejected,
-    /// A host has accepted the credential, and another one does not know it yet.
-    Late,
-    NoHost,
+pub(super) struct Conclusion {
+    pub(super) telling: Telling,
+    pub(super) credential: OnCredential,
+}
+
+/// What is told of the attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Telling {
+    /// What upstream said last.
+    Last,
+    /// What the first of this kind said.
+    First(Outcome),
+    All,
 }
 
 /// The hosts of one login, by index, in the order in which they are asked.
@@ -80,8 +96,17 @@ pub(super) struct Plan {
     left: VecDeque<usize>,
     /// Those that are not what is preferred.
     unfit: VecDeque<usize>,
+    heard: Heard,
+}
+
+/// Which outcomes there have been.
+#[expect(clippy::struct_excessive_bools, reason = "a set")]
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    silent: bool,
     accepted: bool,
     rejected: bool,
+    barred: bool,
     refused: bool,
 }
 
@@ -94,20 +119,13 @@ impl Plan {
     ) -> Self {
         let mut order: Vec<usize> = (0..hosts).collect();
         shuffle(&mut order, balance, random);
-        Self {
-            wanted,
-            left: order.into(),
-            unfit: VecDeque::new(),
-            accepted: false,
-            rejected: false,
-            refused: false,
-        }
+        Self { wanted, left: order.into(), unfit: VecDeque::new(), heard: Heard::default() }
     }
 
     /// The host to ask now, and what it has to be. Where all have been asked for a standby that is only preferred,
     /// those that let us in are asked again: libpq asks all.
     pub(super) fn next(&mut self) -> Option<(usize, TargetSessionAttrs)> {
-        if self.refused {
+        if self.heard.refused {
             return None;
         }
         if self.left.is_empty() && self.wanted == TargetSessionAttrs::PreferStandby {
@@ -117,32 +135,46 @@ impl Plan {
         self.left.pop_front().map(|host| (host, self.wanted))
     }
 
-    /// How much of the time that is left is for the host that was given last: as much as for each of those after it.
-    pub(super) fn share(&self, left: Duration) -> Duration {
+    /// When the time of the host that was given last is over, of which it has as much as each of those after it.
+    pub(super) fn until(&self, now: Instant, end: Instant) -> Instant {
         let second_pass = usize::from(self.wanted == TargetSessionAttrs::PreferStandby);
-        share(left, 1 + self.left.len() + second_pass)
+        until(now, end, 1 + self.left.len() + second_pass)
     }
 
     /// Takes what came of `host`.
     pub(super) fn take(&mut self, host: usize, outcome: Outcome) {
         match outcome {
-            Outcome::Failed | Outcome::NotNow => {}
+            Outcome::Failed | Outcome::NotNow => self.heard.silent = true,
             Outcome::Unfit => {
-                self.accepted = true;
+                self.heard.accepted = true;
                 self.unfit.push_back(host);
             }
-            Outcome::Rejected => self.rejected = true,
-            Outcome::Refused => self.refused = true,
+            Outcome::Rejected => self.heard.rejected = true,
+            Outcome::Barred => self.heard.barred = true,
+            Outcome::Refused => self.heard.refused = true,
         }
     }
 
+    /// What it all comes to. Those that there was no time for have said nothing.
     pub(super) fn conclusion(&self) -> Conclusion {
-        match (self.refused, self.rejected, self.accepted) {
-            (true, ..) => Conclusion::LastWord,
-            (false, true, false) => Conclusion::Rejected,
-            (false, true, true) => Conclusion::Late,
-            (false, false, _) => Conclusion::NoHost,
-        }
+        let Heard { silent, accepted, rejected, barred, refused } = self.heard;
+        let all_have_judged = !silent && !barred && !refused && self.left.is_empty();
+        let credential = match (accepted, rejected || barred) {
+            (true, true) if !refused => OnCredential::Late,
+            (true, _) => OnCredential::Accepted,
+            (false, true) if all_have_judged => OnCredential::Rejected,
+            (false, true) => OnCredential::Doubtful,
+            (false, false) => OnCredential::Nothing,
+        };
+        let telling = match credential {
+            _ if refused => Telling::Last,
+            OnCredential::Rejected => Telling::First(Outcome::Rejected),
+            OnCredential::Doubtful if barred => Telling::First(Outcome::Barred),
+            OnCredential::Nothing | OnCredential::Doubtful | OnCredential::Accepted | OnCredential::Late => {
+                Telling::All
+            }
+        };
+        Conclusion { telling, credential }
     }
 }
 
@@ -154,18 +186,28 @@ pub(super) fn shuffle<T>(order: &mut [T], balance: LoadBalanceHosts, random: &mu
     }
 }
 
-/// One of so many equal parts.
-pub(super) fn share(left: Duration, parts: usize) -> Duration {
-    left / u32::try_from(parts.max(1)).unwrap_or(u32::MAX)
+/// The end of the first of so many equal parts. The last part ends at `end` itself: whoever waits until then as well
+/// hears of the host rather than of the time.
+pub(super) fn until(now: Instant, end: Instant, parts: usize) -> Instant {
+    match u32::try_from(parts).unwrap_or(u32::MAX) {
+        0 | 1 => end,
+        parts => now + end.saturating_duration_since(now) / parts,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::error::LoginError;
+    use super::super::refusal::Stage;
     use super::*;
     use crate::wire::error::ErrorResponse;
 
     use LoadBalanceHosts::{Disable, Random};
-    use Outcome::{Failed, NotNow, Refused, Rejected, Unfit};
+    use OnCredential::{Accepted, Doubtful, Late, Nothing};
+    use Outcome::{Barred, Failed, NotNow, Refused, Rejected, Unfit};
+    use Telling::{All, First, Last};
 
     fn plan(hosts: usize, wanted: TargetSessionAttrs) -> Plan {
         Plan::new(hosts, wanted, Disable, &mut fastrand::Rng::with_seed(1))
@@ -190,47 +232,64 @@ mod tests {
 
     #[test]
     fn every_word_of_upstreams_goes_on_or_stops() {
-        let refused = |code: &str| {
+        let refused = |stage: Stage, code: &str| {
             let response = ErrorResponse::parse(format!("SFATAL\0C{code}\0Mno\0\0").as_bytes());
-            Outcome::of(&UpstreamError::login(
-                String::new(),
-                super::super::error::LoginError::Refused(response),
-            ))
+            Outcome::of(&UpstreamError::login(String::new(), LoginError::Refused { response, stage }))
         };
         for (code, expected) in [
-            ("57P01", NotNow),
-            ("57P02", NotNow),
-            ("57P03", NotNow),
-            ("28P01", Rejected),
-            ("28000", Rejected),
-            ("53300", Refused),
-            ("3D000", Refused),
-            ("42501", Refused),
-            ("08P01", Refused),
-            ("", Refused),
+            ("57P01", [NotNow; 3]),
+            ("57P02", [NotNow; 3]),
+            ("57P03", [NotNow; 3]),
+            ("28P01", [Rejected, Barred, Rejected]),
+            ("28000", [Rejected, Barred, Barred]),
+            ("53300", [Refused; 3]),
+            ("3D000", [Refused; 3]),
+            ("42501", [Refused; 3]),
+            ("08P01", [Refused; 3]),
+            ("", [Refused; 3]),
         ] {
-            assert_eq!(refused(code), expected, "{code}");
+            let stages = [Stage::Asked, Stage::Begun, Stage::Unasked];
+            assert_eq!(stages.map(|stage| refused(stage, code)), expected, "{code}");
         }
-        assert!([NotNow, Unfit, Rejected, Refused].iter().all(|outcome| !outcome.is_of_address()));
+        assert!([NotNow, Unfit, Rejected, Barred, Refused].iter().all(|outcome| !outcome.is_of_address()));
     }
 
     #[test]
     fn hosts_are_asked_in_their_order_until_one_says_what_the_client_is_to_hear() {
-        for (outcomes, asked, conclusion) in [
-            (&[Failed, Failed, Failed][..], 3, Conclusion::NoHost),
-            (&[Failed, NotNow, Failed], 3, Conclusion::NoHost),
-            (&[Unfit, Unfit, Failed], 3, Conclusion::NoHost),
-            (&[Rejected, Failed, NotNow], 3, Conclusion::Rejected),
-            (&[Rejected, Rejected, Rejected], 3, Conclusion::Rejected),
-            (&[Rejected, Unfit, Failed], 3, Conclusion::Late),
-            (&[Unfit, Failed, Rejected], 3, Conclusion::Late),
-            (&[Refused], 1, Conclusion::LastWord),
-            (&[Rejected, Refused], 2, Conclusion::LastWord),
+        for (outcomes, asked, telling, credential) in [
+            (&[Failed, Failed, Failed][..], 3, All, Nothing),
+            (&[Failed, NotNow, Failed], 3, All, Nothing),
+            (&[Unfit, Unfit, Failed], 3, All, Accepted),
+            (&[Rejected, Rejected, Rejected], 3, First(Rejected), OnCredential::Rejected),
+            // One that has said nothing may be the one that knows it.
+            (&[Rejected, Failed, Rejected], 3, All, Doubtful),
+            (&[NotNow, Rejected, Rejected], 3, All, Doubtful),
+            (&[Rejected, Barred, Rejected], 3, First(Barred), Doubtful),
+            (&[Barred, Failed, Failed], 3, First(Barred), Doubtful),
+            (&[Rejected, Unfit, Failed], 3, All, Late),
+            (&[Unfit, Failed, Rejected], 3, All, Late),
+            (&[Unfit, Barred, Failed], 3, All, Late),
+            (&[Refused], 1, Last, Nothing),
+            (&[Rejected, Refused], 2, Last, Doubtful),
+            (&[Barred, Refused], 2, Last, Doubtful),
+            (&[Unfit, Refused], 2, Last, Accepted),
+            (&[Unfit, Rejected, Refused], 3, Last, Accepted),
         ] {
             let (hosts, plan) = play(TargetSessionAttrs::ReadWrite, 3, outcomes);
             let expected: Vec<_> = (0..asked).map(|host| (host, TargetSessionAttrs::ReadWrite)).collect();
-            assert_eq!((hosts, plan.conclusion()), (expected, conclusion), "{outcomes:?}");
+            assert_eq!(
+                (hosts, plan.conclusion()),
+                (expected, Conclusion { telling, credential }),
+                "{outcomes:?}"
+            );
         }
+        // No time for the third.
+        let mut plan = plan(3, TargetSessionAttrs::Any);
+        for host in 0..2 {
+            plan.next();
+            plan.take(host, Rejected);
+        }
+        assert_eq!(plan.conclusion(), Conclusion { telling: All, credential: Doubtful });
         assert_eq!(play(TargetSessionAttrs::Any, 1, &[Failed]).0, [(0, TargetSessionAttrs::Any)]);
     }
 
@@ -254,16 +313,19 @@ mod tests {
 
     #[test]
     fn time_that_is_left_is_shared_by_those_that_are_left() {
-        let seconds = Duration::from_secs;
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
         let mut three = plan(3, TargetSessionAttrs::Any);
-        for (left, expected) in [(9, 3), (6, 3), (3, 3)] {
+        for (now, expected) in [(0, 3), (3, 6), (7, 9)] {
             three.next();
-            assert_eq!(three.share(seconds(left)), seconds(expected));
+            assert_eq!(three.until(at(now), at(9)), at(expected));
         }
+        // To the very end, and no rounding before it.
+        assert_eq!(three.until(at(8) + Duration::from_nanos(1), at(9)), at(9));
         let mut two = plan(2, TargetSessionAttrs::PreferStandby);
         two.next();
-        assert_eq!(two.share(seconds(9)), seconds(3));
-        assert_eq!(share(seconds(1), 0), seconds(1));
+        assert_eq!((two.until(at(0), at(9)), two.until(at(10), at(9))), (at(3), at(10)));
+        assert_eq!((until(at(0), at(1), 0), until(at(2), at(1), 1)), (at(1), at(1)));
     }
 
     #[test]

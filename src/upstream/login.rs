@@ -16,13 +16,14 @@ use tokio::task;
 use crate::config::RequireAuth;
 use crate::credential::Credential;
 use crate::wire::authentication::{self, Authentication, PasswordMessage};
-use crate::wire::error::ErrorResponse;
+use crate::wire::error::{ErrorResponse, SinceLetIn};
 use crate::wire::frame::{Frame, split_frame};
 use crate::wire::negotiation::Versions;
 use crate::wire::scram::{Binding, Exchange, Proof};
 use crate::wire::startup::{CancelKey, StartupParameters};
 
 use super::error::LoginError;
+use super::refusal::Stage;
 
 /// What a login insists on.
 #[derive(Clone, Debug)]
@@ -102,6 +103,16 @@ enum Auth {
     Verified,
 }
 
+impl Auth {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Fresh => Stage::Unasked,
+            Self::Answered | Self::Begun(_) | Self::Proved(_) => Stage::Asked,
+            Self::Verified => Stage::Proven,
+        }
+    }
+}
+
 impl<S> Login<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -119,7 +130,10 @@ where
                         .ok_or(LoginError::Malformed { name: "authentication request" })?
                 }
                 AUTHENTICATION => return Err(LoginError::Malformed { name: "authentication request" }),
-                ERROR_RESPONSE => return Err(LoginError::Refused(ErrorResponse::parse(message.body()))),
+                ERROR_RESPONSE => {
+                    let response = ErrorResponse::parse(message.body());
+                    return Err(LoginError::Refused { response, stage: auth.stage() });
+                }
                 NOTICE_RESPONSE | PARAMETER_STATUS => {
                     self.kept.unsplit(message.bytes);
                     continue;
@@ -172,16 +186,25 @@ where
 
     /// From AuthenticationOk up to ReadyForQuery at least.
     async fn greeting(mut self) -> Result<Greeting, LoginError> {
-        let mut key = None;
+        let mut key: Option<CancelKey> = None;
         let mut before_key = BytesMut::new();
+        let before_ok = self.kept.len();
         loop {
             let message = self.message(MAX_LOGIN_LEN).await?;
             match message.tag {
                 ERROR_RESPONSE => {
-                    let response = ErrorResponse::parse(message.body());
-                    return Err(LoginError::Refused(
-                        response.since_let_in(&[before_key, self.kept].concat()),
-                    ));
+                    let has_begun = key.is_some() || self.kept.len() > before_ok;
+                    let stage = if has_begun { Stage::Begun } else { Stage::LetIn };
+                    if key.is_none() {
+                        before_key = self.kept.split();
+                    }
+                    let said = SinceLetIn {
+                        before_key: before_key.to_vec(),
+                        pid: key.map(|key| key.pid),
+                        after_key: self.kept.to_vec(),
+                    };
+                    let response = ErrorResponse::parse(message.body()).since_let_in(said);
+                    return Err(LoginError::Refused { response, stage });
                 }
                 // Joins without a copy what was read in one go.
                 NOTICE_RESPONSE | PARAMETER_STATUS => self.kept.unsplit(message.bytes),

@@ -6,6 +6,7 @@ mod hosts;
 mod connect;
 mod tls;
 mod login;
+mod refusal;
 mod attrs;
 mod inquiry;
 mod error;
@@ -44,11 +45,13 @@ pub(crate) use error::UpstreamError;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::fuzz_login;
 pub(crate) use inquiry::{Inquiry, QueryError};
+pub(crate) use refusal::OnCredential;
 
 use address::{Server, Socket};
+use attrs::Unfit;
 use connect::NegotiationError;
 use error::NoHost;
-use hosts::{Conclusion, Outcome, Plan};
+use hosts::{Conclusion, Outcome, Plan, Telling};
 use login::{Greeting, Terms};
 use tls::Tls;
 
@@ -150,12 +153,14 @@ impl Upstream {
         let mut tried = Vec::new();
         while let Some((index, wanted)) = plan.next() {
             let Some(server) = self.servers.get(index) else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && !tried.is_empty() {
+            let now = Instant::now();
+            if now >= deadline && !tried.is_empty() {
+                // It has said nothing.
+                plan.take(index, Outcome::Failed);
                 break;
             }
-            let limit = plan.share(left);
-            let asking = Asking { credential, parameters, wanted, limit };
+            let until = plan.until(now, deadline);
+            let asking = Asking { credential, parameters, wanted, until, deadline };
             let before = tried.len();
             match self.log_in_to(server, &asking, &mut tried).await {
                 Ok(logged_in) => {
@@ -178,7 +183,7 @@ impl Upstream {
         asking: &Asking<'_>,
         tried: &mut Vec<UpstreamError>,
     ) -> Result<LoggedIn, Outcome> {
-        let until = Instant::now() + asking.limit;
+        let until = asking.until;
         let host = || server.host().to_string();
         let mut failed = |error: UpstreamError| {
             let outcome = Outcome::of(&error);
@@ -198,18 +203,23 @@ impl Upstream {
         let mut outcome = Outcome::Failed;
         let count = addresses.len();
         for (index, address) in addresses.into_iter().enumerate() {
-            let left = until.saturating_duration_since(Instant::now());
-            let share = hosts::share(left, count - index);
-            let limit = self.config.connect_timeout.map_or(share, |limit| limit.min(share));
+            let now = Instant::now();
+            let share = hosts::until(now, until, count - index);
+            let until = self.config.connect_timeout.map_or(share, |limit| share.min(now + limit));
             // In a box: a session's task would keep the room of its login, 3 KiB, to the end.
             let attempt = Box::pin(self.log_in_at(&address, asking));
-            match within(limit, &address, attempt).await {
-                Ok(logged_in) => return Ok(logged_in),
-                Err(error) => {
-                    debug!(event = "upstream.address_failed", %address, reason = error.reason());
-                    outcome = failed(error);
+            let error = match within(until, &address, attempt).await {
+                Ok((logged_in, Ok(()))) => return Ok(logged_in),
+                Ok((mut logged_in, Err(is))) => {
+                    // Not in its own time, as what it is is known.
+                    let goodbye = say_goodbye(&mut logged_in.stream);
+                    let _ = time::timeout_at(asking.deadline, goodbye).await;
+                    UpstreamError::Unfit { address: address.to_string(), is }
                 }
-            }
+                Err(error) => error,
+            };
+            debug!(event = "upstream.address_failed", %address, reason = error.reason());
+            outcome = failed(error);
             if !outcome.is_of_address() {
                 break;
             }
@@ -222,7 +232,7 @@ impl Upstream {
     fn note_failure(&self, server: &Server, error: &UpstreamError) {
         let (reason, host) = (error.reason(), server.host());
         let cause = Causes(error);
-        if error.is_accepted() {
+        if matches!(error, UpstreamError::Unfit { .. }) {
             note_back(server);
             debug!(event = "upstream.host_unfit", upstream = %host, error = %cause);
         } else if Outcome::of(error) == Outcome::Refused {
@@ -244,24 +254,19 @@ impl Upstream {
         wanted: TargetSessionAttrs,
         mut tried: Vec<UpstreamError>,
     ) -> UpstreamError {
-        let conclusion = plan.conclusion();
-        let telling = match conclusion {
-            Conclusion::LastWord => tried.len().checked_sub(1),
-            Conclusion::Rejected => tried.iter().position(|error| Outcome::of(error) == Outcome::Rejected),
-            Conclusion::Late | Conclusion::NoHost => {
-                (tried.len() == 1 && !tried.iter().any(UpstreamError::is_accepted)).then_some(0)
-            }
+        let Conclusion { telling, credential } = plan.conclusion();
+        let told = match telling {
+            Telling::Last => tried.len().checked_sub(1),
+            Telling::First(outcome) => tried.iter().position(|error| Outcome::of(error) == outcome),
+            Telling::All => (tried.len() == 1 && credential == OnCredential::Nothing).then_some(0),
         };
-        match telling {
-            Some(telling) if telling < tried.len() => tried.swap_remove(telling),
+        match told {
+            Some(told) if told < tried.len() => tried.swap_remove(told).beside(credential),
             _ if tried.is_empty() => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "no host");
                 UpstreamError::Resolve { host: self.config.to_string(), source }
             }
-            _ => {
-                let is_late = conclusion == Conclusion::Late;
-                UpstreamError::NoHost(Box::new(NoHost { wanted, tried, is_late }))
-            }
+            _ => UpstreamError::NoHost(Box::new(NoHost { wanted, tried, credential })),
         }
     }
 
@@ -295,13 +300,17 @@ impl Upstream {
             Ok(())
         });
         match self.config.connect_timeout {
-            Some(limit) => within(limit, address, attempt).await,
+            Some(limit) => within(Instant::now() + limit, address, attempt).await,
             None => attempt.await,
         }
     }
 
-    /// A session that is of the kind that is wanted.
-    async fn log_in_at(&self, address: &Address, asking: &Asking<'_>) -> Result<LoggedIn, UpstreamError> {
+    /// A session, and whether it is of the kind that is wanted.
+    async fn log_in_at(
+        &self,
+        address: &Address,
+        asking: &Asking<'_>,
+    ) -> Result<(LoggedIn, Result<(), Unfit>), UpstreamError> {
         let Asking { credential, parameters, wanted, .. } = *asking;
         let mut stream = self.connect(address).await?;
         let terms = self
@@ -314,13 +323,8 @@ impl Upstream {
                 .map_err(|error| UpstreamError::login(address.to_string(), error))?;
         let cancel = key.map(|key| CancelTarget { address: address.clone(), key });
         let mut logged_in = LoggedIn { stream, address: address.clone(), before_key, cancel, after_key };
-        match attrs::check(&mut logged_in, wanted).await {
-            Ok(()) => Ok(logged_in),
-            Err(is) => {
-                say_goodbye(&mut logged_in.stream).await;
-                Err(UpstreamError::Unfit { address: address.to_string(), is })
-            }
-        }
+        let fits = attrs::check(&mut logged_in, wanted).await;
+        Ok((logged_in, fits))
     }
 
     async fn connect(&self, address: &Address) -> Result<Stream, UpstreamError> {
@@ -384,17 +388,21 @@ struct Asking<'a> {
     credential: &'a Credential,
     parameters: &'a StartupParameters,
     wanted: TargetSessionAttrs,
-    /// For all addresses of the host.
-    limit: Duration,
+    /// For all addresses of the host, looking them up included.
+    until: Instant,
+    /// For all hosts.
+    deadline: Instant,
 }
 
 async fn within<T>(
-    limit: Duration,
+    until: Instant,
     address: &Address,
     attempt: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
-    time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+    let limit = until.saturating_duration_since(Instant::now());
+    time::timeout_at(until, attempt).await.unwrap_or_else(|_| {
         // A share has nanoseconds, which tell nothing.
+        let limit = Duration::from_micros(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX) + 500);
         let limit = Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         Err(UpstreamError::TimedOut { address: address.to_string(), limit })
     })

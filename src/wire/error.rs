@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 use pgwire::messages::{Message, response};
 
+use super::startup::CancelKey;
+
 /// Five characters that name an error. PostgreSQL manual, appendix A.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct SqlState([u8; 5]);
@@ -30,6 +32,11 @@ impl SqlState {
     /// transactions.
     pub(crate) fn ends_session(self) -> bool {
         self.0.starts_with(b"57P") || matches!(&self.0, b"25P03" | b"25P04")
+    }
+
+    /// Whether it begins with one of these, of two characters each.
+    pub(crate) fn is_of_class(self, classes: &[&str]) -> bool {
+        classes.iter().any(|class| self.0.starts_with(class.as_bytes()))
     }
 
     /// The code that upstream sent; `None` unless it has five characters of the manual's alphabet.
@@ -60,9 +67,18 @@ pub(crate) struct ErrorResponse {
     pub(crate) message: String,
     /// The message's body as upstream sent it, from behind its length word.
     pub(crate) body: Vec<u8>,
-    /// What upstream has said since AuthenticationOk, in whole messages; `None` before that. Who is refused for a
-    /// parameter or a database has been let in by then.
-    pub(crate) since_let_in: Option<Vec<u8>>,
+    /// What upstream has said since AuthenticationOk; `None` before that. Who is refused for a parameter or a database
+    /// has been let in by then.
+    pub(crate) since_let_in: Option<Box<SinceLetIn>>,
+}
+
+/// What an upstream has said to one that it had let in, and then refused: whole messages, as they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SinceLetIn {
+    pub(crate) before_key: Vec<u8>,
+    /// Of BackendKeyData, which is left out: its secret is not for the client. `None` where there was none.
+    pub(crate) pid: Option<i32>,
+    pub(crate) after_key: Vec<u8>,
 }
 
 impl ErrorResponse {
@@ -83,8 +99,18 @@ impl ErrorResponse {
     }
 
     /// The same from a server that has let us in, and then said `said`.
-    pub(crate) fn since_let_in(self, said: &[u8]) -> Self {
-        Self { since_let_in: Some(said.to_owned()), ..self }
+    pub(crate) fn since_let_in(self, said: SinceLetIn) -> Self {
+        Self { since_let_in: Some(Box::new(said)), ..self }
+    }
+
+    /// Puts a key in the place of upstream's, if there was one. It cancels nothing: that session is over.
+    pub(crate) fn give_key(&mut self, key_of: impl FnOnce(i32) -> Option<CancelKey>) {
+        let Some(SinceLetIn { before_key, pid, .. }) = self.since_let_in.as_deref_mut() else { return };
+        if let Some(key) = pid.take().and_then(key_of) {
+            let mut message = BytesMut::new();
+            key.encode_key_data(&mut message);
+            before_key.extend_from_slice(&message);
+        }
     }
 
     /// The code for people, who are told where there is none.
@@ -159,7 +185,10 @@ impl ClientError {
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Verbatim(response) => {
-                out.put_slice(response.since_let_in.as_deref().unwrap_or_default());
+                if let Some(SinceLetIn { before_key, after_key, .. }) = response.since_let_in.as_deref() {
+                    out.put_slice(before_key);
+                    out.put_slice(after_key);
+                }
                 out.put_u8(response::MESSAGE_TYPE_BYTE_ERROR_RESPONSE);
                 out.put_u32(u32::try_from(response.body.len() + 4).unwrap_or(u32::MAX));
                 out.put_slice(&response.body);
@@ -202,6 +231,27 @@ mod tests {
         let out = encoded(&ClientError::verbatim(&response));
         let (frame, rest) = split_frame(&out, 1024).unwrap().unwrap();
         assert_eq!((frame.tag, frame.body, rest), (b'E', BODY, &[][..]));
+    }
+
+    #[test]
+    fn refusal_of_one_let_in_comes_behind_what_was_said_with_a_key_in_the_place_of_upstreams() {
+        let key = |pid| Some(CancelKey { pid, secret: b"ours".to_vec().into() });
+        let said = |pid| SinceLetIn { before_key: b"before".to_vec(), pid, after_key: b"after".to_vec() };
+        for (pid, expected) in
+            [(None, &b"beforeafter"[..]), (Some(7), b"beforeK\0\0\0\x0c\0\0\0\x07oursafter")]
+        {
+            let mut response = ErrorResponse::parse(BODY).since_let_in(said(pid));
+            response.give_key(key);
+            response.give_key(key);
+            let error = ClientError::verbatim(&response);
+            assert!(error.is_of_one_let_in());
+            let out = encoded(&error);
+            assert_eq!(&out[..expected.len()], expected);
+            assert_eq!(split_frame(&out[expected.len()..], 1024).unwrap().unwrap().0.body, BODY);
+        }
+        let mut response = ErrorResponse::parse(BODY);
+        response.give_key(key);
+        assert!(!ClientError::verbatim(&response).is_of_one_let_in());
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod hosts;
 mod failover;
 mod logins;
 mod impostor;
+mod refusals;
 mod rotation;
 mod replay;
 mod scenarios;

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::*;
 use crate::ids::LeaseId;
 use crate::lease::witness::{Footing, Witness};
-use crate::upstream::QueryError;
+use crate::upstream::{OnCredential, QueryError};
 use crate::vault::{Grant, Lease, Login, StaticCredential, Token, TokenKind, VaultError};
 use crate::wire::error::{ErrorResponse, SqlState};
 
@@ -423,7 +423,14 @@ impl FakeUpstream {
         match mood {
             Mood::Accepts | Mood::Silent => Ok(()),
             Mood::Rejects => Err(UpstreamError::CredentialRejected { address, response: response("28P01") }),
-            Mood::Refuses(code) => Err(UpstreamError::Refused { address, response: response(code) }),
+            Mood::Refuses(code) => {
+                let credential = match code {
+                    "28000" => OnCredential::Doubtful,
+                    code if code.starts_with('5') => OnCredential::Nothing,
+                    _ => OnCredential::Accepted,
+                };
+                Err(UpstreamError::Refused { address, response: response(code), credential })
+            }
             Mood::Unreachable => {
                 Err(UpstreamError::Connect { address, source: io::ErrorKind::ConnectionRefused.into() })
             }

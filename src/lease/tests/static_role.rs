@@ -175,6 +175,26 @@ async fn false_alarm_ends_with_the_same_password_proven_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn doubt_has_the_password_read_once_in_ten_seconds_and_goes_on_offering_it() {
+    let rig = Rig::offering(3_600).await;
+    time::sleep(secs(60)).await;
+    for (after, reads) in [(0, 2), (1, 2), (8, 2), (2, 3)] {
+        time::sleep(secs(after)).await;
+        rig.hold().await.doubt();
+        time::sleep(ms(100)).await;
+        assert_eq!(rig.reads(), reads);
+    }
+    assert!(rig.source.is_usable());
+    // Somebody has changed it.
+    rig.upstream.set_password("by hand");
+    rig.vault_knows("by hand", 3_600);
+    time::sleep(secs(10)).await;
+    rig.hold().await.doubt();
+    time::sleep(secs(1)).await;
+    assert_eq!(rig.log_in().await.unwrap().1, "by hand");
+}
+
+#[tokio::test(start_paused = true)]
 async fn last_password_is_offered_however_long_vault_is_away() {
     let rig = Rig::offering(20).await;
     rig.vault.fail_all(Fault::Unreachable);

@@ -70,7 +70,7 @@ async fn credential_that_every_upstream_rejects_is_not_offered_and_not_made_in_a
 
 #[tokio::test(start_paused = true)]
 async fn upstream_away_at_start_leaves_the_verdict_to_the_clients_logins() {
-    for mood in [Mood::Unreachable, Mood::Refuses("57P03"), Mood::Silent] {
+    for mood in [Mood::Unreachable, Mood::Refuses("57P03"), Mood::Refuses("28000"), Mood::Silent] {
         let rig = Rig::start(|_, upstream| upstream.set(mood));
         let began = Instant::now();
         assert_eq!(rig.user().await, "v-1");
@@ -85,6 +85,26 @@ async fn upstream_away_at_start_leaves_the_verdict_to_the_clients_logins() {
         assert_eq!(rig.upstream.probes(), probes);
         assert_eq!(rig.vault.count(Operation::ReadCreds), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubtful_credential_is_looked_into_now_and_then_and_kept_while_its_lease_lives() {
+    let rig = Rig::serving(|vault, _| vault.set(|vault| vault.lease_ttl = 3_600)).await;
+    rig.upstream.set(Mood::Refuses("28000"));
+    let user = rig.user().await;
+    for _ in 0..600 {
+        rig.hold().await.doubt();
+        time::sleep(secs(1)).await;
+        assert!(rig.source.is_usable());
+    }
+    let lookups = rig.vault.count(Operation::LookUpLease);
+    assert!((50..=61).contains(&lookups), "{lookups}");
+    assert_eq!((rig.user().await, rig.vault.count(Operation::ReadCreds)), (user, 1));
+
+    rig.vault.revoke_all();
+    rig.hold().await.doubt();
+    time::sleep(secs(20)).await;
+    assert_eq!(rig.vault.count(Operation::ReadCreds), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,8 @@ enum Told {
     Ours(&'static str),
     /// These bytes, and then the end.
     Bytes(Vec<u8>),
+    /// These bytes behind upstream's pid and a secret of ours, and then the end.
+    Refused(Vec<u8>),
     /// A session that begins, with these bytes behind upstream's pid and our secret, and then the end.
     Session(Vec<u8>),
 }
@@ -69,7 +71,7 @@ fn logins() -> Vec<(&'static str, Vec<u8>, Told)> {
         ("two keys", after_key(KEY), lost()),
         ("half a ReadyForQuery", after_key(&READY[..4]), lost()),
         ("end behind the key", after_key(b""), lost()),
-        ("error behind the key", after_key(&error), Told::Bytes(after_ok(&error))),
+        ("error behind the key", after_key(&error), Told::Refused(error.clone())),
         ("error without SQLSTATE behind AuthenticationOk", after_ok(&error), Told::Bytes(after_ok(&error))),
         ("ReadyForQuery twice", after_key(&READY.repeat(2)), Told::Session(READY.repeat(2))),
         (
@@ -155,6 +157,15 @@ async fn beside(script: impl AsyncFnOnce(&Proxy, &Server, &mut Bystander)) {
     assert!(!text.contains("reason=\"panic\""), "{text}");
 }
 
+/// What comes behind a secret that is not upstream's.
+fn behind_key<'a>(told: &'a [u8], name: &str) -> &'a [u8] {
+    let greeting = [login::AUTHENTICATION_OK, STATUS, &KEY[..9]].concat();
+    let rest = told.strip_prefix(&greeting[..]).and_then(|told| told.split_at_checked(4));
+    let (secret, rest) = rest.unwrap_or_else(|| panic!("{name}: {}", told.escape_ascii()));
+    assert_ne!(secret, &KEY[9..], "{name}");
+    rest
+}
+
 #[tokio::test]
 async fn what_no_server_says_in_a_login_is_told_as_an_error_and_disturbs_nobody() {
     beside(async |proxy, server, bystander| {
@@ -168,10 +179,9 @@ async fn what_no_server_says_in_a_login_is_told_as_an_error_and_disturbs_nobody(
             match expected {
                 Told::Ours(expected) => assert_eq!(code(&told), expected, "{name}"),
                 Told::Bytes(bytes) => assert_eq!(told, bytes, "{name}: {}", told.escape_ascii()),
+                Told::Refused(bytes) => assert_eq!(behind_key(&told, name), bytes, "{name}"),
                 Told::Session(bytes) => {
-                    let greeting = [login::AUTHENTICATION_OK, STATUS, &KEY[..9]].concat();
-                    let rest = told.strip_prefix(&greeting[..]).and_then(|told| told.get(4..));
-                    let rest = rest.unwrap_or_else(|| panic!("{name}: {}", told.escape_ascii()));
+                    let rest = behind_key(&told, name);
                     // Behind it there is room for a word of ours: that upstream is lost.
                     let rest = rest.strip_prefix(&bytes[..]).unwrap_or_else(|| panic!("{name}"));
                     assert_eq!(code(rest), "08006", "{name}");

@@ -158,21 +158,45 @@ async fn refusal_is_heard_before_and_after_authentication() {
     let error = message(b'E', b"SFATAL\0C3D000\0Mno database\0\0");
     let status = message(b'S', b"a\0b\0");
     let key = message(b'K', b"\0\0\0\x01abcd");
-    for (before, told) in [
-        (vec![], None),
-        (vec![authentication(0, b"")], Some(vec![])),
-        (vec![authentication(0, b""), status.clone()], Some(status.clone())),
-        (
-            vec![authentication(0, b""), status.clone(), key, status.clone()],
-            Some([status.clone(), status].concat()),
-        ),
+    let notice = message(b'N', b"SWARNING\0Mno\0\0");
+    let ok = || authentication(0, b"");
+    let said = |before_key: &[u8], pid, after_key: &[u8]| {
+        Some(Box::new(SinceLetIn { before_key: before_key.to_vec(), pid, after_key: after_key.to_vec() }))
+    };
+    for (before, stage, told) in [
+        (vec![], Stage::Unasked, None),
+        (vec![notice.clone()], Stage::Unasked, None),
+        (vec![ok()], Stage::LetIn, said(b"", None, b"")),
+        (vec![notice.clone(), ok()], Stage::LetIn, said(&notice, None, b"")),
+        (vec![ok(), status.clone()], Stage::Begun, said(&status, None, b"")),
+        (vec![ok(), key.clone()], Stage::Begun, said(b"", Some(1), b"")),
+        (vec![ok(), status.clone(), key, notice.clone()], Stage::Begun, said(&status, Some(1), &notice)),
     ] {
         let bytes = [before.concat(), error.clone()].concat();
-        let Err(LoginError::Refused(response)) = answer(&Binding::None, &bytes).await else {
+        let Err(LoginError::Refused { response, stage: seen }) = answer(&Binding::None, &bytes).await else {
             panic!("no refusal")
         };
         assert_eq!(response.code.unwrap().to_string(), "3D000");
-        assert_eq!(response.since_let_in, told);
+        assert_eq!((seen, response.since_let_in), (stage, told));
+    }
+}
+
+#[tokio::test]
+async fn refusal_behind_the_servers_own_proof_is_not_of_the_password() {
+    let error = message(b'E', b"SFATAL\0C28P01\0Mno\0\0");
+    for (has_proven, expected) in [(false, Stage::Asked), (true, Stage::Proven)] {
+        let outcome = play(&Binding::None, async |mut upstream| {
+            upstream.startup().await;
+            let server_final = upstream.scram_up_to_proof("secret", "SCRAM-SHA-256\0", &Binding::None).await;
+            let mut last = error.clone();
+            if has_proven {
+                last = [authentication(12, server_final.as_bytes()), last].concat();
+            }
+            upstream.send(&last).await;
+            upstream
+        });
+        let Err(LoginError::Refused { stage, .. }) = outcome.await else { panic!("no refusal") };
+        assert_eq!(stage, expected);
     }
 }
 

@@ -19,6 +19,8 @@ enum Act {
     Says(&'static [u8], End),
     /// Lets us in, with these ParameterStatus messages; says this to a query, and expects a goodbye.
     LetsIn(&'static [(&'static str, &'static str)], &'static str),
+    /// Lets us in as a standby, and does not go when we do.
+    Lingers,
     /// Refuses the login.
     Refuses(&'static str),
 }
@@ -115,7 +117,11 @@ async fn play(act: Act, stream: TcpStream) {
             upstream.startup().await;
             upstream.send(&refusal(code)).await;
         }
-        Act::LetsIn(parameters, answer) => let_in(stream, parameters, answer).await,
+        Act::LetsIn(parameters, answer) => drop(let_in(stream, parameters, answer).await),
+        Act::Lingers => {
+            let _stays = let_in(stream, &[("in_hot_standby", "on")], "").await;
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -123,7 +129,7 @@ fn refusal(code: &str) -> Vec<u8> {
     message(b'E', format!("SFATAL\0C{code}\0Mno {code}\0\0").as_bytes())
 }
 
-async fn let_in(stream: TcpStream, parameters: &[(&str, &str)], answer: &str) {
+async fn let_in(stream: TcpStream, parameters: &[(&str, &str)], answer: &str) -> FakeUpstream<TcpStream> {
     let status = |(name, value): &(&str, &str)| message(b'S', format!("{name}\0{value}\0").as_bytes());
     let mut upstream = FakeUpstream::new(stream);
     upstream.startup().await;
@@ -141,6 +147,7 @@ async fn let_in(stream: TcpStream, parameters: &[(&str, &str)], answer: &str) {
     // Either side may be the first to go.
     let rest = upstream.rest().await;
     assert!(rest.is_empty() || rest == TERMINATE, "{rest:?}");
+    upstream
 }
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
@@ -185,6 +192,28 @@ async fn silent_host_leaves_its_share_of_the_time_to_the_others() {
 }
 
 #[tokio::test]
+async fn goodbye_to_an_unfit_host_does_not_make_it_a_silent_one() {
+    let mut stage = Stage::wanting(&[Act::Lingers], TargetSessionAttrs::Primary);
+    // Less than a goodbye takes, and enough for a login but on a machine that does much else.
+    stage.config.connect_timeout = Some(CLOSE_TIMEOUT.mul_f64(0.9));
+    let is_unfit = async || stage.log_in().await.unwrap_err().on_credential() == OnCredential::Accepted;
+    bounded(async { while !is_unfit().await {} }).await;
+}
+
+#[tokio::test]
+async fn who_waits_until_the_deadline_as_well_hears_of_the_host() {
+    let stage = Stage::of(&[Act::Silent]);
+    let upstream = Upstream::load(&stage.config).unwrap();
+    let (credential, parameters) = (credential("secret"), parameters());
+    for step in 1..40 {
+        let deadline = Instant::now() + Duration::from_micros(1_370 * step);
+        let login = upstream.log_in(&credential, &parameters, deadline);
+        let outcome = time::timeout_at(deadline, login).await;
+        assert!(matches!(outcome, Ok(Err(UpstreamError::TimedOut { .. }))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn all_hosts_are_named_where_none_serves() {
     let stage = Stage::of(&[Act::Closed, Act::Refuses("57P03"), Act::Closed]);
     let error = stage.log_in().await.unwrap_err();
@@ -203,18 +232,34 @@ async fn word_on_anything_but_server_and_credential_is_the_last() {
     let error = stage.log_in().await.unwrap_err();
     assert!(matches!(&error, UpstreamError::Refused { response, .. } if response.message == "no 3D000"));
     assert_eq!(stage.connections(), [1, 1, 0]);
+    // The credential is good, all the same.
+    let stage = Stage::wanting(&[PRIMARY, Act::Refuses("53300")], TargetSessionAttrs::Standby);
+    let error = stage.log_in().await.unwrap_err();
+    assert!(matches!(&error, UpstreamError::Refused { response, .. } if response.message == "no 53300"));
+    assert_eq!(error.on_credential(), OnCredential::Accepted);
 }
 
 #[tokio::test]
 async fn credential_is_rejected_where_no_host_accepts_it_and_late_where_one_does() {
-    let stage = Stage::of(&[Act::Refuses("28P01"), Act::Closed, Act::Refuses("28P01")]);
+    let stage = Stage::of(&[Act::Refuses("28P01"), Act::Refuses("28P01")]);
     let error = stage.log_in().await.unwrap_err();
     assert!(matches!(error, UpstreamError::CredentialRejected { .. }), "{error}");
+    // One that has said nothing may be the one that knows it.
+    for silent in [Act::Closed, Act::Refuses("57P03"), Act::Says(b"", End::Reset)] {
+        let stage = Stage::of(&[Act::Refuses("28P01"), silent, Act::Refuses("28P01")]);
+        let error = stage.log_in().await.unwrap_err();
+        assert_eq!(error.on_credential(), OnCredential::Doubtful, "{error}");
+        assert!(matches!(error, UpstreamError::NoHost(_)), "{error}");
+    }
+    let stage = Stage::of(&[Act::Closed, Act::Refuses("28000"), Act::Refuses("28P01")]);
+    let error = stage.log_in().await.unwrap_err();
+    assert_eq!(error.on_credential(), OnCredential::Doubtful, "{error}");
+    assert!(matches!(&error, UpstreamError::Refused { response, .. } if response.message == "no 28000"));
 
     for hosts in [[Act::Refuses("28P01"), PRIMARY], [PRIMARY, Act::Refuses("28P01")]] {
         let stage = Stage::wanting(&hosts, TargetSessionAttrs::Standby);
         let error = stage.log_in().await.unwrap_err();
-        assert!(error.is_late() && error.is_accepted(), "{error}");
+        assert_eq!(error.on_credential(), OnCredential::Late, "{error}");
         assert_eq!(error.reason(), "session_attrs");
         let stage = Stage::wanting(&hosts, TargetSessionAttrs::PreferStandby);
         assert!(matches!(hosts[stage.log_in().await.unwrap()], Act::LetsIn(..)));

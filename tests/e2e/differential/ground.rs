@@ -76,6 +76,9 @@ impl Ground {
              CREATE ROLE {postgres_user} LOGIN PASSWORD '{PASSWORD}'"
         );
         world.superuser.batch_execute(&sql).await.unwrap();
+        if postgres.major() >= 17 {
+            world.superuser.batch_execute(TURNED_AWAY).await.unwrap();
+        }
         let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{postgres_user}'");
         let verifier = world.superuser.rows(&sql).await[0][0].clone().unwrap();
         let users = world.folder().join("users");
@@ -139,6 +142,18 @@ const HBA: &str = "local all all trust
 local replication all trust
 host replication all 127.0.0.1/32 scram-sha-256
 host replication all ::1/128 scram-sha-256";
+
+/// Sessions that ask for it.
+const TURNED_AWAY: &str = "
+    CREATE FUNCTION turned_away() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF current_setting('turned.away', true) <> '' THEN
+            RAISE NOTICE 'not this one';
+            RAISE EXCEPTION 'turned away' USING ERRCODE = current_setting('turned.away');
+        END IF;
+    END $$;
+    CREATE EVENT TRIGGER turned_away ON login EXECUTE FUNCTION turned_away();
+";
 
 const OBJECTS: &str = "
     CREATE TABLE pairs (id int PRIMARY KEY, n int NOT NULL);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
@@ -9,7 +10,7 @@ use super::{assert_nothing_was_forbidden, of};
 use crate::support::Servers;
 use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World};
-use crate::{pglease_with, start, until};
+use crate::{pglease_with, start, until, user_of};
 
 /// Credentials that pods of the world have had made.
 fn made(world: &World<'_>) -> usize {
@@ -32,8 +33,19 @@ async fn storm(pglease: &Pglease, span: Duration) {
     tokio::join!(client(), client(), client(), client(), client(), client(), client(), client());
 }
 
+/// From here on its engine makes roles with a password that it does not tell.
+async fn make_useless(world: &World<'_>) {
+    let definition = json!({
+        "db_name": "pg",
+        "default_ttl": "1h",
+        "creation_statements": ["CREATE ROLE \"{{name}}\" LOGIN PASSWORD 'another'"],
+        "revocation_statements": ["ALTER ROLE \"{{name}}\" NOLOGIN"],
+    });
+    world.write(&format!("{}/roles/db-app", world.engine()), definition).await;
+}
+
 #[tokio::test]
-async fn pg_hba_that_refuses_leased_roles_has_few_of_them_made() {
+async fn server_that_rejects_every_credential_has_few_of_them_made() {
     let servers = Servers::start().await;
     let serving = World::create(&servers, of(VaultRole::default())).await;
     let starting = World::create(&servers, of(VaultRole::default())).await;
@@ -42,15 +54,12 @@ async fn pg_hba_that_refuses_leased_roles_has_few_of_them_made() {
         settings + &world.route("db-app")
     };
     let was_ready = pglease_with(&settings(&serving)).await;
-    was_ready.connect("app").await.unwrap();
+    let user = user_of(&was_ready.connect("app").await.unwrap()).await;
 
-    let rejecting = |world: &World<'_>| {
-        let (engine, leased) = (world.group("vault_admin"), world.group("app_rw"));
-        format!("host all {engine} all scram-sha-256\nhost all +{leased} all reject\n")
-    };
-    let rejected = [rejecting(&serving), rejecting(&starting)];
-    servers.postgres.write_hba(&rejected.concat()).await;
-    until(async || was_ready.connect("app").await.is_err()).await;
+    make_useless(&serving).await;
+    make_useless(&starting).await;
+    let sql = format!("ALTER ROLE \"{user}\" PASSWORD 'another'");
+    serving.superuser.batch_execute(&sql).await.unwrap();
     let never_ready = start(&settings(&starting)).await;
     let span = Duration::from_secs(25);
     let begun = Instant::now();
@@ -66,8 +75,44 @@ async fn pg_hba_that_refuses_leased_roles_has_few_of_them_made() {
         assert_nothing_was_forbidden(world, pglease).await;
     }
 
-    servers.postgres.write_hba("").await;
-    for pglease in [&was_ready, &never_ready] {
+    for (world, pglease) in [(&serving, &was_ready), (&starting, &never_ready)] {
+        world.write_vault_role(&VaultRole::default()).await;
         until(async || pglease.connect("app").await.is_ok()).await;
     }
+}
+
+#[tokio::test]
+async fn pg_hba_that_has_no_line_for_leased_roles_has_none_of_them_made() {
+    let servers = Servers::start().await;
+    let serving = World::create(&servers, of(VaultRole::default())).await;
+    let starting = World::create(&servers, of(VaultRole::default())).await;
+    let settings = |world: &World<'_>| world.settings() + &world.route("db-app");
+    let was_ready = pglease_with(&settings(&serving)).await;
+    let served = user_of(&was_ready.connect("app").await.unwrap()).await;
+
+    let knowing = |world: &World<'_>| {
+        let (engine, leased) = (world.group("vault_admin"), world.group("app_rw"));
+        format!("host all {engine} all scram-sha-256\nhost all +{leased} all reject\n")
+    };
+    let hba = knowing(&serving) + &knowing(&starting) + "host all all all scram-sha-256\n";
+    servers.postgres.write_data(&[("pg_hba.conf", &hba)]).await;
+    let never_ready = start(&settings(&starting)).await;
+    for (world, pglease) in [(&serving, &was_ready), (&starting, &never_ready)] {
+        for _ in 0..20 {
+            let refused = pglease.connect("app").await.err().unwrap();
+            let refused = refused.as_db_error().unwrap();
+            assert_eq!(refused.code(), &SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+            assert!(refused.message().starts_with("pg_hba.conf rejects connection"), "{refused:?}");
+        }
+        assert_eq!(made(world), 1);
+        assert_nothing_was_forbidden(world, pglease).await;
+    }
+    // What could not be proven is not started.
+    assert_eq!(never_ready.get("/startup").await.0, 503);
+
+    servers.postgres.write_hba("").await;
+    never_ready.wait_ready().await;
+    assert_eq!(user_of(&was_ready.connect("app").await.unwrap()).await, served);
+    never_ready.connect("app").await.unwrap();
+    assert_eq!((made(&serving), made(&starting)), (1, 1));
 }

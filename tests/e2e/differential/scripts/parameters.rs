@@ -8,7 +8,22 @@ pub(in crate::differential) fn scripts(names: &Names) -> Vec<Script> {
     scripts.extend(options(names));
     scripts.extend(databases(names));
     scripts.extend(replication(names));
+    // From there on there are login triggers.
+    if names.major >= 17 {
+        scripts.extend(turned_away(names));
+    }
     scripts
+}
+
+/// By a login trigger, with codes that are of passwords and roles elsewhere.
+fn turned_away(names: &Names) -> Vec<Script> {
+    let codes = ["28000", "28P01", "42501", "P0001"];
+    let turned_away = |code| {
+        let options = format!("-c turned.away={code}");
+        let name = format!("turned away by a login trigger with {code}");
+        Script::bare(name).send(names.startup(&[("options", &options)])).end()
+    };
+    codes.map(turned_away).into()
 }
 
 /// Asks for its own word back, if it is let in.
