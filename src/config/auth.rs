@@ -19,7 +19,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<AuthConfig> {
     match method {
         Method::Trust => Some(AuthConfig::Trust),
         Method::Password => {
-            Some(AuthConfig::Password { file: reader.value(AUTH_FILE, value::readable_file)? })
+            Some(AuthConfig::Password { file: reader.path(AUTH_FILE, value::readable_file)? })
         }
         Method::Peer => {
             let uids = reader.list(PEER_UIDS, uid)?;

@@ -18,6 +18,15 @@ impl ConfigErrors {
     }
 }
 
+impl IntoIterator for ConfigErrors {
+    type Item = ConfigError;
+    type IntoIter = std::vec::IntoIter<ConfigError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
@@ -247,6 +256,8 @@ pub(crate) enum Place {
     Variable(String),
     /// With its dashes.
     Flag(String),
+    /// By somebody who sets what a proxy elsewhere will read.
+    Given(String),
     Default,
 }
 
@@ -254,7 +265,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{path}:{line}"),
-            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+            Self::Variable(name) | Self::Flag(name) | Self::Given(name) => f.write_str(name),
             Self::Default => f.write_str("default"),
         }
     }

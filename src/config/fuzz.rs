@@ -2,6 +2,7 @@
 
 use super::error::ConfigErrors;
 use super::keywords::{KEYWORDS, Use};
+use super::settings::Files;
 use super::{conninfo, file, load, settings, upstream};
 
 /// An `upstream`: understood or refused, and shown without what it holds of secrets.
@@ -40,7 +41,7 @@ pub(crate) fn fuzz_file(text: &str) {
     let read = file::parse("pglease.toml", text, &mut errors);
     if let Some(file) = read {
         let (settings, routes) = settings::merge(super::keys::Reads::Proxy, file, [], &mut errors);
-        let config = load::config(&settings, &routes, &mut errors);
+        let config = load::config(&settings, &routes, Files::Here, &mut errors);
         assert!(config.is_some() || !errors.is_empty(), "refused without a word");
     } else {
         assert!(!errors.is_empty(), "refused without a word");

@@ -9,7 +9,7 @@ use tracing::Level;
 
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::keys::Reads;
-use super::settings::{self, FileSettings, Reader, Settings};
+use super::settings::{self, FileSettings, Files, Reader, Settings};
 use super::{
     AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, InjectorConfig, ListenAddress, ListenConfig,
     LogConfig, LogFormat, ServerCert, SslMode, UnixSocket, auth, env, file, flags, injector, routes, value,
@@ -33,7 +33,7 @@ pub(crate) fn load(
     let Some((settings, routes)) = read(Reads::Proxy, matches, variables, &mut errors) else {
         return Err(ConfigErrors::new(errors));
     };
-    let config = config(&settings, &routes, &mut errors);
+    let config = config(&settings, &routes, Files::Here, &mut errors);
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded { warnings: warnings(&config), config }),
         _ => Err(ConfigErrors::new(errors)),
@@ -48,7 +48,7 @@ pub(crate) fn load_admin(
 ) -> Result<AdminConfig, ConfigErrors> {
     let mut errors = Vec::new();
     let read = read(Reads::Proxy, matches, variables, &mut errors);
-    let admin = read.and_then(|(settings, _)| admin(&mut Reader::new(&settings, &mut errors)));
+    let admin = read.and_then(|(settings, _)| admin(&mut Reader::new(&settings, &mut errors, Files::Here)));
     match admin {
         Some(admin) if errors.is_empty() => Ok(admin),
         _ => Err(ConfigErrors::new(errors)),
@@ -62,7 +62,7 @@ pub(crate) fn load_injector(
 ) -> Result<InjectorConfig, ConfigErrors> {
     let mut errors = Vec::new();
     let read = read(Reads::Injector, matches, variables, &mut errors);
-    let config = read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors)));
+    let config = read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors, Files::Here)));
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(ConfigErrors::new(errors)),
@@ -95,9 +95,10 @@ fn read(
 pub(super) fn config(
     settings: &Settings,
     routes: &[Settings],
+    files: Files,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Config> {
-    let mut reader = Reader::new(settings, errors);
+    let mut reader = Reader::new(settings, errors, files);
     let vault = vault::read(&mut reader);
     let listen = listen(&mut reader);
     let drain = drain(&mut reader);
@@ -110,7 +111,7 @@ pub(super) fn config(
     if routes.is_empty() {
         errors.push(ConfigError::NoRoute);
     }
-    let routes = routes::read(routes, errors);
+    let routes = routes::read(routes, files, errors);
     Some(Config {
         vault: vault?,
         listen: listen?,
@@ -148,8 +149,8 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
 /// Both files or none.
 fn server_cert(reader: &mut Reader<'_>) -> Option<ServerCert> {
     let cert_file =
-        reader.is_given(TLS_CERT_FILE).then(|| reader.optional(TLS_CERT_FILE, value::certificate_file));
-    let key_file = reader.is_given(TLS_KEY_FILE).then(|| reader.optional(TLS_KEY_FILE, value::key_file));
+        reader.is_given(TLS_CERT_FILE).then(|| reader.optional_path(TLS_CERT_FILE, value::certificate_file));
+    let key_file = reader.is_given(TLS_KEY_FILE).then(|| reader.optional_path(TLS_KEY_FILE, value::key_file));
     match (cert_file, key_file) {
         (None, None) => None,
         (Some(cert_file), Some(key_file)) => Some(ServerCert { cert_file: cert_file?, key_file: key_file? }),
@@ -165,7 +166,7 @@ fn unix_socket(reader: &mut Reader<'_>, addresses: &[ListenAddress]) -> Option<O
     if !reader.is_given(UNIX_SOCKET) {
         return mode.map(|_| None);
     }
-    let socket = UnixSocket { directory: reader.optional(UNIX_SOCKET, value::directory)?, mode: mode? };
+    let socket = UnixSocket { directory: reader.optional_path(UNIX_SOCKET, value::directory)?, mode: mode? };
     let longest =
         socket.path(addresses.first().map_or(DEFAULT_PORT, |address| match sockets(*address).as_slice() {
             [first, ..] if first.port() != 0 => first.port(),

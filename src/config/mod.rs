@@ -11,10 +11,15 @@ use std::time::Duration;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::{fuzz_file, fuzz_upstream};
 pub(crate) use {
+    elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
     env::environment,
     error::ConfigErrors,
     flags::{admin_flags, flags, injector_flags},
-    injector::{InjectorConfig, SidecarConfig},
+    injector::{
+        Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, Resources, SidecarConfig, SidecarSetting,
+        token_expiration,
+    },
+    keys::nearest,
     load::{Loaded, load, load_admin, load_injector},
     require_auth::RequireAuth,
     server::{
@@ -25,14 +30,9 @@ pub(crate) use {
     vault::is_static,
 };
 
-#[expect(unused_imports, reason = "for the review of pods")]
-pub(crate) use injector::{
-    Conflict, ObjectFile, ObjectKind, ProjectedToken, Resources, SidecarSetting, quantity, sidecar_setting,
-    token_expiration,
-};
-
 mod auth;
 mod conninfo;
+mod elsewhere;
 mod env;
 mod error;
 mod file;

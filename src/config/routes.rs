@@ -1,17 +1,17 @@
 //! `[[route]]`: whose sessions go where, on whose credentials.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::{ConfigError, Place, Problem};
-use super::settings::{Reader, Settings};
+use super::settings::{Check, Files, Reader, Settings};
 use super::{AtLeaseEnd, ClientCert, RouteConfig, UpstreamConfig, upstream, value, vault};
 
 /// All routes in their order; a route that is wrong is missing, and why is kept.
-pub(crate) fn read(routes: &[Settings], errors: &mut Vec<ConfigError>) -> Vec<RouteConfig> {
+pub(crate) fn read(routes: &[Settings], files: Files, errors: &mut Vec<ConfigError>) -> Vec<RouteConfig> {
     let mut read = Vec::with_capacity(routes.len());
     let mut clients: Vec<Clients> = Vec::with_capacity(routes.len());
     for settings in routes {
-        let mut reader = Reader::new(settings, errors);
+        let mut reader = Reader::new(settings, errors, files);
         let own = Clients::read(&mut reader, settings.route.clone());
         read.extend(own.as_ref().and_then(|own| route(&mut reader, own)));
         let Some(own) = own else { continue };
@@ -85,7 +85,7 @@ fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
     let mut is_usable = true;
     for (keyword, path, check) in files(&upstream) {
         let path = path.to_string_lossy().into_owned();
-        if let Err(problem) = check(&path) {
+        if let Err(problem) = reader.check(check)(&path) {
             let problem = Box::new(problem);
             reader.fault("route.upstream", Problem::UpstreamFile { keyword, path, problem });
             is_usable = false;
@@ -93,9 +93,6 @@ fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
     }
     is_usable.then_some(upstream)
 }
-
-/// What says whether a file is of use.
-type Check = fn(&str) -> Result<PathBuf, Problem>;
 
 /// The files of an upstream by the keywords that name them.
 fn files(upstream: &UpstreamConfig) -> Vec<(&'static str, &Path, Check)> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use super::error::{ConfigError, Place, Problem, Written, shown};
 use super::keys::{self, Built, Key, Kind, Preset, Reads};
@@ -123,18 +124,40 @@ fn of_table(table: RouteTable) -> Settings {
     route
 }
 
+/// What says whether a file is of use.
+pub(crate) type Check = fn(&str) -> Result<PathBuf, Problem>;
+
+impl Files {
+    fn check(self, check: Check) -> Check {
+        match self {
+            Self::Here => check,
+            Self::Elsewhere => value::path,
+        }
+    }
+}
+
 /// Takes values from settings and keeps what is wrong with them, for the caller to look at in the end: a value that is
 /// wrong comes out as `None`.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     settings: &'a Settings,
     errors: &'a mut Vec<ConfigError>,
+    files: Files,
+}
+
+/// Where the files are that settings name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// On this machine: they are looked at.
+    Here,
+    /// Where the settings will hold. What stands here under the same path is no business of whoever wrote them.
+    Elsewhere,
 }
 
 impl<'a> Reader<'a> {
     /// Refuses at once what asks for something that is not built yet.
-    pub(crate) fn new(settings: &'a Settings, errors: &'a mut Vec<ConfigError>) -> Self {
-        let mut reader = Self { settings, errors };
+    pub(crate) fn new(settings: &'a Settings, errors: &'a mut Vec<ConfigError>, files: Files) -> Self {
+        let mut reader = Self { settings, errors, files };
         for setting in settings.by_key.values() {
             if let Some(problem) = not_built(setting) {
                 reader.push(setting.written(), problem);
@@ -163,6 +186,21 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let text = self.text(name).filter(|text| !text.is_empty())?;
         parse(&text).map_err(|problem| self.fault(name, problem)).ok()
+    }
+
+    /// As [`Self::value`], for a path: `check` looks at what is there, where that is this machine.
+    pub(crate) fn path(&mut self, name: &'static str, check: Check) -> Option<PathBuf> {
+        self.value(name, self.files.check(check))
+    }
+
+    /// As [`Self::optional`], for a path.
+    pub(crate) fn optional_path(&mut self, name: &'static str, check: Check) -> Option<PathBuf> {
+        self.optional(name, self.files.check(check))
+    }
+
+    /// What says whether a path is of use.
+    pub(crate) fn check(&self, check: Check) -> Check {
+        self.files.check(check)
     }
 
     /// The whole number, within the key's bounds.

@@ -109,6 +109,11 @@ pub(crate) fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
+/// A path, wherever it leads.
+pub(crate) fn path(path: &str) -> Result<PathBuf, Problem> {
+    text(path).map(PathBuf::from)
+}
+
 /// Path of a file that can be read now and has something in it.
 pub(crate) fn readable_file(path: &str) -> Result<PathBuf, Problem> {
     let path = PathBuf::from(text(path)?);

@@ -15,7 +15,7 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
     let tls = tls(reader);
     let redirect_hosts = reader.list("vault.redirect_hosts", host);
     let proxy = reader.optional("vault.proxy", proxy);
-    let state_dir = reader.optional("vault.state_dir", value::directory);
+    let state_dir = reader.optional_path("vault.state_dir", value::directory);
     let login = login(reader, namespace.as_deref());
     let (address, tls, login) = (address?, tls?, login?);
     if matches!(login.method, LoginMethod::Cert { .. }) {
@@ -25,8 +25,8 @@ pub(crate) fn read(reader: &mut Reader<'_>) -> Option<VaultConfig> {
 }
 
 fn tls(reader: &mut Reader<'_>) -> Option<VaultTls> {
-    let file = reader.optional("vault.ca_file", value::certificate_file);
-    let dir = reader.optional("vault.ca_dir", value::directory);
+    let file = reader.optional_path("vault.ca_file", value::certificate_file);
+    let dir = reader.optional_path("vault.ca_dir", value::directory);
     let client = client_cert(reader);
     let server_name = reader.optional("vault.tls_server_name", server_name);
     let skip_verify = reader.value("vault.skip_verify", value::boolean);
@@ -36,8 +36,9 @@ fn tls(reader: &mut Reader<'_>) -> Option<VaultTls> {
 
 /// Both files or none.
 fn client_cert(reader: &mut Reader<'_>) -> Option<ClientCert> {
-    let cert_file = reader.is_given(CERT_FILE).then(|| reader.optional(CERT_FILE, value::certificate_file));
-    let key_file = reader.is_given(KEY_FILE).then(|| reader.optional(KEY_FILE, value::key_file));
+    let cert_file =
+        reader.is_given(CERT_FILE).then(|| reader.optional_path(CERT_FILE, value::certificate_file));
+    let key_file = reader.is_given(KEY_FILE).then(|| reader.optional_path(KEY_FILE, value::key_file));
     match (cert_file, key_file) {
         (None, None) => None,
         (Some(cert_file), Some(key_file)) => Some(ClientCert { cert_file: cert_file?, key_file: key_file? }),
@@ -67,7 +68,7 @@ fn login(reader: &mut Reader<'_>, of_secrets: Option<&str>) -> Option<LoginConfi
     let method = match method {
         Method::Kubernetes | Method::Jwt => {
             let role = reader.value(ROLE, value::text);
-            let jwt_file = reader.value(JWT_FILE, value::readable_file);
+            let jwt_file = reader.path(JWT_FILE, value::readable_file);
             let (mount, role, jwt_file) = (mount?, role?, jwt_file?);
             if method == Method::Jwt {
                 LoginMethod::Jwt { mount, role, jwt_file }
@@ -77,14 +78,14 @@ fn login(reader: &mut Reader<'_>, of_secrets: Option<&str>) -> Option<LoginConfi
         }
         Method::AppRole => {
             let role_id = reader.value(ROLE_ID, value::text);
-            let secret_id_file = reader.value(SECRET_ID_FILE, value::readable_file);
+            let secret_id_file = reader.path(SECRET_ID_FILE, value::readable_file);
             let wrapped = reader.value(SECRET_ID_WRAPPED, value::boolean);
             let (mount, role_id, secret_id_file) = (mount?, role_id?, secret_id_file?);
             LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped: wrapped? }
         }
         Method::Cert => LoginMethod::Cert { mount: mount?, role: reader.optional(ROLE, value::text) },
         Method::TokenFile => {
-            LoginMethod::TokenFile { token_file: reader.value(TOKEN_FILE, value::readable_file)? }
+            LoginMethod::TokenFile { token_file: reader.path(TOKEN_FILE, value::readable_file)? }
         }
     };
     Some(LoginConfig { namespace, method })
