@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use tokio::io::{AsyncWriteExt, duplex};
 
 use crate::config;
+use crate::injector;
 use crate::net::ClientStream;
 use crate::session::auth;
 use crate::session::startup::{self, Startup};
@@ -258,6 +259,11 @@ pub fn vault_answer(data: &[u8]) {
     vault::fuzz_answer(data);
 }
 
+/// Reviews: answered or not, and never a patch that does not fit or is made twice.
+pub fn admission(data: &[u8]) {
+    injector::fuzz_review(data);
+}
+
 /// The longest first packet, and one read.
 const MAX_KEPT: usize = 10_004 + 4096;
 
@@ -294,6 +300,7 @@ mod tests {
         ("conninfo", conninfo),
         ("settings", settings),
         ("vault_answer", vault_answer),
+        ("admission", admission),
     ];
 
     fn corpus(target: &str) -> Vec<Vec<u8>> {

@@ -2,8 +2,8 @@
 //! file of settings may bring there.
 
 use super::error::{ConfigError, ConfigErrors, Place};
-use super::settings::{self, FileSettings, Files, RouteTable, Setting};
 use super::keys::Reads;
+use super::settings::{self, FileSettings, Files, RouteTable, Setting};
 use super::{Config, conninfo, keys, load};
 
 /// A setting that the proxy will be given by its variable.

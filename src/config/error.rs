@@ -170,10 +170,7 @@ pub(crate) enum Problem {
     NotASetting { nearest: Option<String> },
     #[error("{setting}: {problem}")]
     SidecarSetting { setting: String, problem: Box<Self> },
-    #[error(
-        "not configmap/NAME or secret/NAME, with /KEY behind it where that is not ca.crt; write it so, with names as \
-         Kubernetes has them"
-    )]
+    #[error("not configmap/NAME[/KEY] or secret/NAME[/KEY]; write it so, with names as Kubernetes has them")]
     NotAnObjectFile,
     #[error("shorter than 10m, which is the least that Kubernetes gives; make it longer")]
     TokenTooShort,

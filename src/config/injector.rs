@@ -89,6 +89,11 @@ pub(crate) enum Conflict {
 impl ObjectFile {
     /// From `configmap/NAME` or `secret/NAME`, with `/KEY` behind it where that is not `ca.crt`.
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
+        Self::parse_or(text, DEFAULT_CA_KEY)
+    }
+
+    /// As [`Self::parse`], with another key where none is written.
+    pub(crate) fn parse_or(text: &str, default_key: &str) -> Result<Self, Problem> {
         let mut parts = text.splitn(3, '/');
         let kind = match parts.next() {
             Some("configmap") => ObjectKind::ConfigMap,
@@ -96,7 +101,7 @@ impl ObjectFile {
             _ => return Err(Problem::NotAnObjectFile),
         };
         let name = parts.next().unwrap_or_default();
-        let key = parts.next().unwrap_or(DEFAULT_CA_KEY);
+        let key = parts.next().unwrap_or(default_key);
         if !is_object_name(name) || !is_data_key(key) {
             return Err(Problem::NotAnObjectFile);
         }

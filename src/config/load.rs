@@ -62,7 +62,8 @@ pub(crate) fn load_injector(
 ) -> Result<InjectorConfig, ConfigErrors> {
     let mut errors = Vec::new();
     let read = read(Reads::Injector, matches, variables, &mut errors);
-    let config = read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors, Files::Here)));
+    let config =
+        read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors, Files::Here)));
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(ConfigErrors::new(errors)),

@@ -8,16 +8,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) use fuzz::{fuzz_file, fuzz_upstream};
 pub(crate) use {
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
     env::environment,
     error::ConfigErrors,
     flags::{admin_flags, flags, injector_flags},
     injector::{
-        Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, Resources, SidecarConfig, SidecarSetting,
-        token_expiration,
+        Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, SidecarConfig, token_expiration,
     },
     keys::nearest,
     load::{Loaded, load, load_admin, load_injector},
@@ -28,6 +25,11 @@ pub(crate) use {
     },
     ssl::{ChannelBinding, SslMode, SslNegotiation, SslOptions, TlsVersion, is_open_key},
     vault::is_static,
+};
+#[cfg(any(test, fuzzing))]
+pub(crate) use {
+    fuzz::{fuzz_file, fuzz_upstream},
+    injector::{Resources, SidecarSetting},
 };
 
 mod auth;

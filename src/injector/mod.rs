@@ -3,12 +3,31 @@
 //! [`server`] accepts connections and shows the certificate of [`identity`]; [`webhook`] takes requests and gives
 //! answers; [`review`] judges one review, without a socket. `app` owns all of it, and `/livez`, `/readyz` and
 //! `/metrics` of [`mod@health`].
+//!
+//! What becomes of a pod is plain functions: [`patch`] decides, by its [`annotations`] (and those of the Vault
+//! [`agent`]), of which [`proxy`] makes settings, [`sidecar`] the container and [`application`] what the author's
+//! containers get; [`draft`] writes down what is added.
 
 mod health;
 mod identity;
-mod review;
 mod server;
 mod webhook;
+mod review;
+mod patch;
+mod annotations;
+mod agent;
+mod proxy;
+mod sidecar;
+mod quantity;
+mod mesh;
+mod application;
+mod template;
+mod draft;
+mod pod;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -19,6 +38,8 @@ use crate::drain::Phase;
 use crate::telemetry::InjectorMetrics;
 use crate::tls::TlsError;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::fuzz_review;
 pub(crate) use health::router as health;
 
 /// Everything that answers the API server.

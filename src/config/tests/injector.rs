@@ -1,6 +1,7 @@
 //! `pglease injector`: what holds, and the exact words for what does not.
 
 use super::*;
+use crate::config::injector::quantity;
 
 /// What is required, by variables.
 fn minimum() -> Given {
@@ -106,8 +107,8 @@ fn everything_that_is_wrong_is_said_at_once_with_place_and_cure() {
          \"10m\" or \"16Mi\"\n\
          injector.token_expiration = \"9m\" (PGLEASE_INJECTOR_TOKEN_EXPIRATION): shorter than 10m, which is the least \
          that Kubernetes gives; make it longer\n\
-         injector.vault_ca = \"configmap/\" (PGLEASE_INJECTOR_VAULT_CA): not configmap/NAME or secret/NAME, with /KEY \
-         behind it where that is not ca.crt; write it so, with names as Kubernetes has them\n\
+         injector.vault_ca = \"configmap/\" (PGLEASE_INJECTOR_VAULT_CA): not configmap/NAME[/KEY] or \
+         secret/NAME[/KEY]; write it so, with names as Kubernetes has them\n\
          injector.tls_key_file = \"ca.pem\" (--injector-tls-key-file): the file holds no private key; name a PEM file \
          with one, unencrypted\n\
          http.address = \"[::]:9632\" (default): the port of injector.address = \"0.0.0.0:9632\" (--injector-address) as \
