@@ -27,6 +27,7 @@ mod tls;
 mod encryption;
 mod hosts;
 mod failover;
+mod addresses;
 mod logins;
 mod impostor;
 mod refusals;
