@@ -256,6 +256,8 @@ require DB_HOST "where Vault reaches PostgreSQL"
 require DB_NAME "the application's database"
 find_program
 name_as_vault_does
+# Answers are read as tables.
+unset VAULT_FORMAT BAO_FORMAT
 require VAULT_ADDR "Vault's address, as in https://vault.vault.svc:8200"
 cli token lookup >/dev/null || fail "no token that Vault at $VAULT_ADDR takes: set VAULT_TOKEN, or log in"
 

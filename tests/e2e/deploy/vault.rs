@@ -70,6 +70,7 @@ async fn set_up_twice_is_set_up_once_by_either_program_and_its_password_is_nobod
             ("BAO_TOKEN", ""),
             ("VAULT_ADDR", &openbao.address()),
             ("VAULT_TOKEN", "root"),
+            ("VAULT_FORMAT", "json"),
             // Not needed any more, and it could not be right.
             ("DB_ADMIN_PASSWORD_FILE", ""),
         ])
