@@ -108,7 +108,10 @@ $$;
 
 -- Drops at most max_roles of them, so that one run holds few enough locks. One row for each role that is due: outcome
 -- is `dropped` or `kept`, and reason says why. Takes about a second, and a few milliseconds for each role.
-CREATE OR REPLACE FUNCTION pglease.reap(max_roles integer DEFAULT 1000)
+--
+-- Sessions on a standby are not seen here. For their sake older_than leaves a role alone until its last VALID UNTIL,
+-- which is when its lease would have ended, is so long ago.
+CREATE OR REPLACE FUNCTION pglease.reap(max_roles integer DEFAULT 1000, older_than interval DEFAULT '0')
 RETURNS TABLE (db_role text, outcome text, reason text)
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -144,6 +147,7 @@ BEGIN
             SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
             WHERE m.member = r.oid AND g.rolname = ANY (groups) AND m.grantor = current_user::regrole
         )
+            AND (older_than <= '0' OR r.rolvaliduntil < now() - older_than)
         ORDER BY r.oid
     );
     -- A login that was let in just before NOLOGIN is seen as a session a moment later.
@@ -178,6 +182,6 @@ $$;
 ALTER FUNCTION pglease.owns_something(oid) OWNER TO vault_admin;
 ALTER FUNCTION pglease.reason_to_keep(oid, name) OWNER TO vault_admin;
 ALTER FUNCTION pglease.drop_leased_role(oid, name) OWNER TO vault_admin;
-ALTER FUNCTION pglease.reap(integer) OWNER TO vault_admin;
+ALTER FUNCTION pglease.reap(integer, interval) OWNER TO vault_admin;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pglease FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION pglease.reap(integer) TO app_reaper;
+GRANT EXECUTE ON FUNCTION pglease.reap(integer, interval) TO app_reaper;

@@ -104,7 +104,7 @@ async fn leased_role_is_dropped_once_its_lease_is_over_and_its_last_session_too(
 }
 
 #[tokio::test]
-async fn roles_of_others_stay_whatever_they_are_called() {
+async fn roles_of_others_stay_whatever_they_are_called_and_so_do_those_that_are_not_old_enough() {
     let deployment = Deployment::of_postgres().await;
     let admin = deployment.vault_admin().await;
     let group = deployment.named("app_rw");
@@ -119,7 +119,14 @@ async fn roles_of_others_stay_whatever_they_are_called() {
     let due = deployment.leased_role(&admin, "due", "app_rw").await;
     end_lease(&admin, &due).await;
 
-    assert_eq!(reap(&deployment.superuser).await, [row(&due, "dropped", NOTHING)]);
+    let until = |ended: &str| format!("ALTER ROLE \"{due}\" VALID UNTIL '{ended}'");
+    for ended in ["infinity", "tomorrow", "yesterday"] {
+        admin.batch_execute(&until(ended)).await.unwrap();
+        assert_eq!(reap_with(&deployment.superuser, "older_than => '2 days'").await, [], "{ended}");
+    }
+    admin.batch_execute(&until("2020-01-01")).await.unwrap();
+    let rows = reap_with(&deployment.superuser, "older_than => '2 days'").await;
+    assert_eq!(rows, [row(&due, "dropped", NOTHING)]);
     for (db_role, can_log_in) in
         [(name("foreign"), false), (name("groupless"), false), (team, false), (living, true)]
     {
