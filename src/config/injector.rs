@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::Problem;
 use super::keys::{self, Built, Key, Kind, Reads};
 use super::settings::Reader;
-use super::{HttpConfig, LogConfig, ServerCert, load, upstream, value, vault};
+use super::{HttpConfig, LogConfig, ServerCert, load, quantity, upstream, value, vault};
 
 /// All settings of `pglease injector`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,10 +174,10 @@ fn sidecar(reader: &mut Reader<'_>) -> Option<SidecarConfig> {
 }
 
 fn resources(reader: &mut Reader<'_>) -> Option<Resources> {
-    let cpu_request = reader.value("injector.cpu_request", quantity);
-    let memory_request = reader.value("injector.memory_request", quantity);
-    let cpu_limit = reader.optional("injector.cpu_limit", quantity);
-    let memory_limit = reader.optional("injector.memory_limit", quantity);
+    let cpu_request = reader.value("injector.cpu_request", cpu);
+    let memory_request = reader.value("injector.memory_request", memory);
+    let cpu_limit = reader.optional("injector.cpu_limit", cpu);
+    let memory_limit = reader.optional("injector.memory_limit", memory);
     Some(Resources { cpu_request: cpu_request?, memory_request: memory_request?, cpu_limit, memory_limit })
 }
 
@@ -253,20 +253,14 @@ pub(crate) fn token_expiration(text: &str) -> Result<Duration, Problem> {
     }
 }
 
-/// Kubernetes API, Quantity: a number and a suffix. None here is negative.
-pub(crate) fn quantity(text: &str) -> Result<String, Problem> {
-    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at_checked(end).unwrap_or_default();
-    let is_exponent = |suffix: &str| {
-        let digits = suffix.strip_prefix(['e', 'E']).map(|power| power.trim_start_matches(['+', '-']));
-        digits.is_some_and(|digits| !digits.is_empty() && digits.len() <= 2 && digits.parse::<u8>().is_ok())
-    };
-    let is_number = number.len() <= MAX_QUANTITY_LEN && number.parse::<f64>().is_ok();
-    if is_number && (SUFFIXES.contains(&suffix) || is_exponent(suffix)) {
-        Ok(text.to_owned())
-    } else {
-        Err(Problem::NotAQuantity)
-    }
+/// A quantity of CPU.
+fn cpu(text: &str) -> Result<String, Problem> {
+    if quantity::is_cpu(text) { Ok(text.to_owned()) } else { Err(Problem::NotAQuantity) }
+}
+
+/// A quantity of memory.
+fn memory(text: &str) -> Result<String, Problem> {
+    if quantity::is_memory(text) { Ok(text.to_owned()) } else { Err(Problem::NotAQuantity) }
 }
 
 const ADDRESS: &str = "injector.address";
@@ -277,6 +271,3 @@ const PULL_POLICIES: &[(&str, &str)] =
 const DEFAULT_CA_KEY: &str = "ca.crt";
 const MAX_OBJECT_NAME_LEN: usize = 253;
 const MIN_TOKEN_EXPIRATION: Duration = Duration::from_mins(10);
-const MAX_QUANTITY_LEN: usize = 18;
-const SUFFIXES: &[&str] =
-    &["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];

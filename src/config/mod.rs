@@ -18,6 +18,7 @@ pub(crate) use {
     },
     keys::nearest,
     load::{Loaded, load, load_admin, load_injector},
+    quantity::{is_cpu, is_memory, parse as parse_quantity},
     require_auth::RequireAuth,
     server::{
         Host, Keepalive, LoadBalanceHosts, Place, ProtocolVersion, Silence, TargetSessionAttrs,
@@ -43,6 +44,7 @@ mod injector;
 mod keys;
 mod keywords;
 mod load;
+mod quantity;
 mod require_auth;
 mod routes;
 mod server;

@@ -18,7 +18,6 @@ mod annotations;
 mod agent;
 mod proxy;
 mod sidecar;
-mod quantity;
 mod mesh;
 mod application;
 mod template;

@@ -60,8 +60,7 @@ fn reason_to_skip(pod: &Value, annotations: &Annotations) -> Option<String> {
     }
     if pod::is_true(pod, "/spec/hostNetwork") && annotations.text("host-network").is_none() {
         return Some(
-            "with hostNetwork, localhost is the node's: every process on it could log in; see \
-             pglease.dev/host-network"
+            "with hostNetwork, localhost is the node's, and open to all of it; see pglease.dev/host-network"
                 .to_owned(),
         );
     }

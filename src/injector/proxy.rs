@@ -254,17 +254,20 @@ fn port(text: &str) -> Result<u16, String> {
 
 /// `None` is no socket.
 fn socket_directory(text: &str) -> Result<Option<String>, String> {
-    match text {
-        "false" => Ok(None),
-        "true" => Ok(Some(SOCKET_DIRECTORY.to_owned())),
-        path if path.starts_with('/')
-            && !path.contains([':', ','])
-            && !path.split('/').any(|name| name == "..") =>
-        {
-            Ok(Some(path.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty()))
-        }
-        _ => Err("neither true, false nor the absolute path of a directory; write one of them".to_owned()),
+    let directory = match text {
+        "false" => return Ok(None),
+        "true" => SOCKET_DIRECTORY,
+        path => path.trim_end_matches('/'),
+    };
+    // Kubernetes takes no `:` in the path of a mount, and no two mounts at one.
+    if !directory.starts_with('/') || directory.contains(':') || directory.split('/').any(|name| name == "..")
+    {
+        return Err("neither true, false nor the absolute path of a directory; write one of them".to_owned());
     }
+    if OWN_DIRECTORIES.iter().any(|own| directory.starts_with(own)) {
+        return Err("a directory of the sidecar's other files; name another".to_owned());
+    }
+    Ok(Some(directory.to_owned()))
 }
 
 /// Where a kind of file goes.
@@ -316,6 +319,8 @@ const JWT_FILE: &str = "vault.login.jwt_file";
 /// Where the projected token is mounted.
 pub(super) const TOKEN_DIRECTORY: &str = "/var/run/secrets/pglease";
 const TOKEN_FILE: &str = "/var/run/secrets/pglease/token";
+/// Where its files are mounted.
+const OWN_DIRECTORIES: &[&str] = &["/etc/pglease", TOKEN_DIRECTORY];
 const SOCKET_DIRECTORY: &str = "/var/run/pglease";
 const CONFIG_FILE_VARIABLE: &str = "PGLEASE_CONFIG_FILE";
 const ALL_ADDRESSES: &str = "[::]";

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::annotations::{Annotations, Notes, PREFIX};
 use super::proxy::{Proxy, TOKEN_DIRECTORY};
-use super::{agent, pod, quantity};
-use crate::config::{ProjectedToken, SidecarConfig, token_expiration};
+use super::{agent, pod};
+use crate::config::{ProjectedToken, SidecarConfig, is_cpu, is_memory, parse_quantity, token_expiration};
 
 /// What a pod gets.
 #[derive(Debug)]
@@ -164,8 +164,8 @@ fn resources(annotations: &Annotations, proxy: &Proxy, defaults: &SidecarConfig,
 }
 
 fn exceeds(request: Option<&String>, limit: &str) -> bool {
-    let request = request.and_then(|request| quantity::parse(request));
-    matches!((request, quantity::parse(limit)), (Some(request), Some(limit)) if request > limit)
+    let request = request.and_then(|request| parse_quantity(request));
+    matches!((request, parse_quantity(limit)), (Some(request), Some(limit)) if request > limit)
 }
 
 fn quantities(cpu: Option<String>, memory: Option<String>) -> Value {
@@ -178,7 +178,7 @@ fn quantities(cpu: Option<String>, memory: Option<String>) -> Value {
 fn cpu(text: &str) -> Result<Option<String>, String> {
     match text {
         "none" => Ok(None),
-        text if quantity::is_cpu(text) => Ok(Some(text.to_owned())),
+        text if is_cpu(text) => Ok(Some(text.to_owned())),
         _ => Err("not a quantity of CPU; write it like \"50m\"".to_owned()),
     }
 }
@@ -186,7 +186,7 @@ fn cpu(text: &str) -> Result<Option<String>, String> {
 fn memory(text: &str) -> Result<Option<String>, String> {
     match text {
         "none" => Ok(None),
-        text if quantity::is_memory(text) => Ok(Some(text.to_owned())),
+        text if is_memory(text) => Ok(Some(text.to_owned())),
         _ => Err("not a quantity of memory; write it like \"64Mi\"".to_owned()),
     }
 }

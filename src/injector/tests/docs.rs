@@ -1,12 +1,17 @@
-//! `docs/annotations.md` and `docs/migrate.md` hold what the code holds.
+//! The docs and manifests hold what the code holds.
 
 use std::fmt::Write as _;
 
 use super::*;
+use crate::config::{ObjectFile, ObjectKind};
 use crate::injector::annotations::ANNOTATIONS;
 
 const PAGE: &str = include_str!("../../../docs/annotations.md");
 const MIGRATE: &str = include_str!("../../../docs/migrate.md");
+const KUBERNETES: &str = include_str!("../../../docs/kubernetes.md");
+const README: &str = include_str!("../../../README.md");
+const EXAMPLE: &str = include_str!("../../../deploy/examples/web.yaml");
+const WRITTEN_OUT: &str = include_str!("../../../deploy/sidecar/web.yaml");
 
 #[test]
 fn table_of_annotations_is_that_of_the_code() {
@@ -25,16 +30,67 @@ fn table_of_annotations_is_that_of_the_code() {
     assert!(written.trim() == table, "docs/annotations.md should have:\n\n{table}\n");
 }
 
-/// The pods of the page's manifests, as their controllers make them.
+/// The pods of a page's manifests, as their controllers make them.
 fn pods(page: &str) -> Vec<Value> {
     let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
-    blocks
-        .map(|block| {
-            let object: Value = serde_saphyr::from_str(block).unwrap();
+    blocks.flat_map(pods_of_manifests).collect()
+}
+
+/// Objects that are and make none are left out.
+fn pods_of_manifests(text: &str) -> Vec<Value> {
+    let objects = text.split("\n---\n").filter(|object| object.lines().any(|line| !line.starts_with('#')));
+    let objects = objects.map(|object| serde_saphyr::from_str::<Value>(object).unwrap());
+    objects.filter_map(|object| pod_of(&object)).collect()
+}
+
+fn pod_of(object: &Value) -> Option<Value> {
+    match object["kind"].as_str()? {
+        "Pod" => Some(object.clone()),
+        "CronJob" => pod_of(&json!({ "kind": "Job", "spec": object["spec"]["jobTemplate"]["spec"] })),
+        "Deployment" | "StatefulSet" | "DaemonSet" | "Job" => {
             let template = &object["spec"]["template"];
-            json!({ "metadata": template["metadata"], "spec": template["spec"] })
-        })
-        .collect()
+            Some(json!({ "metadata": template["metadata"], "spec": template["spec"] }))
+        }
+        _ => None,
+    }
+}
+
+/// What the pages have an operator set.
+fn operators() -> SidecarConfig {
+    let vault_ca =
+        ObjectFile { kind: ObjectKind::ConfigMap, name: "ca".to_owned(), key: "vault.pem".to_owned() };
+    SidecarConfig { image: "pglease:0.1.0".to_owned(), vault_ca: Some(vault_ca), ..defaults() }
+}
+
+#[test]
+fn every_pod_of_the_docs_that_asks_gets_its_sidecar() {
+    let pages = [README, KUBERNETES, PAGE, MIGRATE].into_iter().flat_map(pods);
+    let pods: Vec<Value> = pages.chain(pods_of_manifests(EXAMPLE)).collect();
+    let asking: Vec<&Value> =
+        pods.iter().filter(|pod| pod["metadata"]["labels"]["pglease.dev/inject"] == "true").collect();
+    assert!(asking.len() >= 8, "{} pods", asking.len());
+    for pod in asking {
+        let reviewed = Reviewed::of(pod, &operators());
+        assert_eq!(reviewed.answer.outcome, Outcome::Injected, "{pod:#} {:#}", reviewed.response);
+        let migrates = pod["metadata"]["annotations"]["pglease.dev/from-vault-agent"] == "true";
+        assert_eq!(reviewed.warnings().len(), usize::from(migrates), "{pod:#} {:?}", reviewed.warnings());
+    }
+}
+
+#[test]
+fn the_sidecar_written_out_is_what_the_injector_makes() {
+    let [written] = &pods_of_manifests(WRITTEN_OUT)[..] else { panic!("one pod") };
+    let mut asking = written.clone();
+    let spec = asking["spec"].as_object_mut().unwrap();
+    spec.remove("initContainers");
+    spec.remove("volumes");
+    spec["containers"][0].as_object_mut().unwrap().remove("env");
+    asking["metadata"]["labels"]["pglease.dev/inject"] = json!("true");
+    // Stand in a comment of the file.
+    let commented = WRITTEN_OUT.lines().filter_map(|line| line.strip_prefix("#   ")?.split_once(": "));
+    asking["metadata"]["annotations"] = commented.map(|(name, value)| (name, value.to_owned())).collect();
+    let reviewed = Reviewed::of(&asking, &operators());
+    assert_eq!(reviewed.patched["spec"], written["spec"], "{:#}", reviewed.patched["spec"]);
 }
 
 #[test]

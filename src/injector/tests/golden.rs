@@ -29,6 +29,9 @@ fn every_golden_pod_gets_its_golden_answer() {
         } else if fs::read_to_string(&file).unwrap_or_default() != golden {
             wrong.push(format!("{} should read:\n{golden}", file.display()));
         }
+        for warning in reviewed.warnings() {
+            assert!(warning.len() <= 120, "too long for kubectl: {warning}");
+        }
         let again = Reviewed::of(&reviewed.patched, &SidecarConfig { native, ..defaults() });
         assert_eq!(operations(&again.response), json!([]), "{} is patched twice", path.display());
     }

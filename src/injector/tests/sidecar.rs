@@ -57,6 +57,10 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("pg-env", "yes", "no such choice; use \"true\" or \"false\""),
     ("conflict", "fight", "no such choice; use \"keep\" or \"reject\""),
     ("unix-socket", "run/pglease", "absolute path"),
+    ("unix-socket", "/", "absolute path"),
+    ("unix-socket", "/run/../etc", "absolute path"),
+    ("unix-socket", "/etc/pglease/vault-ca/", "name another"),
+    ("unix-socket", "/var/run/secrets/pglease", "name another"),
     ("auth", "md5", "no such choice"),
     (
         "auth",

@@ -1,9 +1,9 @@
-//! Quantities of Kubernetes, as far as they must be compared.
+//! Quantities of Kubernetes: what it would take, and how much that is.
 
 /// What `text` says, or `None` where Kubernetes would not take it, or where it is negative or too large to count.
 ///
 /// Kubernetes API, Quantity: a number with a suffix of powers of 1000 or 1024, or an exponent.
-pub(super) fn parse(text: &str) -> Option<f64> {
+pub(crate) fn parse(text: &str) -> Option<f64> {
     let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(end)?;
     if number.len() > MAX_NUMBER_LEN {
@@ -24,12 +24,12 @@ fn exponent(suffix: &str) -> Option<f64> {
 }
 
 /// A memory quantity: whole bytes, at least one.
-pub(super) fn is_memory(text: &str) -> bool {
+pub(crate) fn is_memory(text: &str) -> bool {
     parse(text).is_some_and(|bytes| bytes >= 1.0 && bytes.fract() == 0.0 && bytes <= MAX_BYTES)
 }
 
 /// A CPU quantity: Kubernetes counts thousandths.
-pub(super) fn is_cpu(text: &str) -> bool {
+pub(crate) fn is_cpu(text: &str) -> bool {
     let thousandths = |cpus: f64| (cpus * 1000.0).round();
     parse(text).is_some_and(|cpus| {
         thousandths(cpus) >= 1.0 && cpus <= MAX_CPUS && (cpus * 1000.0 - thousandths(cpus)).abs() < 1e-6
