@@ -2,12 +2,14 @@
 //! `machine/run.py` makes and starts pglease in.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::BINARY;
+use crate::support::pki::Authority;
 use crate::support::say_skipped;
 
 /// What `run.py` says.
@@ -34,19 +36,46 @@ impl Observed {
     }
 }
 
-/// pglease on its defaults, with these settings beside, on a machine of this kind. `None`, said by name, where this
-/// system has no such machine to give.
+/// `pglease proxy` on its defaults, with these settings beside, on a machine of this kind.
 fn on_machine(kind: &str, settings: &[&str]) -> Option<Observed> {
     let folder = tempfile::tempdir().unwrap();
     let jwt_file = folder.path().join("token");
-    std::fs::write(&jwt_file, "jwt").unwrap();
+    fs::write(&jwt_file, "jwt").unwrap();
+    let jwt_file = jwt_file.display().to_string();
+    let required = [
+        ["--vault-address", "https://vault.vault.svc:8200"],
+        ["--vault-login-role", "web"],
+        ["--vault-login-jwt-file", &jwt_file],
+        ["--vault-path", "database/creds/db-app"],
+        ["--upstream", "postgresql://postgres/wizard"],
+    ];
+    observe(kind, "5432,9633,9632", &[&["proxy"], required.as_flattened(), settings].concat())
+}
+
+/// `pglease injector` on its defaults likewise.
+fn injector_on_machine(kind: &str) -> Option<Observed> {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Authority::create().issue(&["pglease-injector.pglease.svc"]);
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (cert, key) = (file("tls.crt", &certificate.certificate), file("tls.key", &certificate.key));
+    let required = [
+        ["--injector-tls-cert-file", &cert],
+        ["--injector-tls-key-file", &key],
+        ["--injector-image", "pglease:0.1.0"],
+    ];
+    observe(kind, "8443,9632", &[&["injector"], required.as_flattened()].concat())
+}
+
+/// `None`, said by name, where this system has no such machine to give.
+fn observe(kind: &str, ports: &str, arguments: &[&str]) -> Option<Observed> {
     let output = Command::new("python3")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/machine/run.py"))
-        .args([kind, "5432,9633,9632", BINARY, "proxy", "--vault-address", "https://vault.vault.svc:8200"])
-        .args(["--vault-login-role", "web", "--vault-path", "database/creds/db-app"])
-        .args(["--upstream", "postgresql://postgres/wizard", "--vault-login-jwt-file"])
-        .arg(&jwt_file)
-        .args(settings)
+        .args([kind, ports, BINARY])
+        .args(arguments)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
         .output()
@@ -92,6 +121,23 @@ fn defaults_start_on_every_machine_and_one_warning_says_what_is_not_there() {
         let expected = absent.map(Value::from);
         let expected: Vec<_> = expected.iter().map(|addresses| ("listen.absent", addresses)).collect();
         assert_eq!(named, expected, "{kind}: {warnings:#?}");
+    }
+}
+
+#[test]
+fn injector_starts_where_there_is_one_of_ipv4_and_ipv6() {
+    for (kind, reached, livez, absent) in [
+        ("no-ipv6-sockets", ["127.0.0.1:8443", "127.0.0.1:9632"], "127.0.0.1", Some("[::]:8443,[::]:9632")),
+        ("ipv6-disabled", ["127.0.0.1:8443", "127.0.0.1:9632"], "127.0.0.1", None),
+        ("ipv6-only", ["::1:8443", "::1:9632"], "::1", None),
+    ] {
+        let Some(observed) = injector_on_machine(kind) else { continue };
+        assert_eq!(observed.exit, None, "{kind}: {:#?}", observed.log);
+        assert_eq!(observed.reached(), reached, "{kind}");
+        assert_eq!(observed.livez[livez], Some(200), "{kind}");
+        let warnings = observed.warnings();
+        let named: Vec<_> = warnings.iter().map(|(_, line)| line["addresses"].as_str()).collect();
+        assert_eq!(named, Vec::from_iter(absent.map(Some)), "{kind}: {warnings:#?}");
     }
 }
 
