@@ -9,6 +9,7 @@ mod application;
 
 mod docs;
 mod golden;
+mod manifest;
 mod properties;
 mod reviews;
 mod sidecar;
