@@ -41,7 +41,7 @@ use crate::tls::TlsError;
 use crate::upstream::{Probe, Upstream};
 use crate::vault::{Vault, VaultSetupError};
 
-pub(crate) use injector::run as run_injector;
+pub(crate) use injector::{ensure_certificate, run as run_injector};
 
 /// Why pglease did not serve, or not to the end.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The subcommands, and all that pglease prints.
 
+mod certificate;
 mod operate;
 
 use std::ffi::OsString;
@@ -27,7 +28,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match matches.subcommand() {
         Some(("proxy", matches)) => return proxy(matches),
-        Some(("injector", matches)) => return injector(matches),
+        Some(("injector", matches)) => {
+            return match matches.subcommand() {
+                Some((_, matches)) => certificate::run(matches),
+                None => injector(matches),
+            };
+        }
         Some((name @ ("rotate" | "drain" | "status"), matches)) => return operate::run(name, matches),
         _ => {}
     }
@@ -64,6 +70,7 @@ fn injector_command() -> Command {
              asked is answered.\n\nEvery setting is a key of the file, a variable and a flag: docs/injector.md.",
         )
         .args(config::injector_flags())
+        .subcommand(certificate::command())
 }
 
 fn proxy(matches: &ArgMatches) -> ExitCode {

@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{AppError, StopSignals, VERSION, current_thread, report_absent};
-use crate::config::{DrainConfig, InjectorConfig};
+use crate::config::{CertificateConfig, DrainConfig, InjectorConfig};
 use crate::drain::Drain;
 use crate::http;
-use crate::injector::{self, Injector};
+use crate::injector::{self, CertificateError, Done, Injector};
 use crate::telemetry::InjectorMetrics;
 
 /// Serves until told to stop by SIGTERM or SIGINT, and returns when the last review is answered.
@@ -20,6 +20,20 @@ pub(crate) fn run(config: InjectorConfig) -> Result<(), AppError> {
     // The certificate's key is in memory only: not in a core, and not for others of the same user to read.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
     current_thread()?.block_on(serve(config))
+}
+
+/// Runs `pglease injector certificate`.
+pub(crate) fn ensure_certificate(config: &CertificateConfig) -> Result<Done, CertificateCommandError> {
+    Ok(current_thread()?.block_on(injector::ensure_certificate(config))?)
+}
+
+/// Why it did not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateCommandError {
+    #[error("starting a runtime")]
+    Start(#[from] io::Error),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
 async fn serve(config: InjectorConfig) -> Result<(), AppError> {

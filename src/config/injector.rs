@@ -110,7 +110,7 @@ impl ObjectFile {
 }
 
 /// Kubernetes, "Object Names and IDs": DNS subdomain names.
-fn is_object_name(name: &str) -> bool {
+pub(super) fn is_object_name(name: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')

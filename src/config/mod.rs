@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use {
+    certificate::{CertificateConfig, certificate_flags, load_certificate},
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
     env::environment,
     error::ConfigErrors,
@@ -34,6 +35,7 @@ pub(crate) use {
 };
 
 mod auth;
+mod certificate;
 mod conninfo;
 mod elsewhere;
 mod env;

@@ -8,6 +8,7 @@
 //! [`agent`]), of which [`proxy`] makes settings, [`sidecar`] the container and [`application`] what the author's
 //! containers get; [`draft`] writes down what is added.
 
+mod certificate;
 mod health;
 mod identity;
 mod server;
@@ -39,6 +40,7 @@ use crate::tls::TlsError;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::fuzz_review;
+pub(crate) use certificate::{CertificateError, Done, Secret, ensure as ensure_certificate};
 pub(crate) use health::router as health;
 
 /// Everything that answers the API server.

@@ -1,5 +1,8 @@
 //! Connections of the API server: accepted, shown the certificate, served one request after the other.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;

@@ -219,3 +219,16 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of a name or a reason.
 const MAX_SHOWN: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn panic_is_one_answer() {
+        let panics = guarded(|| panic!("on purpose")).await;
+        assert!(matches!(panics, Err(Unanswered::Fault)));
+        assert_eq!(Unanswered::Fault.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(matches!(guarded(|| 1).await, Ok(1)));
+    }
+}
