@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{self, AtLeaseEnd, Config, DrainConfig, ListenConfig, RouteConfig};
+use crate::config::{self, AtLeaseEnd, Config, DrainConfig, ListenConfig, PodConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
 use crate::http::{self, Health};
@@ -129,7 +129,18 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let _leftovers = revoke_leftovers(&parts.vault);
     let mut chains = start_chains(parts.chains, &parts.vault, &stop);
     let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
-    info!(event = "listen.ready", addresses, unix_socket, http = %http_address, admin = admin_address, version = VERSION);
+    let PodConfig { name: pod, namespace, uid: pod_uid, .. } = &config.pod;
+    info!(
+        event = "listen.ready",
+        addresses,
+        unix_socket,
+        http = %http_address,
+        admin = admin_address,
+        pod,
+        namespace,
+        pod_uid,
+        version = VERSION
+    );
 
     let to_the_end = async {
         let mut sessions_ended = sessions_ended;

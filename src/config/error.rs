@@ -174,6 +174,8 @@ pub(crate) enum Problem {
     NotAnObjectFile,
     #[error("shorter than 10m, which is the least that Kubernetes gives; make it longer")]
     TokenTooShort,
+    #[error("neither bytes nor a quantity of them; write it like \"64Mi\"")]
+    NotAMemory,
     #[error("not a quantity of Kubernetes; write it like \"10m\" or \"16Mi\"")]
     NotAQuantity,
 

@@ -12,8 +12,8 @@ use super::keys::Reads;
 use super::settings::{self, FileSettings, Files, Reader, Settings};
 use super::{
     AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, InjectorConfig, ListenAddress, ListenConfig,
-    LogConfig, LogFormat, ServerCert, SslMode, UnixSocket, auth, env, file, flags, injector, routes, value,
-    vault,
+    LogConfig, LogFormat, PodConfig, ServerCert, SslMode, UnixSocket, auth, env, file, flags, injector,
+    routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -109,6 +109,7 @@ pub(super) fn config(
         check_admin(&mut reader, admin, listen, http);
     }
     let log = log(&mut reader);
+    let pod = pod(&mut reader);
     if routes.is_empty() {
         errors.push(ConfigError::NoRoute);
     }
@@ -121,6 +122,7 @@ pub(super) fn config(
         http: http?,
         admin: admin?,
         log: log?,
+        pod,
     })
 }
 
@@ -294,9 +296,29 @@ pub(super) fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
     Some(LogConfig { format: format?, level: level? })
 }
 
+/// Whatever is wrong is an error all the same.
+fn pod(reader: &mut Reader<'_>) -> PodConfig {
+    PodConfig {
+        name: reader.optional("pod.name", value::text),
+        namespace: reader.optional("pod.namespace", value::text),
+        uid: reader.optional("pod.uid", value::text),
+        memory_limit: reader.optional("pod.memory_limit", value::memory),
+        termination_grace: reader.optional("pod.termination_grace", value::duration),
+    }
+}
+
 /// What the settings give up, once for each upstream.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = auth::warnings(&config.listen);
+    let deadline = config.drain.deadline;
+    if let Some(grace) = config.pod.termination_grace.filter(|grace| deadline >= *grace) {
+        warnings.push(format!(
+            "drain.deadline {} is not below the pod's terminationGracePeriodSeconds, {}: Kubernetes kills pglease before \
+             it has revoked its leases; make it shorter by 5 s at least",
+            humantime::format_duration(deadline),
+            humantime::format_duration(grace)
+        ));
+    }
     if !vault::is_private(&config.vault.address) {
         warnings.push(format!(
             "vault.address {} is plain HTTP: whoever is on the way reads tokens and database passwords; use https://",

@@ -71,6 +71,7 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     pub(crate) admin: AdminConfig,
     pub(crate) log: LogConfig,
+    pub(crate) pod: PodConfig,
 }
 
 /// Where Vault is and how pglease logs in to it.
@@ -287,6 +288,17 @@ pub(crate) struct LogConfig {
     pub(crate) format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub(crate) level: tracing::Level,
+}
+
+/// What Kubernetes says of the pod that this runs in; nothing elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodConfig {
+    pub(crate) name: Option<String>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) uid: Option<String>,
+    /// Of the container, in bytes.
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) termination_grace: Option<Duration>,
 }
 
 /// Shape of a log line on stderr.

@@ -73,6 +73,15 @@ pub(crate) fn integer(text: &str, min: u64, max: u64) -> Result<usize, Problem> 
     number.and_then(|number| usize::try_from(number).ok()).ok_or(Problem::NotInRange { min, max })
 }
 
+/// Bytes, or a quantity of Kubernetes in whole units.
+pub(crate) fn memory(text: &str) -> Result<u64, Problem> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(end).unwrap_or_default();
+    let factor = MEMORY_UNITS.iter().find_map(|(known, factor)| (*known == unit).then_some(*factor));
+    let number = number.parse::<u64>().ok();
+    number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor)).ok_or(Problem::NotAMemory)
+}
+
 pub(crate) fn boolean(text: &str) -> Result<bool, Problem> {
     text.trim().parse().map_err(|_| Problem::NotABoolean)
 }
@@ -186,6 +195,16 @@ pub(crate) fn unreadable(error: std::io::Error) -> Problem {
     Problem::Unreadable { reason: error.to_string() }
 }
 
+/// Kubernetes API, Quantity.
+const MEMORY_UNITS: &[(&str, u64)] = &[
+    ("", 1),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+];
 /// Matches every database and user.
 const ANY: &str = "*";
 /// Ten years.
@@ -255,6 +274,16 @@ mod tests {
             ("", unknown("")),
         ] {
             assert_eq!(listen_address(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bytes_or_whole_units() {
+        for (text, bytes) in [("67108864", 64 << 20), ("64Mi", 64 << 20), ("1G", 1_000_000_000), ("0", 0)] {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "Mi", "-1", "1.5Gi", "64MB", "99999999999999999999", "99999999999999Gi"] {
+            assert_eq!(memory(text), Err(Problem::NotAMemory), "{text}");
         }
     }
 

@@ -19,9 +19,7 @@ use crate::config::CertificateConfig;
 use api::{ApiServer, Write, Written};
 use issue::Verdict;
 
-pub(super) use issue::Issued;
-#[cfg(test)]
-pub(super) use issue::{issue, parse};
+pub(super) use issue::{Issued, issue, parse};
 
 pub(crate) use api::ApiError;
 
@@ -88,7 +86,7 @@ async fn attempt(
         None => None,
     };
 
-    let issued = issue::issue(&name, now)?;
+    let issued = issue(&name, now)?;
     // First: whoever is shown the new certificate believes it from the start.
     let Some(bundles) = set_bundles(api, config, issued.ca.as_bytes(), true, now).await? else {
         return Ok(None);
@@ -166,7 +164,7 @@ fn changes(webhook: &Value, ca: &[u8], keeps_others: bool, now: SystemTime) -> V
         let before = webhook.pointer("/clientConfig/caBundle").and_then(Value::as_str).unwrap_or_default();
         let before = BASE64.decode(before).unwrap_or_default();
         let wanted = issue::bundle(&before, ca, keeps_others, now);
-        let has = issue::parse(&before);
+        let has = parse(&before);
         let is_same = has.len() == wanted.len() && wanted.iter().all(|ca| has.contains(ca));
         let path = format!("/webhooks/{index}/clientConfig/caBundle");
         (!is_same).then(|| json!({ "op": "add", "path": path, "value": BASE64.encode(pem(&wanted)) }))

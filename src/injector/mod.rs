@@ -38,9 +38,9 @@ use crate::drain::Phase;
 use crate::telemetry::InjectorMetrics;
 use crate::tls::TlsError;
 
+pub(crate) use certificate::{CertificateError, Done, Secret, ensure as ensure_certificate};
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::fuzz_review;
-pub(crate) use certificate::{CertificateError, Done, Secret, ensure as ensure_certificate};
 pub(crate) use health::router as health;
 
 /// Everything that answers the API server.

@@ -220,16 +220,15 @@ pub(crate) const KEYS: &[Key] = &[
         Value("info"),
         "least important lines that are logged",
     ),
-    later("pod.name", Kind::Text, OFF, "", "the pod's name, for logs"),
-    later("pod.namespace", Kind::Text, OFF, "", "the pod's namespace, for logs"),
-    later("pod.uid", Kind::Text, OFF, "", "the pod's uid, for logs"),
-    later("pod.memory_limit", Kind::Text, OFF, "", "the container's memory limit, for check"),
-    later(
+    key("pod.name", Kind::Text, OFF, "the pod's name, for logs"),
+    key("pod.namespace", Kind::Text, OFF, "the pod's namespace, for logs"),
+    key("pod.uid", Kind::Text, OFF, "the pod's uid, for logs"),
+    key("pod.memory_limit", Kind::Text, OFF, "the container's memory limit: bytes, or a quantity like 64Mi"),
+    key(
         "pod.termination_grace",
         Kind::Duration,
         OFF,
-        "",
-        "the pod's terminationGracePeriodSeconds, for check",
+        "the pod's terminationGracePeriodSeconds, which drain.deadline must stay below",
     ),
     key("injector.address", Kind::Address, Value("[::]:8443"), "where the API server posts, by HTTPS"),
     key(

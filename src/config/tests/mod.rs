@@ -171,6 +171,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             control: false,
         },
         log: LogConfig { format: LogFormat::Json, level: Level::INFO },
+        pod: PodConfig::default(),
     };
 
     assert_eq!(given.load(), Ok(Loaded { config: expected.clone(), warnings: vec![] }));
@@ -434,6 +435,31 @@ fn each_method_has_its_keys_and_its_mount() {
 
     let file = given("token_file", "token_file = \"DIR/token\"\n");
     assert_eq!(method(&file), LoginMethod::TokenFile { token_file: token(&file) });
+}
+
+#[test]
+fn pod_is_what_kubernetes_says_and_its_grace_is_to_outlast_the_drain() {
+    let given = Given::minimum()
+        .variable("PGLEASE_POD_NAME", "web-5d9f")
+        .variable("PGLEASE_POD_NAMESPACE", "shop")
+        .variable("PGLEASE_POD_UID", "b1c2")
+        .variable("PGLEASE_POD_MEMORY_LIMIT", "67108864")
+        .variable("PGLEASE_POD_TERMINATION_GRACE", "21s");
+    let loaded = given.load().unwrap();
+    let pod = PodConfig {
+        name: Some("web-5d9f".to_owned()),
+        namespace: Some("shop".to_owned()),
+        uid: Some("b1c2".to_owned()),
+        memory_limit: Some(64 << 20),
+        termination_grace: Some(Duration::from_secs(21)),
+    };
+    assert_eq!((loaded.config.pod, loaded.warnings.len()), (pod, 0));
+
+    let warnings = given.arguments(&["--drain-deadline=21s"]).load().unwrap().warnings;
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.starts_with("drain.deadline 21s is not below the pod's terminationGracePeriodSeconds, 21s")
+    );
 }
 
 #[test]

@@ -97,7 +97,7 @@ async fn world() -> World {
     let objects = Shared::default();
     objects.lock().unwrap().webhook = Some(webhook);
     let dir = tempfile::tempdir().unwrap();
-    let issued = issue::issue("localhost", SystemTime::now()).unwrap();
+    let issued = issue("localhost", SystemTime::now()).unwrap();
     std::fs::write(dir.path().join("ca.crt"), &issued.ca).unwrap();
     std::fs::write(dir.path().join("token"), "of-the-pod\n").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -159,16 +159,16 @@ impl World {
     fn bundles(&self) -> Vec<Vec<CertificateDer<'static>>> {
         let objects = self.objects.lock().unwrap();
         let webhooks = objects.webhook.as_ref().unwrap()["webhooks"].as_array().unwrap();
-        webhooks.iter().map(|webhook| parse(&webhook["clientConfig"]["caBundle"])).collect()
+        webhooks.iter().map(|webhook| of_base64(&webhook["clientConfig"]["caBundle"])).collect()
     }
 
     fn ca(&self) -> Vec<CertificateDer<'static>> {
-        parse(&self.objects.lock().unwrap().secret.as_ref().unwrap()["data"]["ca.crt"])
+        of_base64(&self.objects.lock().unwrap().secret.as_ref().unwrap()["data"]["ca.crt"])
     }
 
     /// As if what is there had been made so long ago.
     fn age(&self, age: Duration) {
-        let issued = issue::issue("injector.pglease.svc", SystemTime::now() - age).unwrap();
+        let issued = issue("injector.pglease.svc", SystemTime::now() - age).unwrap();
         let secret = secret_with(None, &self.config, &issued);
         let mut objects = self.objects.lock().unwrap();
         objects.secret = Some(objects.stamp(secret));
@@ -180,8 +180,8 @@ impl World {
     }
 }
 
-fn parse(text: &Value) -> Vec<CertificateDer<'static>> {
-    issue::parse(&BASE64.decode(text.as_str().unwrap()).unwrap())
+fn of_base64(text: &Value) -> Vec<CertificateDer<'static>> {
+    parse(&BASE64.decode(text.as_str().unwrap()).unwrap())
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -220,10 +220,8 @@ async fn renewal_keeps_the_old_ca_until_nobody_is_shown_its_certificate() {
 
     // Later, nobody has the certificate before it.
     world.age(DAY);
-    let mut objects = world.objects.lock().unwrap();
-    objects.webhook.as_mut().unwrap()["webhooks"][1]["clientConfig"]["caBundle"] =
+    world.objects.lock().unwrap().webhook.as_mut().unwrap()["webhooks"][1]["clientConfig"]["caBundle"] =
         BASE64.encode(pem(&both)).into();
-    drop(objects);
     assert_eq!(ensure(&world.config).await.unwrap(), Done { secret: Secret::Kept, bundles: 1 });
     assert_eq!(world.bundles(), [world.ca(), world.ca()]);
 }
@@ -281,7 +279,7 @@ async fn what_is_missing_or_refused_is_named() {
     std::fs::write(&world.config.token_file, "a\nb").unwrap();
     assert!(said(&world.config).await.contains("--token-file"));
 
-    let strangers = issue::issue("localhost", SystemTime::now()).unwrap();
+    let strangers = issue("localhost", SystemTime::now()).unwrap();
     std::fs::write(world.dir.path().join("ca.crt"), &strangers.ca).unwrap();
     std::fs::write(&world.config.token_file, "of-the-pod").unwrap();
     let error = said(&world.config).await;

@@ -214,7 +214,6 @@ async fn what_is_no_review_gets_a_code_and_a_reason() {
         (post("/mutate", CLOSE, "{"), "400", ""),
         (post("/mutate", CLOSE, "[]"), "400", ""),
         (post("/mutate", CLOSE, "{}"), "400", ""),
-        (post("/mutate", CLOSE, &REVIEW.replace("/v1\"", "/v1beta1\"")), "400", "admission.k8s.io/v1"),
         (post("/mutate", CLOSE, &"[".repeat(100_000)), "400", ""),
         (post("/mutate", CLOSE, &long), "413", "longer than 3145728 bytes"),
         (chunked(&long), "413", "longer than 3145728 bytes"),
