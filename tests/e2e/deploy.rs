@@ -211,7 +211,7 @@ async fn run_script(variables: &[(&str, String)]) -> Output {
     let mut command = tokio::process::Command::new("/bin/sh");
     command.arg(SETUP_SH).current_dir(Path::new("/")).stdin(Stdio::null()).kill_on_drop(true);
     command.env_clear().envs(variables.iter().map(|(name, value)| (*name, value)));
-    tokio::time::timeout(crate::PATIENCE * 5, command.output()).await.expect("it ends").unwrap()
+    tokio::time::timeout(crate::PATIENCE * 10, command.output()).await.expect("it ends").unwrap()
 }
 
 /// What it has said.
