@@ -63,6 +63,49 @@ async fn set_up(docs: &str, folder: &Path, servers: &Servers) {
     }
 }
 
+/// Where things are on this machine, in the variables of `setup.sh`; `reviewer` is a file with a token.
+fn addresses(servers: &Servers, token_review: &TokenReview) -> String {
+    let postgres = &servers.postgres;
+    format!(
+        "DB_HOST=localhost DB_PORT={} DB_PARAMETERS='sslmode=verify-full&sslrootcert={ca_file}' \
+         KUBERNETES_HOST={} KUBERNETES_CA_FILE={ca_file} KUBERNETES_REVIEWER_TOKEN_FILE=reviewer ",
+        postgres.port(),
+        token_review.url(),
+        ca_file = postgres.ca_file().display(),
+    )
+}
+
+#[tokio::test]
+async fn commands_of_the_readme_let_its_application_in() {
+    let servers = &Servers::start().await;
+    let token_review = TokenReview::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("reviewer"), "reviewer").unwrap();
+    servers.postgres.query("postgres", "CREATE DATABASE wizard").await;
+
+    let commands = blocks(README).into_iter().find(|(_, text)| text.contains("helm install")).unwrap().1;
+    let (of_servers, of_cluster) = commands.split_once("# The injector.\n").unwrap();
+    let count = |text: &str| text.lines().filter(|line| !line.starts_with(['#', ' '])).count();
+    assert_eq!((count(of_servers), count(of_cluster)), (3, 2), "five commands");
+    let of_servers = adapted(of_servers, &[("DB_HOST=postgres ", addresses(servers, &token_review))]);
+    set_up(&format!("```sh\n{of_servers}```"), folder.path(), servers).await;
+
+    // As the application's pods are told.
+    let jwt = TokenReview::jwt_for("vault", "default", "web", 3600);
+    let login = json!({ "role": "web", "jwt": jwt });
+    let openbao = &servers.openbao;
+    let (status, answer) = openbao.call(Method::POST, "auth/kubernetes/login", "", Some(login)).await;
+    assert_eq!(status, 200, "{answer}");
+    let token = answer["auth"]["client_token"].as_str().unwrap();
+    let (status, answer) = openbao.call(Method::GET, "database/creds/db-app", token, None).await;
+    assert_eq!(status, 200, "{answer}");
+    for told in
+        ["vault-path: database/creds/db-app\n", "vault-login-role: web\n", "serviceAccountName: web\n"]
+    {
+        assert!(README.contains(told), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn documented_set_up_and_settings_serve_an_application() {
     let servers = &Servers::start().await;
@@ -76,17 +119,10 @@ async fn documented_set_up_and_settings_serve_an_application() {
     fs::write(path("issuer.pem"), issuer.public_key_pem()).unwrap();
     fs::write(path("reviewer"), "reviewer").unwrap();
 
-    // Where things are on this machine.
-    let addresses = format!(
-        "DB_HOST=localhost DB_PORT={} DB_PARAMETERS='sslmode=verify-full&sslrootcert={ca_file}' \
-         KUBERNETES_HOST={} KUBERNETES_CA_FILE={ca_file} KUBERNETES_REVIEWER_TOKEN_FILE=reviewer ",
-        postgres.port(),
-        token_review.url()
-    );
     let docs = adapted(
         SETUP,
         &[
-            ("DB_HOST=postgres ", addresses),
+            ("DB_HOST=postgres ", addresses(servers, &token_review)),
             ("@issuer.pem", format!("@{}", path("issuer.pem"))),
             ("@ca.pem", format!("@{ca_file}")),
         ],
