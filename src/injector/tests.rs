@@ -9,7 +9,6 @@ mod application;
 
 mod docs;
 mod golden;
-mod manifest;
 mod properties;
 mod reviews;
 mod sidecar;

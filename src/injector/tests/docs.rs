@@ -94,6 +94,18 @@ fn the_sidecar_written_out_is_what_the_injector_makes() {
 }
 
 #[test]
+fn files_of_settings_in_the_docs_are_files_of_settings() {
+    let blocks = KUBERNETES.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let objects = blocks.flat_map(|block| block.split("\n---\n"));
+    let objects = objects.map(|object| serde_saphyr::from_str::<Value>(object).unwrap());
+    let files: Vec<_> = objects.filter_map(|object| object.pointer("/data/pglease.toml").cloned()).collect();
+    assert_eq!(files.len(), 1);
+    for file in files {
+        assert!(toml::de::DeTable::parse(file.as_str().unwrap()).is_ok(), "{file}");
+    }
+}
+
+#[test]
 fn the_pages_example_gets_what_the_page_says() {
     let [pod] = &pods(PAGE)[..] else { panic!("one manifest") };
     let reviewed = Reviewed::of_default(pod).injected();
