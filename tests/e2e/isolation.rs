@@ -14,7 +14,7 @@ use tokio::time::{self, Duration};
 use crate::raw::{Message, Raw, packet, row, startup};
 use crate::support::env;
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_for, until};
+use crate::{pglease_for, rotate, until};
 
 /// What all workers see.
 struct Stage {
@@ -458,12 +458,12 @@ async fn no_session_ever_gets_anything_of_another() {
             until(async move || stage.steps.load(Ordering::Relaxed) >= count)
         };
         steps(WORKERS * STEPS / 3).await;
-        assert!(pglease.run_command(&["rotate"]).await.status.success());
+        rotate(&pglease, &[]).await;
         steps(WORKERS * STEPS * 2 / 3).await;
         let ended_before = stage.ended.load(Ordering::Relaxed);
         // The lease of all that have not come anew ends.
         stage.is_closing.store(true, Ordering::Relaxed);
-        assert!(pglease.run_command(&["rotate", "--close"]).await.status.success());
+        rotate(&pglease, &["--close"]).await;
         until(async || stage.ended.load(Ordering::Relaxed) > ended_before).await;
         stage.is_over.store(true, Ordering::Relaxed);
         // Those that are at work find out when they next look.

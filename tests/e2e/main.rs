@@ -25,6 +25,7 @@ mod replication;
 mod stream;
 mod tls;
 mod encryption;
+mod records;
 mod hosts;
 mod failover;
 mod addresses;
@@ -45,9 +46,12 @@ mod clients;
 mod secrets;
 mod errors;
 mod hostile;
+mod floods;
 mod auth;
 mod protocol;
 mod differential;
 mod isolation;
 
-use steps::{BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, start, until, until_alive, user_of};
+use steps::{
+    BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, rotate, start, until, until_alive, user_of,
+};

@@ -50,6 +50,20 @@ pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
 
+/// Has it take new credentials, with these arguments to `pglease rotate`. The command waits for half a minute, which a
+/// busy machine may need.
+pub(crate) async fn rotate(pglease: &Pglease, arguments: &[&str]) {
+    let mut said = None;
+    for _ in 0..4 {
+        let asked = pglease.run_command(&[&["rotate"], arguments].concat()).await;
+        if asked.status.success() {
+            return;
+        }
+        said = Some(asked);
+    }
+    panic!("{said:?}; the last lines:\n{}", pglease.lines().tail());
+}
+
 /// Waits until `/livez` says so, as a kubelet does: one answer that is late ends nobody.
 pub(crate) async fn until_alive(pglease: &Pglease) {
     until(async || pglease.get("/livez").await.0 == 200).await;

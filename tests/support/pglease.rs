@@ -35,6 +35,21 @@ impl Pglease {
         Self::spawn(folder, binary, &arguments).await
     }
 
+    /// The same after these commands of a shell, as `ulimit -n 300`.
+    ///
+    /// A script would have to be written first, and may not be run while a child that another test is just starting
+    /// has a copy of the descriptor that it was written through.
+    pub(crate) async fn start_after(commands: &str, binary: &Path, settings: &str) -> Self {
+        let folder = Folder::create(None);
+        let file = folder.path().join("pglease.toml");
+        fs::write(&file, settings).unwrap();
+        let script = format!("{commands} && exec \"$@\"");
+        let program = [&binary.display().to_string(), "proxy", "--config-file", &file.display().to_string()];
+        let arguments = ["-c", &script, "sh"].into_iter().chain(program).map(str::to_owned);
+        let shell = Path::new("/bin/sh");
+        Self { binary: binary.to_owned(), ..Self::spawn(folder, shell, &arguments.collect::<Vec<_>>()).await }
+    }
+
     /// The same with `root` as its root directory, in which `program` is, and as the user that the image names. Needs
     /// root.
     pub(crate) async fn start_in(root: &Path, program: &str, settings: &str) -> Self {

@@ -43,6 +43,16 @@ impl Authority {
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
+    /// For a server, from the beginning of one year to that of another.
+    pub(crate) fn issue_for(&self, names: &[&str], (from, until): (i32, i32)) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     /// For a client whose `CN` is this.
     pub(crate) fn issue_to(&self, name: &str) -> Issued {
         let key = KeyPair::generate().unwrap();

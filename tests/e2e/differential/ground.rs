@@ -23,6 +23,7 @@ use super::script::Names;
 use super::scripts::authentication::PASSWORD;
 use crate::support::Servers;
 use crate::support::pki::Authority;
+use crate::support::process::Folder;
 use crate::support::world::{World, WorldOptions};
 use crate::{pglease_with, until, user_of};
 
@@ -37,6 +38,8 @@ pub(super) struct Ground {
     pub(super) through_asked: Leg,
     /// The same with TLS from the start.
     pub(super) through_tls: Leg,
+    /// Over pglease's own Unix socket, trusted.
+    pub(super) through_unix: Leg,
 }
 
 impl Ground {
@@ -67,7 +70,10 @@ impl Ground {
         let postgres_user = world.group("scripted");
         let anywhere = world.route("db-app").replace(&format!("/{}?", world.database()), "/?");
         let vault = servers.openbao.address();
-        let trusting = pglease_with(&(world.settings_with("info", &vault, "") + &anywhere)).await;
+        let sockets = Folder::create(None);
+        let on_socket = format!("unix_socket = {}", json!(sockets.path()));
+        let trusting = pglease_with(&(world.settings_with("info", &vault, &on_socket) + &anywhere)).await;
+        let own_socket = sockets.path().join(format!(".s.PGSQL.{}", trusting.port()));
         let leased = user_of(&trusting.connect(&world.database()).await.unwrap()).await;
 
         let owner = world.group("app_owner");
@@ -122,6 +128,7 @@ impl Ground {
             ),
             through_asked: asked(Address::Tcp(asking_at), &ca.pem()),
             through_tls: asked(Address::Tls(asking_at), &ca.pem()),
+            through_unix: leg(Address::Unix(own_socket), "app"),
         };
         // In force once the server has read them.
         until(async || ground.direct.lets_in().await).await;

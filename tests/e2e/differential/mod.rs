@@ -183,6 +183,21 @@ async fn compare_some_on(legs: Legs) {
     }
 }
 
+/// Both legs are over a socket of that kind, so what comes before a session is compared as well.
+#[tokio::test]
+async fn sessions_over_a_unix_socket_are_as_others_are() {
+    let ground = Ground::shared().await;
+    let legs = Legs { direct: &ground.direct, through: &ground.through_unix };
+    for (family, part) in [
+        (scripts::startup::scripts as Scripts, 4),
+        (scripts::parameters::scripts, 8),
+        (scripts::replication::scripts, 2),
+    ] {
+        compare_on(legs, family, |script| script.seed().is_multiple_of(part)).await;
+    }
+    compare_some_on(legs).await;
+}
+
 #[tokio::test]
 async fn sessions_over_tls_are_as_others_are() {
     let ground = Ground::shared().await;

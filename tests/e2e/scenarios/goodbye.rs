@@ -7,7 +7,7 @@ use serde_json::json;
 use super::of;
 use crate::goodbye::{Clients, Pace};
 use crate::support::world::{Revocation, VaultRole, World};
-use crate::{PATIENCE, pglease_for, pglease_with};
+use crate::{PATIENCE, pglease_for, pglease_with, rotate};
 
 /// One statement after the other.
 const RESTLESS: Pace = Pace { pause: Duration::ZERO, jitter: Duration::from_millis(10), attempts: 0 };
@@ -56,7 +56,7 @@ async fn case_c18_insert_that_meets_a_revocation_is_answered_or_not_done() {
     for (by_operator, reason) in [(true, "rotate_close"), (false, "revoked")] {
         let clients = Clients::start(&world, &pglease, 50, RESTLESS).await;
         if by_operator {
-            assert!(pglease.run_command(&["rotate", "--close"]).await.status.success());
+            rotate(&pglease, &["--close"]).await;
         } else {
             let leases = format!("sys/leases/revoke-prefix/{}", world.vault_path("db-app"));
             world.servers.openbao.write(&leases, json!({ "sync": true })).await;

@@ -225,7 +225,7 @@ async fn token_of_a_file_is_used_and_left_alone() {
 async fn scenario_17_login_of_the_next_generation_is_with_the_new_jwt() {
     let world = World::short_lived(Revocation::NoLogin).await;
     let pglease = pglease_with(&(world.settings() + &world.route("db-app"))).await;
-    let held = pglease.connect("app").await.unwrap();
+    let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
     // Another pod's from here: the old one is refused, the new one was before.
     fs::write(world.jwt_file(), TokenReview::jwt("default", "web-2", 3600)).unwrap();
@@ -233,7 +233,7 @@ async fn scenario_17_login_of_the_next_generation_is_with_the_new_jwt() {
     world.write(&role, json!({ "bound_service_account_names": "web-2" })).await;
     pglease.wait_for_event("rotation.done", PATIENCE).await;
     let next = pglease.connect("app").await.unwrap();
-    assert_ne!(user_of(&next).await, user_of(&held).await);
+    assert_ne!(user_of(&next).await, user);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 use tokio_postgres::Error;
@@ -102,12 +103,16 @@ async fn set_up(
 
 /// Every session to its end, or to its first safe point once `is_done`.
 async fn play(pglease: Arc<Pglease>, is_done: Arc<AtomicBool>) -> BTreeMap<State, Vec<Option<String>>> {
+    // More at once would only wait for each other, until the last have waited for too long.
+    let turns = Arc::new(Semaphore::new(16));
     let mut sessions = JoinSet::new();
     for number in 0..SESSIONS {
-        let (pglease, is_done) = (Arc::clone(&pglease), Arc::clone(&is_done));
+        let (pglease, is_done, turns) = (Arc::clone(&pglease), Arc::clone(&is_done), Arc::clone(&turns));
         let state = STATES[number % STATES.len()];
         sessions.spawn(async move {
+            let turn = turns.acquire().await.unwrap();
             let session = pglease.connect("app").await.unwrap();
+            drop(turn);
             let Err(error) = live(&session, state, &is_done).await else { return (state, None) };
             // A goodbye that no statement waits for is heard by the connection.
             let code = match error.code() {

@@ -15,7 +15,7 @@ fn settings(world: &World<'_>) -> String {
 
 #[tokio::test]
 async fn scenario_05_token_without_the_default_policy_is_only_rotated() {
-    let world = World::shared(of(VaultRole { default_ttl: "12s", ..VaultRole::default() })).await;
+    let world = World::shared(of(VaultRole { default_ttl: "24s", ..VaultRole::default() })).await;
     world.write(&format!("auth/{}/role/web", world.auth()), json!({ "token_no_default_policy": true })).await;
     let pglease = pglease_with(&settings(&world)).await;
     pglease.wait_for_event("token.without_default_policy", PATIENCE).await;
@@ -34,7 +34,7 @@ async fn scenario_05_token_without_the_default_policy_is_only_rotated() {
 async fn scenario_24_api_server_that_fails_for_three_renewals_of_the_token_costs_no_rotation() {
     let options = WorldOptions {
         token_ttl: "60s",
-        ..of(VaultRole { default_ttl: "10s", max_ttl: "1h", ..VaultRole::default() })
+        ..of(VaultRole { default_ttl: "20s", max_ttl: "1h", ..VaultRole::default() })
     };
     let world = World::shared(options).await;
     let pglease = pglease_with(&settings(&world)).await;

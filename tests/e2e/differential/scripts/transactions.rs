@@ -155,8 +155,15 @@ fn limits(names: &Names) -> Vec<Script> {
         session("idle_session_timeout").query("SET idle_session_timeout = 20").end(),
         Script::session_with("idle_session_timeout of the startup", names, &[("idle_session_timeout", "20")])
             .end(),
+        // So long that the statement has begun, however busy the machine is.
+        session("statement_timeout")
+            .query("SET LOCAL statement_timeout = 1000; SELECT pg_sleep(600)")
+            .query("SELECT 1"),
     ];
     if names.major >= 17 {
+        // In one Query with its start: what came behind the end would be unread there, and reset the connection.
+        let running = "BEGIN; SET LOCAL transaction_timeout = 1000; SELECT pg_sleep(600)";
+        scripts.push(session("transaction_timeout in a statement").query(running).end());
         scripts.push(session("transaction_timeout").query("BEGIN; SET LOCAL transaction_timeout = 20").end());
     }
     // What is said and when it is said depends on no merging.
