@@ -1,5 +1,6 @@
 # Everything here runs on a Linux machine with Rust, a C compiler and Python 3, as any user, offline once it has
-# run. It stays within target/ and temporary folders.
+# run. It stays within target/ and temporary folders, but for the control plane of test-kubernetes, which is built
+# once for all clones.
 
 export CARGO_TARGET_DIR := $(CURDIR)/target
 CARGO := cargo
@@ -24,10 +25,10 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image bench-fleet fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes bench-fleet fuzz check fmt servers clients
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: servers ## an application without a password for 45 s, and the proof that nothing is left of it
 	@$(CARGO) build --locked --bin pglease --example demo
@@ -55,6 +56,13 @@ test-image: MAJORS := 18
 test-image: servers ## the image's content, run in an empty root directory; as root, else in part
 	@$(CARGO) test --locked --no-run --test image
 	@$(RUN) $(CARGO) test --quiet --locked --test image
+
+# The first time the control plane is built, which takes minutes, and says how far it is.
+test-kubernetes: MAJORS := 18
+test-kubernetes: servers ## those on a real Kubernetes control plane: API server, etcd, controllers, Helm
+	@python3 tests/kubernetes/build.py >/dev/null
+	@$(CARGO) test --locked --no-run --test kubernetes
+	@RUST_TEST_THREADS=6 $(RUN) $(CARGO) test --quiet --locked --test kubernetes
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet
