@@ -84,7 +84,11 @@ impl AppError {
 pub(crate) fn run(config: Config) -> Result<(), AppError> {
     // Credentials are in memory only: not in a core, and not for others of the same user to read.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
-    current_thread()?.block_on(serve(config))
+    let runtime = current_thread()?;
+    let served = runtime.block_on(serve(config));
+    // What still waits for a disk or a resolver that does not answer is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(mut config: Config) -> Result<(), AppError> {

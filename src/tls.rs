@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 use zeroize::Zeroizing;
 
 pub(crate) use client::{ClientTls, client_config};
-pub(crate) use reread::{Change, Reread};
+pub(crate) use reread::Reread;
 pub(crate) use server::{ALPN, ServerIdentity, ShownTo, server_identity};
 pub(crate) use verify::Verify;
 

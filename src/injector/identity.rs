@@ -1,6 +1,5 @@
 //! What the API server is shown: the certificate as its files say now.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,46 +11,46 @@ use x509_cert::der::Decode;
 
 use crate::config::ServerCert;
 use crate::telemetry::{Causes, InjectorMetrics, ResultLabels};
-use crate::tls::{self, Change, Reread, ServerIdentity, ShownTo, TlsError};
+use crate::tls::{self, Reread, ServerIdentity, ShownTo, TlsError};
 
 /// The certificate of `injector.tls_cert_file` and `injector.tls_key_file`. Both are read again when they change.
 #[derive(Debug)]
 pub(super) struct Identity {
-    files: ServerCert,
-    paths: [PathBuf; 2],
-    shown: Reread<Arc<ServerConfig>>,
-    metrics: Arc<InjectorMetrics>,
+    shown: Reread<Arc<ServerConfig>, TlsError>,
 }
 
 impl Identity {
     /// Reads the files.
     pub(super) fn load(files: &ServerCert, metrics: &Arc<InjectorMetrics>) -> Result<Self, TlsError> {
-        let paths = [files.cert_file.clone(), files.key_file.clone()];
-        let shown = Reread::new(&paths, || read(files, metrics))?;
-        Ok(Self { files: files.clone(), paths, shown, metrics: Arc::clone(metrics) })
+        let paths = vec![files.cert_file.clone(), files.key_file.clone()];
+        let (files, reading, telling) = (files.clone(), Arc::clone(metrics), Arc::clone(metrics));
+        let make = move || read(&files, &reading);
+        let shown = Reread::new(paths, make, move |made| tell(&telling, made))?;
+        Ok(Self { shown })
     }
 
-    /// What to show now. Costs two `stat`, and where something has changed reads both files.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        let (shown, change) = self.shown.get(&self.paths, || read(&self.files, &self.metrics));
-        let result = match change {
-            Change::None => return shown,
-            Change::Reread => {
-                info!(event = "injector.certificate_reloaded");
-                "ok"
-            }
-            Change::Failed(error) => {
-                warn!(
-                    event = "injector.certificate_reload_failed",
-                    error = %Causes(&error),
-                    "the certificate read before stays in use",
-                );
-                "failed"
-            }
-        };
-        self.metrics.certificate_reloads.get_or_create(&ResultLabels { result }).inc();
-        shown
+    /// What to show now. Has the files looked at where nobody has for a second.
+    pub(super) async fn current(&self) -> Arc<ServerConfig> {
+        self.shown.get().await
     }
+}
+
+fn tell(metrics: &InjectorMetrics, made: Result<&Arc<ServerConfig>, &TlsError>) {
+    let result = match made {
+        Ok(_) => {
+            info!(event = "injector.certificate_reloaded");
+            "ok"
+        }
+        Err(error) => {
+            warn!(
+                event = "injector.certificate_reload_failed",
+                error = %Causes(error),
+                "the certificate read before stays in use",
+            );
+            "failed"
+        }
+    };
+    metrics.certificate_reloads.get_or_create(&ResultLabels { result }).inc();
 }
 
 fn read(files: &ServerCert, metrics: &InjectorMetrics) -> Result<Arc<ServerConfig>, TlsError> {

@@ -57,7 +57,7 @@ impl Injector {
                         time::sleep(ACCEPT_DELAY).await;
                     }
                 },
-                () = time::sleep(LOOK_PERIOD) => drop(identity.current()),
+                () = time::sleep(LOOK_PERIOD) => drop(identity.current().await),
             }
         }
         drop(listener);
@@ -156,7 +156,8 @@ impl Connection {
         // An answer is one write: nothing is to be waited for.
         let _ = stream.set_nodelay(true);
         let handshake =
-            time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(identity.current()).accept(stream)).await;
+            time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(identity.current().await).accept(stream))
+                .await;
         let result = if matches!(handshake, Ok(Ok(_))) { "ok" } else { "failed" };
         metrics.tls_handshakes.get_or_create(&ResultLabels { result }).inc();
         let stream = match handshake {

@@ -1,7 +1,6 @@
 //! TLS towards clients: the certificate as its files say now, and the handshake.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -14,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::ServerCert;
 use crate::net::{ClientStream, Peer};
 use crate::telemetry::{Causes, Metrics, ResultLabels};
-use crate::tls::{self, Change, Reread, ServerIdentity, ShownTo, TlsError};
+use crate::tls::{self, Reread, ServerIdentity, ShownTo, TlsError};
 use crate::wire::binding::EndPointHash;
 
 /// How a client came: what [`super::auth`] may go by, beside what the client says.
@@ -63,9 +62,7 @@ impl Transport {
 /// TLS as `listen.tls_cert_file` and `listen.tls_key_file` have it. Both are read again when they change.
 #[derive(Debug)]
 pub(crate) struct ClientTls {
-    config: ServerCert,
-    paths: [PathBuf; 2],
-    served: Reread<Arc<Served>>,
+    served: Reread<Arc<Served>, TlsError>,
     handshakes: Family<ResultLabels, Counter>,
 }
 
@@ -84,9 +81,10 @@ impl std::fmt::Debug for Served {
 impl ClientTls {
     /// Reads the files.
     pub(crate) fn load(config: &ServerCert, metrics: &Metrics) -> Result<Self, TlsError> {
-        let paths = [config.cert_file.clone(), config.key_file.clone()];
-        let served = Reread::new(&paths, || Served::read(config))?;
-        Ok(Self { config: config.clone(), paths, served, handshakes: metrics.tls_handshakes.clone() })
+        let paths = vec![config.cert_file.clone(), config.key_file.clone()];
+        let config = config.clone();
+        let served = Reread::new(paths, move || Served::read(&config), tell)?;
+        Ok(Self { served, handshakes: metrics.tls_handshakes.clone() })
     }
 
     /// Does the handshake with a client that has sent `early` of it; says what has come between us.
@@ -100,26 +98,23 @@ impl ClientTls {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let served = self.served();
+        let served = self.served.get().await;
         // In a box: a session keeps the room of its largest phase to the end.
         let accepted = Box::pin(client.upgrade(&served.acceptor, early)).await;
         let result = if accepted.is_ok() { "ok" } else { "failed" };
         self.handshakes.get_or_create(&ResultLabels { result }).inc();
         accepted.map(|()| Encryption::Tls { end_point: served.end_point.clone() })
     }
+}
 
-    fn served(&self) -> Arc<Served> {
-        let (served, change) = self.served.get(&self.paths, || Served::read(&self.config));
-        match change {
-            Change::None => {}
-            Change::Reread => info!(event = "listen.tls_reloaded"),
-            Change::Failed(error) => warn!(
-                event = "listen.tls_reload_failed",
-                error = %Causes(&error),
-                "the certificate read before stays in use",
-            ),
-        }
-        served
+fn tell(made: Result<&Arc<Served>, &TlsError>) {
+    match made {
+        Ok(_) => info!(event = "listen.tls_reloaded"),
+        Err(error) => warn!(
+            event = "listen.tls_reload_failed",
+            error = %Causes(error),
+            "the certificate read before stays in use",
+        ),
     }
 }
 

@@ -23,16 +23,14 @@ use crate::config::{
     Ca, ClientCert, SslMode, SslNegotiation, SslOptions, TlsVersion, UpstreamConfig, is_open_key,
 };
 use crate::telemetry::Causes;
-use crate::tls::{self, ALPN, Change, ClientTls, PemKind, Reread, TlsError, Verify};
+use crate::tls::{self, ALPN, ClientTls, PemKind, Reread, TlsError, Verify};
 
 use super::connect::{self, NegotiationError};
 
 /// TLS as the hosts of one upstream want it.
 pub(super) struct Tls {
-    config: UpstreamConfig,
-    ca: Ca,
-    paths: Vec<PathBuf>,
-    client: Reread<Arc<rustls::ClientConfig>>,
+    ssl: SslOptions,
+    client: Reread<Arc<rustls::ClientConfig>, TlsError>,
 }
 
 impl Tls {
@@ -41,10 +39,11 @@ impl Tls {
         if config.ssl_mode == SslMode::Disable {
             return Ok(None);
         }
+        let (made_of, told_of) = (config.clone(), config.clone());
         let ca = config.ssl_root_cert.clone().map_or(Ca::System, Ca::File);
-        let paths = paths(config);
-        let client = Reread::new(&paths, || client_config(config, &ca))?;
-        Ok(Some(Self { config: config.clone(), ca, paths, client }))
+        let make = move || client_config(&made_of, &ca);
+        let client = Reread::new(paths(config), make, move |made| tell(&told_of, made))?;
+        Ok(Some(Self { ssl: config.ssl.clone(), client }))
     }
 
     /// Begins TLS with a server that has to be `server_name`, as `sslnegotiation` says.
@@ -53,8 +52,8 @@ impl Tls {
         mut stream: TcpStream,
         server_name: &ServerName<'static>,
     ) -> Result<TlsStream<TcpStream>, NegotiationError> {
-        let SslOptions { negotiation, must_ask, .. } = self.config.ssl;
-        let mut client = self.client();
+        let SslOptions { negotiation, must_ask, .. } = self.ssl;
+        let mut client = self.client.get().await;
         let shown = Arc::new(AtomicBool::new(false));
         if must_ask {
             let client = Arc::make_mut(&mut client);
@@ -81,22 +80,17 @@ impl Tls {
         }
         Ok(stream)
     }
+}
 
-    /// Files that are of no use are said so once, and what was read before them stays.
-    fn client(&self) -> Arc<rustls::ClientConfig> {
-        let (client, change) = self.client.get(&self.paths, || client_config(&self.config, &self.ca));
-        let upstream = &self.config;
-        match change {
-            Change::None => {}
-            Change::Reread => info!(event = "upstream.tls_reloaded", %upstream),
-            Change::Failed(error) => warn!(
-                event = "upstream.tls_reload_failed",
-                %upstream,
-                error = %Causes(&error),
-                "the certificates read before stay in use",
-            ),
-        }
-        client
+fn tell(upstream: &UpstreamConfig, made: Result<&Arc<rustls::ClientConfig>, &TlsError>) {
+    match made {
+        Ok(_) => info!(event = "upstream.tls_reloaded", %upstream),
+        Err(error) => warn!(
+            event = "upstream.tls_reload_failed",
+            %upstream,
+            error = %Causes(error),
+            "the certificates read before stay in use",
+        ),
     }
 }
 

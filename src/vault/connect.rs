@@ -25,37 +25,36 @@ use super::VaultSetupError;
 use super::http::Client;
 use crate::config::{Ca, VaultConfig, VaultTls};
 use crate::telemetry::Causes;
-use crate::tls::{self, Change, ClientTls, Reread, TlsError, Verify};
+use crate::tls::{self, ClientTls, Reread, TlsError, Verify};
 
 /// The way to Vault as its files say now.
 pub(super) struct Connection {
     config: VaultConfig,
-    paths: Vec<PathBuf>,
-    client: Reread<Client<Connector>>,
+    client: Reread<Client<Connector>, VaultSetupError>,
 }
 
 impl Connection {
     /// Reads the files; connects to nothing.
     pub(super) fn load(config: &VaultConfig) -> Result<Self, VaultSetupError> {
-        let paths = paths(&config.tls);
-        let client = Reread::new(&paths, || client(config))?;
-        Ok(Self { config: config.clone(), paths, client })
+        let made_of = config.clone();
+        let client = Reread::new(paths(&config.tls), move || client(&made_of), tell)?;
+        Ok(Self { config: config.clone(), client })
     }
 
     /// The client to make the next request with: a new one, without old connections, where the files have changed.
-    /// Files that are of no use are said so once, and what was read before them stays.
-    pub(super) fn client(&self) -> Client<Connector> {
-        let (client, change) = self.client.get(&self.paths, || client(&self.config));
-        match change {
-            Change::None => {}
-            Change::Reread => info!(event = "vault.tls_reloaded"),
-            Change::Failed(error) => warn!(
-                event = "vault.tls_reload_failed",
-                error = %Causes(&error),
-                "the certificates read before stay in use",
-            ),
-        }
-        client
+    pub(super) async fn client(&self) -> Client<Connector> {
+        self.client.get().await
+    }
+}
+
+fn tell(made: Result<&Client<Connector>, &VaultSetupError>) {
+    match made {
+        Ok(_) => info!(event = "vault.tls_reloaded"),
+        Err(error) => warn!(
+            event = "vault.tls_reload_failed",
+            error = %Causes(error),
+            "the certificates read before stay in use",
+        ),
     }
 }
 

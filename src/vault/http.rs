@@ -107,7 +107,8 @@ async fn send(
         .body(Full::new(outgoing.body.clone()))
         .map_err(|error| Failed::Unsent(failed(error.into())))?;
     request.headers_mut().clone_from(&outgoing.headers);
-    match time::timeout_at(deadline, connection.client().request(request)).await {
+    let answering = async { connection.client().await.request(request).await };
+    match time::timeout_at(deadline, answering).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) if error.is_connect() => Err(Failed::Unsent(failed(error.into()))),
         Ok(Err(error)) => Err(Failed::Lost(failed(error.into()))),

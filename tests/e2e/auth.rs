@@ -30,7 +30,7 @@ use crate::support::pglease::Pglease;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::process::Folder;
 use crate::support::world::{World, WorldOptions};
-use crate::{PATIENCE, pglease_with};
+use crate::{PATIENCE, pglease_with, until};
 
 const SECURITY: &str = include_str!("../../docs/security.md");
 
@@ -138,13 +138,23 @@ async fn users_of_pg_authid_get_in_with_their_passwords_and_nobody_else_does() {
 
     let users = fs::read_to_string(&file).unwrap();
     replace(&file, "\"app\" \"in clear\"\n");
-    connect(&pglease, &ann, "one secret").await.unwrap();
+    // Who is asked has the file looked at, once a second.
+    until(async || {
+        connect(&pglease, &ann, "one secret").await.unwrap();
+        !pglease.events("auth_file.reload_failed").is_empty()
+    })
+    .await;
     let failed = pglease.wait_for_event("auth_file.reload_failed", PATIENCE).await;
     let error = failed["error"].as_str().unwrap();
     assert!(error.contains("line 1: no SCRAM verifier") && !error.contains("in clear"), "{error}");
     let (bobs, anns): (Vec<_>, Vec<_>) = users.lines().partition(|line| line.contains("\"\""));
     assert_eq!((bobs.len(), anns.len()), (1, 1));
     replace(&file, bobs[0]);
+    until(async || {
+        connect(&pglease, &bob, "other secret").await.unwrap();
+        !pglease.events("auth_file.reloaded").is_empty()
+    })
+    .await;
     assert_refused(connect(&pglease, &ann, "one secret").await, &ann);
     connect(&pglease, &bob, "other secret").await.unwrap();
     assert_eq!(pglease.wait_for_event("auth_file.reloaded", PATIENCE).await["users"], 1);

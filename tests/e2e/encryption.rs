@@ -93,6 +93,16 @@ async fn listening(world: &World<'_>, listen: &str) -> Pglease {
     pglease_with(&(settings + &world.route("db-app"))).await
 }
 
+/// Connects until the log has `event` so many times: who needs the files has them looked at, once a second.
+async fn until_looked_at(world: &World<'_>, pglease: &Pglease, event: &str, count: usize) {
+    let conninfo = format!("host=localhost port={} dbname=app user=app sslmode=require", pglease.port());
+    until(async || {
+        assert_eq!(psql(world, conninfo.clone()).await, "served\n");
+        pglease.events(event).len() >= count
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn psql_is_served_over_tls_as_it_asks_for_it_and_by_a_certificate_that_was_replaced() {
     let world = World::shared(WorldOptions::default()).await;
@@ -124,17 +134,20 @@ async fn psql_is_served_over_tls_as_it_asks_for_it_and_by_a_certificate_that_was
     let key = fs::read_to_string(&files.key).unwrap();
     let other = Authority::create().issue(&["localhost"]);
     files.write(&other.certificate, &key, &fs::read_to_string(&files.ca).unwrap());
+    until_looked_at(&world, &pglease, "listen.tls_reload_failed", 1).await;
     assert_eq!(psql(&world, verified.clone()).await, "served\n");
     let failed = pglease.wait_for_event("listen.tls_reload_failed", PATIENCE).await;
     assert!(failed["error"].as_str().unwrap().contains("listen.tls_key_file"), "{failed}");
     files.renew();
+    until_looked_at(&world, &pglease, "listen.tls_reloaded", 1).await;
     assert_eq!(psql(&world, verified).await, "served\n");
 
     // Whatever ring signs with, psql believes.
-    for name in ["rsa", "rsa_pss", "p384", "ed25519"] {
+    for (count, name) in (2..).zip(["rsa", "rsa_pss", "p384", "ed25519"]) {
         let cert = fs::read_to_string(fixture(&format!("{name}.pem"))).unwrap();
         let key = fs::read_to_string(fixture(&format!("{name}.key"))).unwrap();
         files.write(&cert, &key, &cert);
+        until_looked_at(&world, &pglease, "listen.tls_reloaded", count).await;
         let conninfo = format!("{base} sslmode=verify-full sslrootcert={}", files.ca.display());
         assert_eq!(psql(&world, conninfo).await, "served\n", "{name}");
     }

@@ -164,21 +164,29 @@ async fn tls_is_done_as_the_keywords_say_and_by_the_files_of_now() {
     assert_served(&pglease, &["must_ask", "plain"]).await;
     fs::set_permissions(file("client.key"), fs::Permissions::from_mode(0o644)).unwrap();
     replace(&file("client.pem"), "broken");
-    assert_served(&pglease, &["must_ask"]).await;
+    // Who logs in has the files looked at, once a second.
+    until(async || {
+        assert_served(&pglease, &["must_ask"]).await;
+        !pglease.events("upstream.tls_reload_failed").is_empty()
+    })
+    .await;
     let failed = pglease.wait_for_event("upstream.tls_reload_failed", crate::PATIENCE).await;
     assert!(failed["error"].as_str().unwrap().contains("others may read the key"), "{failed}");
     let stranger = Authority::create().issue_to("pglease");
     replace(&file("client.pem"), &stranger.certificate);
     replace(&file("client.key"), &stranger.key);
+    until(async || pglease.connect("must_ask").await.is_err()).await;
     refusal(&pglease, "must_ask").await;
     pglease.wait_for_event("upstream.tls_reloaded", crate::PATIENCE).await;
     let next = clients.issue_to("pglease");
     replace(&file("client.pem"), &next.certificate);
     replace(&file("client.key"), &next.key);
+    until(async || pglease.connect("must_ask").await.is_ok()).await;
     assert_served(&pglease, &["must_ask"]).await;
 
     // The server's certificate is revoked, and then replaced.
     replace(&file("crl.pem"), &authority.revocation_list(&[7]));
+    until(async || pglease.connect("revocable").await.is_err()).await;
     assert_refused(&pglease, "revocable", "Revoked").await;
     assert_served(&pglease, &["plain"]).await;
     let server = authority.issue_numbered(&["localhost"], Some(8));
@@ -191,6 +199,7 @@ async fn tls_is_done_as_the_keywords_say_and_by_the_files_of_now() {
     postgres.write_data(&[("server.crt", &server.certificate), ("server.key", &server.key)]).await;
     assert_refused(&pglease, "plain", "invalid peer certificate").await;
     replace(&file("ca.pem"), &(authority.pem() + &other.pem()));
+    until(async || pglease.connect("plain").await.is_ok()).await;
     assert_served(&pglease, &["plain"]).await;
     assert_eq!(world.leased_roles().await.len(), 1, "none of it was held against the credential");
 }

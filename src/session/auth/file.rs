@@ -1,4 +1,4 @@
-//! `listen.auth_file`, read again when it changes. Runs no task: who has to know looks, which costs one `stat`.
+//! `listen.auth_file`, read again when it changes.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,14 +11,13 @@ use zeroize::Zeroizing;
 
 use super::users::{Users, UsersError};
 use crate::telemetry::Causes;
-use crate::tls::{Change, Reread};
+use crate::tls::Reread;
 use crate::wire::verifier::{Mock, Verifier};
 
 /// The users as the file has them now, or had them when it was last of use.
 #[derive(Debug)]
 pub(crate) struct AuthFile {
-    path: [PathBuf; 1],
-    users: Reread<Arc<Users>>,
+    users: Reread<Arc<Users>, AuthFileError>,
     /// Made once, by the first users, so that what is said of a user that there is not depends on no change of the
     /// others.
     mock: Mock,
@@ -37,31 +36,30 @@ pub(crate) enum AuthFileError {
 
 impl AuthFile {
     pub(super) fn load(path: &Path) -> Result<Self, AuthFileError> {
-        let path = [path.to_owned()];
-        let users = Reread::new(&path, || read(&path[0]))?;
-        let (first, _) = users.get(&path, || read(&path[0]));
-        Ok(Self { mock: Mock::of(first.verifiers()), path, users })
+        let (path, told) = (path.to_owned(), path.to_owned());
+        let users = Reread::new(vec![path.clone()], move || read(&path), move |made| tell(&told, made))?;
+        Ok(Self { mock: Mock::of(users.value().verifiers()), users })
     }
 
-    /// The users to judge a client by that comes now. A file that is of no use is said so once.
-    pub(super) fn users(&self) -> Arc<Users> {
-        let [path] = &self.path;
-        let (users, change) = self.users.get(&self.path, || read(path));
-        match change {
-            Change::None => {}
-            Change::Reread => info!(event = "auth_file.reloaded", ?path, users = users.len()),
-            Change::Failed(error) => warn!(
-                event = "auth_file.reload_failed",
-                error = %Causes(&error),
-                "the users read before stay as they are",
-            ),
-        }
-        users
+    /// The users to judge a client by that comes now.
+    pub(super) async fn users(&self) -> Arc<Users> {
+        self.users.get().await
     }
 
     /// In place of the verifier of a user that there is not.
     pub(super) fn mock(&self, user: &[u8], users: &Users) -> Verifier {
         self.mock.verifier(user, users.usual_shape())
+    }
+}
+
+fn tell(path: &Path, made: Result<&Arc<Users>, &AuthFileError>) {
+    match made {
+        Ok(users) => info!(event = "auth_file.reloaded", ?path, users = users.len()),
+        Err(error) => warn!(
+            event = "auth_file.reload_failed",
+            error = %Causes(error),
+            "the users read before stay as they are",
+        ),
     }
 }
 
@@ -98,6 +96,9 @@ const MAX_LEN: usize = 16 * 1024 * 1024;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
+
+    use tokio::time;
 
     use super::*;
     use crate::wire::verifier::tests::verifier_of;
@@ -106,8 +107,8 @@ mod tests {
         format!("\"{name}\" \"{}\"\n", verifier_of("secret", 2, b"salt"))
     }
 
-    #[test]
-    fn file_that_breaks_leaves_the_users_before_it() {
+    #[tokio::test(start_paused = true)]
+    async fn file_that_breaks_leaves_the_users_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users");
         let replace = |text: &str| {
@@ -121,18 +122,22 @@ mod tests {
 
         replace(&line("one"));
         let file = AuthFile::load(&path).unwrap();
-        let has = |name: &str| file.users().verifier(name.as_bytes()).is_some();
-        let mock = file.mock(b"nobody", &file.users());
-        assert!(has("one") && !has("other"));
+        let users = async || {
+            time::advance(Duration::from_secs(1)).await;
+            file.users().await
+        };
+        let has = async |name: &str| users().await.verifier(name.as_bytes()).is_some();
+        let mock = file.mock(b"nobody", &*file.users().await);
+        assert!(has("one").await && !has("other").await);
 
         for broken in ["", "\n", "\"one\"", &[line("one"), line("one")].concat()] {
             replace(broken);
-            assert!(has("one") && !has("other"), "{broken}");
+            assert!(has("one").await && !has("other").await, "{broken}");
         }
         fs::remove_file(&path).unwrap();
-        assert!(has("one"));
+        assert!(has("one").await);
         replace(&[line("other"), line("third")].concat());
-        assert!(!has("one") && has("other"));
-        assert_eq!(file.mock(b"nobody", &file.users()), mock);
+        assert!(!has("one").await && has("other").await);
+        assert_eq!(file.mock(b"nobody", &*file.users().await), mock);
     }
 }

@@ -21,7 +21,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let malformed = |source| AuthError::Sasl { user: user.to_vec(), source };
-    let users = file.users();
+    let users = file.users().await;
     let mock = file.mock(user, &users);
     let known = users.verifier(user);
     let verifier = known.unwrap_or(&mock);

@@ -1,6 +1,8 @@
 use std::io;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time;
 
 use super::*;
 use crate::config::ClientCert;
@@ -64,7 +66,7 @@ async fn certificate_that_has_to_be_asked_for_and_is_not_ends_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn key_that_others_may_read_is_refused_at_start_and_when_it_changes() {
     use std::os::unix::fs::PermissionsExt;
     let identity = Identity::new("127.0.0.1", &rcgen::PKCS_ECDSA_P256_SHA256);
@@ -75,15 +77,19 @@ async fn key_that_others_may_read_is_refused_at_start_and_when_it_changes() {
     };
     let config = config(&identity, ssl);
     let tls = Tls::load(&config).unwrap().unwrap();
-    let before = tls.client();
+    let client = async || {
+        time::advance(Duration::from_secs(1)).await;
+        tls.client.get().await
+    };
+    let before = client().await;
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o604)).unwrap();
     assert!(matches!(Tls::load(&config), Err(TlsError::OpenKey { .. })));
 
     // Seen when one of the files changes, and then what was read before stays.
     let certificate = fs::read_to_string(&identity.ca_file).unwrap();
     fs::write(&identity.ca_file, certificate.clone() + "\n").unwrap();
-    assert!(Arc::ptr_eq(&before, &tls.client()));
+    assert!(Arc::ptr_eq(&before, &client().await));
+    // No file changes any more.
     fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(&identity.ca_file, certificate + "\n\n").unwrap();
-    assert!(!Arc::ptr_eq(&before, &tls.client()));
+    assert!(!Arc::ptr_eq(&before, &client().await));
 }
