@@ -1,5 +1,7 @@
 //! What must hold for whatever an upstream says in a login; see `crate::fuzz`.
 
+use std::sync::Arc;
+
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::sync::Semaphore;
@@ -19,7 +21,7 @@ pub(crate) async fn fuzz_login(control: u8, binding: Binding, said: &[u8]) {
     let has = |bit: u8| control & bit != 0;
     let require_auth = RequireAuth { scram: true, none: has(1), md5: has(2), password: has(4) };
     let least = if has(8) { NEWEST_PROTOCOL } else { ProtocolVersion(PROTOCOL_3_0) };
-    let turns = Semaphore::new(1);
+    let turns = Arc::new(Semaphore::new(1));
     let must_bind = matches!(binding, Binding::Required(_));
     let versions = Versions { least, most: NEWEST_PROTOCOL };
     let terms = Terms { binding, require_auth, is_verified: has(16), versions, turns: &turns };

@@ -7,11 +7,12 @@
 mod tests;
 
 use std::panic;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
-use tokio::task;
+use tokio::task::{self, JoinError};
 
 use crate::config::RequireAuth;
 use crate::credential::Credential;
@@ -34,7 +35,7 @@ pub(super) struct Terms<'a> {
     pub(super) is_verified: bool,
     pub(super) versions: Versions,
     /// For key derivations that go on at a time.
-    pub(super) turns: &'a Semaphore,
+    pub(super) turns: &'a Arc<Semaphore>,
 }
 
 /// What upstream said once it had let us in. `before_key` and `after_key` are as in [`super::LoggedIn`].
@@ -292,12 +293,14 @@ fn not_allowed(method: &'static str, terms: &Terms<'_>) -> LoginError {
     LoginError::Method { method, allowed: terms.require_auth }
 }
 
-/// Derives the key on another thread than that of the sessions, whose bytes would wait for it.
-async fn prove(exchange: Exchange, server_first: &[u8], turns: &Semaphore) -> Result<Proof, LoginError> {
+/// Derives the key.
+async fn prove(
+    exchange: Exchange,
+    server_first: &[u8],
+    turns: &Arc<Semaphore>,
+) -> Result<Proof, LoginError> {
     let server_first = server_first.to_vec();
-    // Never closed, so there is always a turn.
-    let _turn = turns.acquire().await;
-    match task::spawn_blocking(move || exchange.prove(&server_first)).await {
+    match in_turn(turns, move || exchange.prove(&server_first)).await {
         Ok(proof) => Ok(proof?),
         Err(error) => match error.try_into_panic() {
             Ok(fault) => panic::resume_unwind(fault),
@@ -305,6 +308,21 @@ async fn prove(exchange: Exchange, server_first: &[u8], turns: &Semaphore) -> Re
             Err(_) => Err(LoginError::Closed),
         },
     }
+}
+
+/// Works on another thread than that of the sessions, whose bytes would wait for it. Cancel safe, but for the work: that
+/// goes on once it has begun, and so does its turn.
+async fn in_turn<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    // Never closed, so there is always a turn.
+    let turn = Arc::clone(turns).acquire_owned().await;
+    let in_turn = move || {
+        let _turn = turn;
+        work()
+    };
+    task::spawn_blocking(in_turn).await
 }
 
 /// BackendKeyData: Int32 pid, Byte*n* secret, of 4 bytes in protocol 3.0 and at most 256 in any.

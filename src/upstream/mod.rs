@@ -64,7 +64,7 @@ pub(crate) struct Upstream {
     /// Done once it has been said that logins here cannot be bound.
     unbound: Once,
     /// For key derivations, which take a processor for a while each.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     failures: Option<Family<HostFailureLabels, Counter>>,
 }
 
@@ -127,7 +127,7 @@ impl Upstream {
         let tls = Tls::load(config)?;
         let server = |host| Server::new(host, tls.is_some()).map(Arc::new);
         let servers = config.hosts.iter().map(server).collect::<Result<_, _>>()?;
-        let turns = Semaphore::new(MAX_DERIVATIONS);
+        let turns = Arc::new(Semaphore::new(MAX_DERIVATIONS));
         Ok(Self { config: config.clone(), servers, tls, unbound: Once::new(), turns, failures: None })
     }
 

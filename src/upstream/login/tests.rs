@@ -1,3 +1,7 @@
+use std::pin::pin;
+use std::sync::{LazyLock, mpsc};
+use std::task::{Context, Waker};
+
 use tokio::io::{DuplexStream, duplex};
 
 use postgres_protocol::authentication::md5_hash;
@@ -21,7 +25,7 @@ fn hash() -> EndPointHash {
 
 /// Terms by default, with this binding.
 fn terms(binding: &Binding) -> Terms<'static> {
-    static TURNS: Semaphore = Semaphore::const_new(1);
+    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(1)));
     Terms {
         binding: binding.clone(),
         require_auth: RequireAuth::default(),
@@ -493,4 +497,18 @@ async fn version_is_asked_for_and_a_counter_offer_judged() {
     assert!(matches!(twice, LoginError::Unexpected { tag: b'v' }), "{twice}");
     let unasked = play_version(V3_0, V3_0, vec![counter_offer(V3_2.0)]).await.unwrap_err();
     assert!(matches!(unasked, LoginError::Version(NegotiationError::Higher { .. })), "{unasked}");
+}
+
+#[tokio::test]
+async fn turn_of_a_login_that_was_given_up_lasts_as_long_as_its_derivation() {
+    let turns = Arc::new(Semaphore::new(1));
+    let (end, ends) = mpsc::channel::<()>();
+    {
+        let mut given_up = pin!(in_turn(&turns, move || ends.recv()));
+        assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert_eq!(turns.available_permits(), 0);
+    end.send(()).unwrap();
+    bounded(in_turn(&turns, || ())).await.unwrap();
+    assert_eq!(turns.available_permits(), 1);
 }
