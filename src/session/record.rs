@@ -65,13 +65,17 @@ impl Record {
         debug!(event = "cancel.served", session = %self.id);
     }
 
-    /// The session did not begin. Says so loudly only where it is not just a client that went away.
+    /// The session did not begin, or its client could not be told that it has. Says so loudly only where it is not just a
+    /// client that went away.
     pub(crate) fn refused(self, error: &SessionError) {
         let (session, reason, blame) = (self.id, error.reason(), error.blame());
         let told = error.client_error(session).is_some();
         let cause = Causes(error);
         if matches!(error, SessionError::Panicked(_)) {
             self.panicked();
+        }
+        if self.generation.is_some() {
+            return self.ended(reason, blame, Some(cause), [0, 0]);
         }
         match blame {
             Blame::Client if told => {
@@ -101,16 +105,27 @@ impl Record {
         if matches!(end, RelayEnd::Panicked(_)) {
             self.panicked();
         }
+        self.ended(reason, blame, cause, [relay.frontend.bytes, relay.backend.bytes]);
+    }
+
+    /// The one end of what [`Self::opened`] has told of. Bytes are those from client and upstream.
+    fn ended(
+        &self,
+        reason: &'static str,
+        blame: Blame,
+        cause: Option<Causes<'_>>,
+        [frontend_bytes, backend_bytes]: [u64; 2],
+    ) {
         info!(
             event = "session.end",
             session = %self.id,
             reason,
             blame = blame.as_str(),
-            error = cause.map(tracing::field::display),
-            frontend_bytes = relay.frontend.bytes,
-            backend_bytes = relay.backend.bytes,
+            error = cause.map(field::display),
+            frontend_bytes,
+            backend_bytes,
             duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            generation = self.generation.map(tracing::field::display),
+            generation = self.generation.map(field::display),
         );
         self.count(reason);
     }

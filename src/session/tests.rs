@@ -22,6 +22,7 @@ mod auth;
 mod cancels;
 mod faults;
 mod encryption;
+mod log;
 
 const SOMEBODY: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000));
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
