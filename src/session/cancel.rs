@@ -198,9 +198,14 @@ impl Cancellable {
         self.under_way.load(Ordering::Acquire) > 0
     }
 
-    /// Returns when a delivery that is under way, or a later one, ends. Cancel safe.
-    pub(crate) async fn delivered(&self) {
-        self.delivered.notified().await;
+    /// Returns when a delivery has ended since [`Self::is_under_way`] said `was_under_way`. Cancel safe.
+    pub(crate) async fn delivered(&self, was_under_way: bool) {
+        // Told of every end from here on, and of those before the state tells: none is missed on whatever thread it is.
+        let delivered = self.delivered.notified();
+        if was_under_way && !self.is_under_way() {
+            return;
+        }
+        delivered.await;
     }
 }
 
@@ -302,7 +307,7 @@ mod tests {
         let registry = Arc::new(CancelRegistry::default());
         let registration = register(&registry, 7, b"a");
         let session = registration.session();
-        let mut delivered = std::pin::pin!(session.delivered());
+        let mut delivered = std::pin::pin!(session.delivered(false));
         assert!(
             std::future::poll_fn(|cx| std::task::Poll::Ready(delivered.as_mut().poll(cx).is_pending())).await
         );
@@ -311,6 +316,8 @@ mod tests {
         assert!(session.is_under_way());
         drop(under_way);
         assert!(!session.is_under_way());
+        // It ended before anybody waited for that, and after it was looked at.
+        session.delivered(true).await;
         delivered.await;
     }
 

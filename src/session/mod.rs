@@ -327,6 +327,7 @@ impl Opened {
             }),
             seed,
             cancellable: registration.as_ref().map(|registration| Arc::clone(registration.session())),
+            is_cancelled: false,
         };
 
         let end = caught(pin!(relay.run(&mut watch))).await.unwrap_or_else(RelayEnd::Panicked);

@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     pub(crate) seed: f64,
     /// `None` where upstream gave no cancel key.
     pub(crate) cancellable: Option<Arc<Cancellable>>,
+    /// Whether a cancel was on its way to the session at the last verdict.
+    pub(crate) is_cancelled: bool,
 }
 
 /// The end of a session that gets too old.
@@ -49,8 +51,8 @@ impl Watch {
             has_credential: self.max_age.as_ref().is_none_or(|max_age| max_age.source.is_ready()),
             seed: self.seed,
         };
-        let is_cancelled = self.cancellable.as_ref().is_some_and(|session| session.is_under_way());
-        let idle_since = doing.idle_since.filter(|_| !is_cancelled);
+        self.is_cancelled = self.cancellable.as_ref().is_some_and(|session| session.is_under_way());
+        let idle_since = doing.idle_since.filter(|_| !self.is_cancelled);
         outlook.judge(Doing { idle_since, ..doing }, Instant::now())
     }
 
@@ -61,11 +63,11 @@ impl Watch {
 
     /// Returns when there may be another verdict: something has changed, or it is `look_again`. Cancel safe.
     pub(crate) async fn changed(&mut self, look_again: Option<Instant>) {
-        let Self { standing, phase, cancellable, .. } = self;
+        let Self { standing, phase, cancellable, is_cancelled, .. } = self;
         tokio::select! {
             () = change(standing) => {}
             () = change(phase) => {}
-            () = delivered(cancellable.as_deref()) => {}
+            () = delivered(cancellable.as_deref(), *is_cancelled) => {}
             () = until(look_again) => {}
         }
     }
@@ -105,9 +107,9 @@ async fn change<T>(receiver: &mut watch::Receiver<T>) {
     }
 }
 
-async fn delivered(session: Option<&Cancellable>) {
+async fn delivered(session: Option<&Cancellable>, was_under_way: bool) {
     match session {
-        Some(session) => session.delivered().await,
+        Some(session) => session.delivered(was_under_way).await,
         None => pending().await,
     }
 }

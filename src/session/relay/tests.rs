@@ -69,6 +69,7 @@ async fn scene(pipe_len: usize) -> Scene {
             max_age: None,
             seed: 0.0,
             cancellable: None,
+            is_cancelled: false,
         },
         far: Far { client: far_client, upstream: far_upstream, issued, publisher, source, phase },
     }
