@@ -2,6 +2,7 @@
 //! that asked for it.
 
 mod guesses;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::sync::{Mutex, Notify};
 use tokio::time;
 use tracing::debug;
 use zeroize::Zeroizing;
@@ -19,21 +20,14 @@ use crate::upstream::{CancelTarget, Upstream, UpstreamError};
 use crate::wire::startup::CancelKey;
 
 use guesses::Guesses;
+use turns::{Turn, Turns, TurnsAt};
 
 /// Every session that can be cancelled, by the pid that its client knows. Several upstreams may have the same.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CancelRegistry {
     by_pid: DashMap<i32, Vec<Arc<Cancellable>>>,
-    /// For deliveries of clients' requests: each costs upstream a process, and us a connection.
-    turns: Semaphore,
+    turns: Turns,
     guesses: Guesses,
-}
-
-impl Default for CancelRegistry {
-    fn default() -> Self {
-        let turns = Semaphore::new(MAX_DELIVERIES);
-        Self { by_pid: DashMap::default(), turns, guesses: Guesses::default() }
-    }
 }
 
 /// Why a cancel was not delivered.
@@ -64,8 +58,10 @@ impl CancelRegistry {
         secret_len: usize,
     ) -> Result<Registration, CancelError> {
         let key = own_key(target.key.pid, secret_len)?;
+        let turns = self.turns.at(&target.address);
         let session = Arc::new(Cancellable {
             key,
+            turns,
             upstream,
             target,
             under_way: AtomicU32::new(0),
@@ -78,9 +74,9 @@ impl CancelRegistry {
         Ok(Registration { registry: Arc::clone(self), session })
     }
 
-    /// Delivers a client's CancelRequest to the session that it means, if there is one; at most [`MAX_DELIVERIES`] at
-    /// a time, of one session one at a time, in the order in which they came. `begins` is called when it has its turn.
-    /// Cancel safe as [`Cancellable::cancel`] is.
+    /// Delivers a client's CancelRequest to the session that it means, if there is one; in its [turn](turns), of one
+    /// session one at a time, in the order in which they came. `begins` is called when it has its turn. Cancel safe as
+    /// [`Cancellable::cancel`] is.
     pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics, begins: impl FnOnce()) {
         let session = self.find(key);
         let outcome = match &session {
@@ -106,8 +102,7 @@ impl CancelRegistry {
         if last.number > begun_before {
             return last.outcome;
         }
-        // Never closed, so there is a turn in the end.
-        let Ok(_turn) = time::timeout(DELIVERY_TIMEOUT, self.turns.acquire()).await else {
+        let Ok(turn) = time::timeout(DELIVERY_TIMEOUT, session.turns.take()).await else {
             return Outcome::Failed;
         };
         if session.is_over.load(Ordering::Acquire) {
@@ -115,7 +110,7 @@ impl CancelRegistry {
         }
         begins();
         let number = session.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let outcome = match session.cancel().await {
+        let outcome = match session.deliver(turn).await {
             Ok(()) => Outcome::Delivered,
             Err(error) => {
                 debug!(event = "cancel.failed", pid = session.key.pid, error = %Causes(&error));
@@ -171,6 +166,7 @@ pub(crate) struct Cancellable {
     key: CancelKey,
     upstream: Arc<Upstream>,
     target: CancelTarget,
+    turns: TurnsAt,
     /// Deliveries that have begun and not ended.
     under_way: AtomicU32,
     delivered: Notify,
@@ -183,9 +179,14 @@ pub(crate) struct Cancellable {
 }
 
 impl Cancellable {
-    /// Cancels what runs, and waits until upstream has taken note of it. Cancel safe as far as one can tell: what
-    /// was sent was sent.
+    /// Cancels what runs, in its turn, and waits until upstream has taken note of it. Cancel safe as far as one can
+    /// tell: what was sent was sent.
     pub(crate) async fn cancel(&self) -> Result<(), CancelError> {
+        let turn = self.turns.take().await;
+        self.deliver(turn).await
+    }
+
+    async fn deliver(&self, _turn: Turn<'_>) -> Result<(), CancelError> {
         let _under_way = UnderWay::begin(self);
         time::timeout(DELIVERY_TIMEOUT, self.upstream.cancel(&self.target))
             .await
@@ -257,8 +258,6 @@ impl Drop for Registration {
 
 /// Connect, write, wait for the close.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Deliveries of clients' requests at a time.
-const MAX_DELIVERIES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -316,9 +315,9 @@ mod tests {
         assert!(session.is_under_way());
         drop(under_way);
         assert!(!session.is_under_way());
+        delivered.await;
         // It ended before anybody waited for that, and after it was looked at.
         session.delivered(true).await;
-        delivered.await;
     }
 
     #[tokio::test]

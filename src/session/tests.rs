@@ -35,10 +35,14 @@ fn packet(code: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn startup() -> Vec<u8> {
-    packet(0x0003_0000, b"user\0app\0database\0wizard\0\0")
+    startup_for("wizard")
 }
 
-/// A proxy with one route, and what a test moves.
+fn startup_for(database: &str) -> Vec<u8> {
+    packet(0x0003_0000, format!("user\0app\0database\0{database}\0\0").as_bytes())
+}
+
+/// A proxy, and what a test moves.
 struct Proxy {
     shared: Arc<Shared>,
     publisher: Publisher,
@@ -51,22 +55,29 @@ fn proxy(upstream_port: u16, max_sessions: usize) -> Proxy {
 }
 
 fn proxy_with(auth: Auth, upstream_port: u16, max_sessions: usize) -> Proxy {
+    proxy_to(auth, &[("wizard", upstream_port)], max_sessions)
+}
+
+/// With a route for each database, to the upstream at this port.
+fn proxy_to(auth: Auth, routes: &[(&str, u16)], max_sessions: usize) -> Proxy {
     let (publisher, source) = credential::channel();
-    let config = RouteConfig {
-        database: Some("wizard".to_owned()),
-        user: None,
-        upstream: UpstreamConfig::plain(&Ipv4Addr::LOCALHOST.to_string(), upstream_port),
-        vault_path: "database/creds/db-app".to_owned(),
-        startup_role: Some("app_owner".to_owned()),
-        at_lease_end: AtLeaseEnd::Close,
-        max_session_age: None,
-        optional: false,
+    let route = |&(database, upstream_port): &(&str, u16)| {
+        let config = RouteConfig {
+            database: Some(database.to_owned()),
+            user: None,
+            upstream: UpstreamConfig::plain(&Ipv4Addr::LOCALHOST.to_string(), upstream_port),
+            vault_path: "database/creds/db-app".to_owned(),
+            startup_role: Some("app_owner".to_owned()),
+            at_lease_end: AtLeaseEnd::Close,
+            max_session_age: None,
+            optional: false,
+        };
+        let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());
+        Route { config, upstream, source: source.clone() }
     };
-    let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());
-    let route = Route { config, upstream, source: source.clone() };
     let drain = Drain::default();
     let shared = Shared::new(
-        vec![route],
+        routes.iter().map(route).collect(),
         auth,
         Arc::new(Metrics::new()),
         drain.subscribe(),

@@ -16,9 +16,19 @@ async fn begin(
     sessions: &mut JoinSet<()>,
     secret: u32,
 ) -> (DuplexStream, TcpStream, Vec<u8>) {
+    begin_on("wizard", proxy, server, sessions, secret).await
+}
+
+async fn begin_on(
+    database: &str,
+    proxy: &Proxy,
+    server: &Server,
+    sessions: &mut JoinSet<()>,
+    secret: u32,
+) -> (DuplexStream, TcpStream, Vec<u8>) {
     let (session, mut client) = proxy.connect();
     sessions.spawn(session);
-    client.write_all(&startup()).await.unwrap();
+    client.write_all(&startup_for(database)).await.unwrap();
     let (mut upstream, _) = server.accept().await;
     let key = [b"K\0\0\0\x0c", &upstream_key(secret)[..]].concat();
     upstream.write_all(&[login::AUTHENTICATION_OK, STATUS, &key, READY].concat()).await.unwrap();
@@ -153,6 +163,61 @@ async fn cancel_that_waits_for_its_turn_is_a_miss_when_its_session_ends_before()
     expect_end(&mut first).await;
     expect_end(&mut second).await;
     assert_eq!((count(&proxy, "delivered"), count(&proxy, "miss")), (1, 1));
+}
+
+/// Takes a connection if one comes soon.
+async fn soon(server: &Server) -> Option<(TcpStream, Vec<u8>)> {
+    time::timeout(Duration::from_millis(50), server.accept()).await.ok()
+}
+
+#[tokio::test]
+async fn upstream_that_answers_no_cancel_keeps_those_of_another_waiting_for_nothing() {
+    let (dead, lively) = (Server::bind().await, Server::bind().await);
+    let proxy = proxy_to(Auth::Trust, &[("wizard", dead.port()), ("other", lively.port())], 100);
+    let _issued = proxy.promote(1);
+    let mut tasks = JoinSet::new();
+    let (mut open, mut asking) = (Vec::new(), Vec::new());
+    for secret in 1..=40 {
+        let session = begin(&proxy, &dead, &mut tasks, secret).await;
+        asking.push(ask(&proxy, &mut tasks, &session.2).await);
+        // Each of the first has its turn, and upstream leaves it there.
+        let delivery = if secret <= 8 { Some(dead.accept().await) } else { None };
+        open.push((session, delivery));
+    }
+    settle().await;
+    assert!(soon(&dead).await.is_none(), "a ninth at one address");
+
+    let (_client, _upstream, key) = begin_on("other", &proxy, &lively, &mut tasks, 41).await;
+    let mut other = ask(&proxy, &mut tasks, &key).await;
+    assert_eq!(lively.accept().await.1, packet(80_877_102, &upstream_key(41)));
+    expect_end(&mut other).await;
+    assert_eq!(count(&proxy, "delivered"), 1);
+}
+
+#[tokio::test]
+async fn statements_that_a_drain_cuts_off_are_cancelled_in_turn() {
+    let server = Server::bind().await;
+    let proxy = proxy(server.port(), 100);
+    let _issued = proxy.promote(1);
+    let mut tasks = JoinSet::new();
+    let mut open = Vec::new();
+    for secret in 1..=40 {
+        let (mut client, mut upstream, _) = begin(&proxy, &server, &mut tasks, secret).await;
+        client.write_all(QUERY).await.unwrap();
+        expect(&mut upstream, QUERY).await;
+        open.push((client, upstream));
+    }
+    let [accept_for, grace, deadline] = [Duration::ZERO; 3];
+    proxy.drain.begin(crate::config::DrainConfig { accept_for, grace, deadline }, Instant::now());
+    let mut cancels = Vec::new();
+    for _ in 0..8 {
+        cancels.push(server.accept().await);
+    }
+    assert!(cancels.iter().all(|(_, request)| request[4..8] == 80_877_102_u32.to_be_bytes()));
+    settle().await;
+    assert!(soon(&server).await.is_none(), "a ninth connection");
+    drop((cancels, open));
+    while tasks.join_next().await.is_some() {}
 }
 
 #[tokio::test]
