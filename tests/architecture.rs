@@ -1,5 +1,5 @@
 //! Imports point down only: the table below against the `use crate::` lines of `src/`; the one place where secrets are
-//! exposed; the events of a lease's life against their docs.
+//! exposed; the events of the log against their docs.
 //!
 //! A module that is in the table but not in `src/` yet is fine; one in `src/` that the table does not know is not.
 
@@ -113,21 +113,25 @@ fn secrets_are_exposed_only_where_they_go_out() {
 }
 
 #[test]
-fn docs_list_every_event_of_a_lease() {
-    let documented: BTreeSet<_> = include_str!("../docs/events.md")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
-        .map(|(event, rest)| (event.to_owned(), rest.split(" | ").next().unwrap().to_owned()))
-        .collect();
-    let logged: BTreeSet<_> = events_of_leases().into_iter().map(|call| (call.event, call.level)).collect();
-    let missing: Vec<_> = logged.difference(&documented).collect();
-    let gone: Vec<_> = documented.difference(&logged).collect();
-    assert!(missing.is_empty() && gone.is_empty(), "docs/events.md lacks {missing:?}, and has {gone:?}");
+fn docs_list_every_event_with_its_levels_and_fields_and_no_other() {
+    let mut logged = BTreeMap::<String, Said>::new();
+    for call in calls() {
+        let said = logged.entry(call.event).or_default();
+        said.levels.insert(call.level);
+        said.fields.extend(names(&call.fields));
+    }
+    let documented = documented();
+    for (event, said) in &logged {
+        assert_eq!(documented.get(event), Some(said), "docs/events.md, `{event}`");
+    }
+    let gone: Vec<_> = documented.keys().filter(|event| !logged.contains_key(*event)).collect();
+    assert!(gone.is_empty(), "docs/events.md has {gone:?}");
 }
 
 #[test]
-fn events_about_a_credential_say_which() {
-    for Call { path, event, fields, .. } in events_of_leases() {
+fn events_of_a_lease_say_of_which_credential() {
+    let of_leases = |call: &Call| LIVES.contains(&call.module.as_str());
+    for Call { path, event, fields, .. } in calls().into_iter().filter(of_leases) {
         let has_lease =
             fields.contains("lease") || path.components().any(|part| part.as_os_str() == "static_role");
         if fields.contains("generation") {
@@ -136,8 +140,29 @@ fn events_about_a_credential_say_which() {
     }
 }
 
-/// A call that logs an event of a lease's life.
+/// How an event is told, wherever it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    levels: BTreeSet<String>,
+    fields: BTreeSet<String>,
+}
+
+/// The rows of docs/events.md: event, levels, fields, what it says.
+fn documented() -> BTreeMap<String, Said> {
+    let rows = include_str!("../docs/events.md").lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let (event, rest) = row.split_once("` | ").unwrap();
+        let [levels, fields, _] = rest.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
+        let items = |cell: &str| cell.split(", ").map(|item| item.trim_matches('`').to_owned()).collect();
+        let fields = if fields == "–" { BTreeSet::new() } else { items(fields) };
+        (event.to_owned(), Said { levels: items(levels), fields })
+    })
+    .collect()
+}
+
+/// A call that logs an event.
 struct Call {
+    module: String,
     path: PathBuf,
     event: String,
     level: String,
@@ -145,10 +170,9 @@ struct Call {
     fields: String,
 }
 
-fn events_of_leases() -> Vec<Call> {
-    let of_leases = sources().into_iter().filter(|(module, ..)| LIVES.contains(&module.as_str()));
+fn calls() -> Vec<Call> {
     let mut calls = Vec::new();
-    for (_, path, text) in of_leases {
+    for (module, path, text) in sources() {
         for (at, begin) in text.match_indices("event = \"") {
             let opening = text[..at].rfind("!(").unwrap();
             let level = text[..opening].rsplit(|letter: char| !letter.is_alphabetic()).next().unwrap();
@@ -160,14 +184,36 @@ fn events_of_leases() -> Vec<Call> {
             };
             let fields = &rest[..rest.find(is_end).unwrap()];
             let [event, level, fields] = [event, level, fields].map(str::to_owned);
-            calls.push(Call { path: path.clone(), event, level, fields });
+            calls.push(Call { module: module.clone(), path: path.clone(), event, level, fields });
         }
     }
     calls
 }
 
-/// Where they are logged.
-const LIVES: &[&str] = &["lease", "vault", "admin", "app", "injector"];
+/// The names in what stands behind an event's: `, %session, error = %cause, "words, for people"`.
+fn names(fields: &str) -> Vec<String> {
+    let (mut open, mut is_text) = (0, false);
+    let is_between = |letter: char| {
+        is_text ^= letter == '"';
+        open += i32::from("([{".contains(letter)) - i32::from(")]}".contains(letter));
+        letter == ',' && open == 0 && !is_text
+    };
+    let parts = fields.split(is_between).map(str::trim);
+    parts
+        .filter(|part| !part.is_empty() && !part.starts_with('"'))
+        .map(|part| part.split(" = ").next().unwrap().trim_start_matches(['%', '?']).to_owned())
+        .collect()
+}
+
+/// Where the life of a lease is logged.
+const LIVES: &[&str] = &["lease", "vault", "admin", "app"];
+
+#[test]
+fn fields_are_read_as_written() {
+    let fields =
+        ",\n    %session,\n    error = cause.map(|error| f(error, 1)),\n    ?path, \"words, for (people\"";
+    assert_eq!(names(fields), ["session", "error", "path"]);
+}
 
 #[test]
 fn table_is_read_as_written() {
