@@ -6,7 +6,9 @@ use std::{fs, io};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -38,11 +40,19 @@ pub(super) fn verifier(
     crls: Crls<'_>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let checks_name = match verify {
-        Verify::Nothing => return Ok(Arc::new(AnyCertificate { provider: Arc::clone(provider) })),
-        Verify::Chain => false,
-        Verify::Full => true,
+    let believes = match verify {
+        Verify::Nothing => Believes::Anything,
+        Verify::Chain | Verify::Full => Believes::Ours(ours(verify == Verify::Full, ca, crls, provider)?),
     };
+    Ok(Arc::new(Verifier { believes, algorithms: provider.signature_verification_algorithms }))
+}
+
+fn ours(
+    checks_name: bool,
+    ca: &Ca,
+    crls: Crls<'_>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Ours, TlsError> {
     let (roots, certificates) = match ca {
         Ca::System => (system_roots()?, Vec::new()),
         Ca::File(path) => roots_of(certificates(PemKind::Ca, path)?, path)?,
@@ -55,7 +65,7 @@ pub(super) fn verifier(
         .with_crls(revoked)
         .enforce_revocation_expiration()
         .build()?;
-    Ok(Arc::new(CaVerifier { chain, certificates, checks_name, has_crls }))
+    Ok(Ours { chain, certificates, checks_name, has_crls })
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {
@@ -122,12 +132,26 @@ fn files(of: PemKind, dir: &Path) -> Result<Vec<PathBuf>, TlsError> {
     Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect())
 }
 
-/// Believes a chain to one of our CAs, and a self-signed certificate that is itself in their file.
+/// Believes what it is to believe of a certificate. The handshake's signature is checked whatever that is, so that the
+/// certificate is the other side's and SCRAM can be bound to it.
+#[derive(Debug)]
+struct Verifier {
+    believes: Believes,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+enum Believes {
+    Anything,
+    Ours(Ours),
+}
+
+/// A chain to one of our CAs, and a self-signed certificate that is itself in their file.
 ///
 /// `openssl req -x509`, with which most self-signed server certificates are made, marks them as a CA's, and
 /// webpki takes no CA for a server. libpq and Go do: there such a file works.
 #[derive(Debug)]
-struct CaVerifier {
+struct Ours {
     chain: Arc<WebPkiServerVerifier>,
     /// What the file lists; empty for the system's.
     certificates: Vec<CertificateDer<'static>>,
@@ -135,29 +159,8 @@ struct CaVerifier {
     has_crls: bool,
 }
 
-impl CaVerifier {
-    /// For its name, in its time, issued by itself and listed. That the server holds its key is for the
-    /// handshake's signature to show; who has signed it shows nothing that the list does not.
-    fn is_listed(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
-        let Ok(Certificate { tbs_certificate: parsed, .. }) = Certificate::from_der(certificate) else {
-            return false;
-        };
-        let (from, until) = (parsed.validity.not_before, parsed.validity.not_after);
-        let valid = from.to_unix_duration().as_secs()..=until.to_unix_duration().as_secs();
-        let has_name = || {
-            ParsedCertificate::try_from(certificate)
-                .is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
-        };
-
-        self.certificates.contains(certificate)
-            && parsed.issuer == parsed.subject
-            && valid.contains(&now.as_secs())
-            && (!self.checks_name || has_name())
-    }
-}
-
-impl ServerCertVerifier for CaVerifier {
-    fn verify_server_cert(
+impl Ours {
+    fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -180,13 +183,48 @@ impl ServerCertVerifier for CaVerifier {
         }
     }
 
+    /// For its name, in its time, issued by itself and listed. That the server holds its key is for the
+    /// handshake's signature to show; who has signed it shows nothing that the list does not.
+    fn is_listed(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
+        let Ok(Certificate { tbs_certificate: parsed, .. }) = Certificate::from_der(certificate) else {
+            return false;
+        };
+        let (from, until) = (parsed.validity.not_before, parsed.validity.not_after);
+        let valid = from.to_unix_duration().as_secs()..=until.to_unix_duration().as_secs();
+        let has_name = || {
+            ParsedCertificate::try_from(certificate)
+                .is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
+        };
+
+        self.certificates.contains(certificate)
+            && parsed.issuer == parsed.subject
+            && valid.contains(&now.as_secs())
+            && (!self.checks_name || has_name())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.believes {
+            Believes::Anything => Ok(ServerCertVerified::assertion()),
+            Believes::Ours(ours) => ours.verify(end_entity, intermediates, server_name, ocsp_response, now),
+        }
+    }
+
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -195,11 +233,11 @@ impl ServerCertVerifier for CaVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
@@ -217,48 +255,4 @@ fn is_of_issuer(fault: &CertificateError) -> bool {
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
     )
-}
-
-/// Believes any certificate. The handshake's signature is checked all the same, so that the certificate is the
-/// other side's and SCRAM can be bound to it.
-#[derive(Debug)]
-struct AnyCertificate {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
