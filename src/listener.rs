@@ -7,7 +7,7 @@
 mod spare;
 mod unix;
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,6 @@ use tracing::{debug, error, info};
 
 use crate::backoff::Backoff;
 use crate::config::{DEFAULT_PORT, ListenAddress, ListenConfig, Silence};
-use crate::drain::Phase;
 use crate::net::{self, Absent, ClientSocket, ClientStream, Peer};
 use crate::session::{self, Shared};
 
@@ -194,24 +193,7 @@ pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Resu
 
 /// Returns when no new session may come and none is left.
 async fn drained(shared: &Shared) {
-    let mut phase = shared.phase();
-    loop {
-        let accept_until = match *phase.borrow_and_update() {
-            Phase::Serving => None,
-            Phase::Draining { accept_until, .. } => Some(accept_until),
-            Phase::Cut => break,
-        };
-        let over = async {
-            match accept_until {
-                Some(at) => time::sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            changed = phase.changed() => if changed.is_err() { pending().await },
-            () = over => break,
-        }
-    }
+    shared.refuses().await;
     shared.seats().all_free().await;
 }
 

@@ -110,6 +110,11 @@ impl Shared {
     }
 
     pub(crate) fn places(&self) -> &Arc<Places> {
+    /// Returns when no new session may begin any more. Cancel safe.
+    pub(crate) async fn refuses(&self) {
+        watch::refused(self.phase()).await;
+    }
+
         &self.places
     }
 
@@ -231,7 +236,7 @@ where
     *owed = tokio::select! {
         biased;
         proven = shared.auth.prove(client, &mut early, &asking) => proven?,
-        () = watch::refused(shared.phase()) => return Err(SessionError::Draining),
+        () = shared.refuses() => return Err(SessionError::Draining),
     };
     let deadline = Instant::now() + shared.connect_wait;
     *admission = Admission::Seat(shared.admit()?);
