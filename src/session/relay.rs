@@ -334,10 +334,6 @@ impl Pump {
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
                 Poll::Pending => return self.poll_flush(cx, writer),
-                // A client whose TLS ends without a goodbye has ended its side, as over TCP: the server takes it so,
-                // and first answers what it has been sent.
-                Poll::Ready(Err(error)) if self.closes_writer && error.kind() == ErrorKind::UnexpectedEof => {
-                }
                 Poll::Ready(read) => read.map_err(PumpError::Read)?,
             }
             self.moved = true;

@@ -4,11 +4,13 @@
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
+use bytes::BytesMut;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::*;
 use crate::config::Ca;
+use crate::net::ClientStream;
 use crate::tls::{ClientTls, Verify, client_config};
 
 type Wire = Box<dyn Duplex>;
@@ -17,8 +19,8 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
 
-/// A pipe of which the first end speaks TLS as a client, the second as a server.
-async fn tls_pipe(pipe_len: usize) -> (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>) {
+/// Who speaks TLS as a client, and as a server.
+fn speakers() -> (TlsConnector, TlsAcceptor) {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = CertificateDer::from(key.cert.der().to_vec());
     let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
@@ -30,12 +32,27 @@ async fn tls_pipe(pipe_len: usize) -> (client::TlsStream<DuplexStream>, server::
         .with_single_cert(vec![certificate], private)
         .unwrap();
     let client = client_config(&ClientTls::new(Verify::Nothing, &Ca::System)).unwrap();
+    (TlsConnector::from(Arc::new(client)), TlsAcceptor::from(Arc::new(server)))
+}
 
+/// A pipe of which the first end speaks TLS as a client, the second as a server.
+async fn tls_pipe(pipe_len: usize) -> (client::TlsStream<DuplexStream>, server::TlsStream<DuplexStream>) {
+    let (connector, acceptor) = speakers();
     let (near, far) = duplex(pipe_len);
-    let connecting =
-        TlsConnector::from(Arc::new(client)).connect(ServerName::try_from("localhost").unwrap(), near);
-    let (client, server) = tokio::join!(connecting, TlsAcceptor::from(Arc::new(server)).accept(far));
+    let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), near);
+    let (client, server) = tokio::join!(connecting, acceptor.accept(far));
     (client.unwrap(), server.unwrap())
+}
+
+/// A client that speaks TLS, and its connection as a session has it.
+async fn tls_client(pipe_len: usize) -> (client::TlsStream<DuplexStream>, ClientStream<DuplexStream>) {
+    let (connector, acceptor) = speakers();
+    let (far, near) = duplex(pipe_len);
+    let mut near = ClientStream::Plain(near);
+    let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), far);
+    let (far, upgraded) = tokio::join!(connecting, near.upgrade(&acceptor, BytesMut::new()));
+    upgraded.unwrap();
+    (far.unwrap(), near)
 }
 
 /// A relay between two pipes, their far ends, and how often it was polled.
@@ -224,7 +241,7 @@ async fn what_is_kept_within_layers_for_a_stalled_client_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn client_whose_tls_ends_still_gets_its_answer() {
     for says_goodbye in [true, false] {
-        let (mut far, near) = tls_pipe(1024).await;
+        let (mut far, near) = tls_client(1024).await;
         let Scene { relay, mut watch, far: Far { mut upstream, .. } } = scene(1024).await;
         let mut relay = Relay::new(near, relay.upstream, relay.tracker, b"", Default::default());
         let script = async {
