@@ -15,6 +15,7 @@ use tracing::debug;
 use super::cancel::Cancellable;
 use super::relay::Relay;
 use crate::wire::error::ClientError;
+use crate::wire::message::TERMINATE;
 
 /// Ends a client that has no upstream. `last_words` is what it is told, `&[]` for nothing.
 pub(crate) async fn close_client<C>(client: &mut C, last_words: &[u8])
@@ -96,8 +97,6 @@ where
 
 /// What is read at once of what nobody wants any more.
 const UNREAD_LEN: usize = 16 * 1024;
-/// Terminate.
-pub(crate) const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// For a client to take its last words and close.
 const CLIENT_LIMIT: Duration = Duration::from_secs(1);
 /// For an upstream to end its session.

@@ -7,11 +7,12 @@ use bytes::BytesMut;
 use super::auth::AuthError;
 use super::cancel::CancelError;
 use super::fault::Panicked;
-use super::login::{AUTHENTICATION_OK, LoginError};
+use super::login::LoginError;
 use super::route::NoRoute;
 use super::startup::StartupError;
 use crate::ids::SessionId;
 use crate::wire::error::{ClientError, SqlState};
+use crate::wire::message::AUTHENTICATION_OK;
 
 /// Why a session did not begin.
 #[derive(Debug, thiserror::Error)]

@@ -11,12 +11,12 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::cancel;
-use super::close::TERMINATE;
 use super::route::Route;
 use crate::credential::{Hold, SourceClosed};
 use crate::telemetry::{ConnectFailureLabels, Metrics};
 use crate::upstream::{LoggedIn, OnCredential, UpstreamError};
 use crate::wire::error::{ClientError, SqlState};
+use crate::wire::message::{AUTHENTICATION_OK, TERMINATE};
 use crate::wire::startup::{CancelKey, StartupParameters};
 
 /// An upstream session and the claim on its credential.
@@ -232,8 +232,6 @@ pub(crate) fn greeting(logged_in: &LoggedIn, key: Option<&CancelKey>) -> BytesMu
     out
 }
 
-/// AuthenticationOk: Byte1 `R`, Int32 8, Int32 0.
-pub(super) const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
 /// Between logins at a replica that lags.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);

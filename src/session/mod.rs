@@ -40,6 +40,7 @@ use crate::ids::SessionId;
 use crate::net::{ClientStream, Peer, Stream};
 use crate::telemetry::{DirectionLabels, Metrics};
 use crate::wire::error::{ClientError, SqlState};
+use crate::wire::message::TERMINATE;
 use crate::wire::status::Tracker;
 
 use admission::{Admission, Place, Places, Seat, Seats};
@@ -109,12 +110,12 @@ impl Shared {
         self.phase.clone()
     }
 
-    pub(crate) fn places(&self) -> &Arc<Places> {
     /// Returns when no new session may begin any more. Cancel safe.
     pub(crate) async fn refuses(&self) {
         watch::refused(self.phase()).await;
     }
 
+    pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places
     }
 
@@ -276,7 +277,7 @@ where
     record.opened(&asking, &logged_in.address, opened.hold.credential(), opened.registration.as_ref());
     owed.unsplit(greeting);
     if let Err(error) = greet(client, &std::mem::take(owed)).await {
-        Box::pin(close::close_upstream(&mut opened.upstream, close::TERMINATE)).await;
+        Box::pin(close::close_upstream(&mut opened.upstream, TERMINATE)).await;
         return Err(error);
     }
     Ok(Some(opened))

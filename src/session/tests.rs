@@ -16,6 +16,7 @@ use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::net::ClientSocket;
 use crate::upstream::Upstream;
+use crate::wire::message::AUTHENTICATION_OK;
 
 mod auth;
 
@@ -178,13 +179,13 @@ impl Server {
 }
 
 async fn greet(stream: &mut TcpStream) {
-    let greeting = [login::AUTHENTICATION_OK, STATUS, KEY, READY].concat();
+    let greeting = [AUTHENTICATION_OK, STATUS, KEY, READY].concat();
     stream.write_all(&greeting).await.unwrap();
 }
 
 /// Reads a client's greeting; gives the secret in it.
 async fn read_greeting(client: &mut DuplexStream) -> [u8; 4] {
-    expect(client, &[login::AUTHENTICATION_OK, STATUS, &KEY[..9]].concat()).await;
+    expect(client, &[AUTHENTICATION_OK, STATUS, &KEY[..9]].concat()).await;
     let mut secret = [0; 4];
     client.read_exact(&mut secret).await.unwrap();
     expect(client, READY).await;
@@ -205,7 +206,7 @@ async fn session_goes_from_accept_to_close() {
         assert_eq!(*issued.holds().borrow(), 1);
         client.write_all(QUERY).await.unwrap();
         expect(&mut client, READY).await;
-        client.write_all(close::TERMINATE).await.unwrap();
+        client.write_all(TERMINATE).await.unwrap();
         client.shutdown().await.unwrap();
         expect_end(&mut client).await;
     };
@@ -218,7 +219,7 @@ async fn session_goes_from_accept_to_close() {
         greet(&mut stream).await;
         expect(&mut stream, QUERY).await;
         stream.write_all(READY).await.unwrap();
-        expect(&mut stream, close::TERMINATE).await;
+        expect(&mut stream, TERMINATE).await;
         expect_end(&mut stream).await;
     };
     tokio::join!(session, client_side, server_side);
@@ -254,7 +255,7 @@ async fn newer_protocol_is_negotiated_before_anything_else() {
         client.write_all(&packet(0x0003_270f, b"user\0a\0database\0wizard\0_pq_.x\x001\0\0")).await.unwrap();
         expect(&mut client, b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0").await;
         // Upstream speaks 3.0, and its secret has 4 bytes: ours is as the client's version has it.
-        expect(&mut client, &[login::AUTHENTICATION_OK, STATUS, b"K\0\0\0\x28", &KEY[5..9]].concat()).await;
+        expect(&mut client, &[AUTHENTICATION_OK, STATUS, b"K\0\0\0\x28", &KEY[5..9]].concat()).await;
         client.read_exact(&mut [0; 32]).await.unwrap();
         expect(&mut client, READY).await;
         drop(client);
@@ -325,14 +326,14 @@ async fn refusal_of_one_let_in_comes_behind_its_greeting_and_doubts_the_credenti
     let _issued = proxy.promote(1);
     let server_side = async {
         let (mut stream, _) = server.accept().await;
-        let said = [login::AUTHENTICATION_OK, STATUS, KEY, STATUS, refusal].concat();
+        let said = [AUTHENTICATION_OK, STATUS, KEY, STATUS, refusal].concat();
         stream.write_all(&said).await.unwrap();
     };
     let startup = startup();
     let (told, ()) = tokio::join!(proxy.told(&startup), server_side);
     // The secret is not upstream's.
-    let (before, rest) = told.split_at(login::AUTHENTICATION_OK.len() + STATUS.len());
-    assert_eq!(before, [login::AUTHENTICATION_OK, STATUS].concat());
+    let (before, rest) = told.split_at(AUTHENTICATION_OK.len() + STATUS.len());
+    assert_eq!(before, [AUTHENTICATION_OK, STATUS].concat());
     let (key, rest) = rest.split_at(KEY.len());
     assert_eq!(key[..9], KEY[..9]);
     assert_ne!(key[9..], KEY[9..]);
@@ -400,7 +401,7 @@ async fn ended_session_tells_client_and_upstream_and_waits_for_upstream() {
     };
     let server_side = async {
         let mut stream = server.let_in().await;
-        expect(&mut stream, close::TERMINATE).await;
+        expect(&mut stream, TERMINATE).await;
         expect_end(&mut stream).await;
         assert_eq!(*issued.holds().borrow(), 1, "held until upstream has ended");
     };
@@ -481,7 +482,7 @@ async fn client_is_told_when_no_credential_comes_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn client_that_goes_away_while_it_waits_frees_its_place() {
-    for early in [&b""[..], close::TERMINATE] {
+    for early in [&b""[..], TERMINATE] {
         let proxy = proxy(1, 1);
         let (session, mut client) = proxy.connect();
         let began = Instant::now();

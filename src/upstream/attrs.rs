@@ -7,6 +7,7 @@ use super::LoggedIn;
 use super::inquiry::{Inquiry, QueryError, Rows};
 use crate::config::TargetSessionAttrs;
 use crate::wire::frame::{Frame, split_frame};
+use crate::wire::message::backend::PARAMETER_STATUS;
 
 /// Why a server is not the one that is wanted, in libpq's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,9 +149,6 @@ fn yes_or_no(rows: &Rows) -> Option<bool> {
         _ => None,
     }
 }
-
-// PostgreSQL manual, "Message Formats".
-const PARAMETER_STATUS: u8 = b'S';
 
 #[cfg(test)]
 mod tests {

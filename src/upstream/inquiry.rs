@@ -11,6 +11,10 @@ use super::{LoggedIn, say_goodbye};
 use crate::net::Stream;
 use crate::wire::error::ErrorResponse;
 use crate::wire::frame::{Frame, FrameError, split_frame};
+use crate::wire::message::HEADER_LEN;
+use crate::wire::message::backend::{
+    DATA_ROW, ERROR_RESPONSE, NOTICE_RESPONSE, NOTIFICATION_RESPONSE, PARAMETER_STATUS, READY_FOR_QUERY,
+};
 use crate::wire::query;
 
 /// Rows of text, as a query gave them.
@@ -158,16 +162,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// All messages of one answer, in bytes.
 const MAX_ANSWER_LEN: u32 = 64 * 1024;
 const READ_LEN: usize = 4096;
-/// Tag and length word.
-const HEADER_LEN: usize = 5;
-
-// PostgreSQL manual, "Message Formats".
-const DATA_ROW: u8 = b'D';
-const ERROR_RESPONSE: u8 = b'E';
-const NOTICE_RESPONSE: u8 = b'N';
-const NOTIFICATION_RESPONSE: u8 = b'A';
-const PARAMETER_STATUS: u8 = b'S';
-const READY_FOR_QUERY: u8 = b'Z';
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,11 @@ use crate::credential::Credential;
 use crate::wire::authentication::{self, Authentication, PasswordMessage};
 use crate::wire::error::{ErrorResponse, SinceLetIn};
 use crate::wire::frame::{Frame, split_frame};
+use crate::wire::message::HEADER_LEN;
+use crate::wire::message::backend::{
+    AUTHENTICATION, BACKEND_KEY_DATA, ERROR_RESPONSE, NEGOTIATE_PROTOCOL_VERSION, NOTICE_RESPONSE,
+    PARAMETER_STATUS, READY_FOR_QUERY,
+};
 use crate::wire::negotiation::Versions;
 use crate::wire::scram::{Binding, Exchange, Proof};
 use crate::wire::startup::{CancelKey, StartupParameters};
@@ -294,11 +299,7 @@ fn not_allowed(method: &'static str, terms: &Terms<'_>) -> LoginError {
 }
 
 /// Derives the key.
-async fn prove(
-    exchange: Exchange,
-    server_first: &[u8],
-    turns: &Arc<Semaphore>,
-) -> Result<Proof, LoginError> {
+async fn prove(exchange: Exchange, server_first: &[u8], turns: &Arc<Semaphore>) -> Result<Proof, LoginError> {
     let server_first = server_first.to_vec();
     match in_turn(turns, move || exchange.prove(&server_first)).await {
         Ok(proof) => Ok(proof?),
@@ -335,8 +336,6 @@ fn backend_key(body: &[u8]) -> Result<CancelKey, LoginError> {
     }
 }
 
-/// Tag and length word.
-const HEADER_LEN: usize = 5;
 /// What is read at once: a whole greeting of PostgreSQL 18 has about 700 bytes.
 const READ_LEN: usize = 4096;
 /// One message before AuthenticationOk, in bytes. The longest that PostgreSQL sends are errors and notices.
@@ -347,12 +346,3 @@ const MAX_REQUEST_LEN: usize = 2000;
 const MAX_LOGIN_LEN: u32 = 1024 * 1024;
 /// The secret of BackendKeyData, in bytes.
 const MAX_SECRET_LEN: usize = 256;
-
-// PostgreSQL manual, "Message Formats".
-const AUTHENTICATION: u8 = b'R';
-const BACKEND_KEY_DATA: u8 = b'K';
-const ERROR_RESPONSE: u8 = b'E';
-const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
-const NOTICE_RESPONSE: u8 = b'N';
-const PARAMETER_STATUS: u8 = b'S';
-const READY_FOR_QUERY: u8 = b'Z';

@@ -36,6 +36,7 @@ use crate::credential::Credential;
 use crate::net::Stream;
 use crate::telemetry::{Causes, HostFailureLabels, Metrics};
 use crate::tls::TlsError;
+use crate::wire::message::TERMINATE;
 use crate::wire::negotiation::Versions;
 use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
@@ -433,7 +434,7 @@ fn on_wire(version: config::ProtocolVersion) -> ProtocolVersion {
 /// Says Terminate and waits a little until upstream has closed. How it ends is of no account.
 async fn say_goodbye(stream: &mut Stream) {
     let _ = time::timeout(CLOSE_TIMEOUT, async {
-        stream.write_all(&TERMINATE).await?;
+        stream.write_all(TERMINATE).await?;
         stream.shutdown().await?;
         read_to_end(stream).await
     })
@@ -447,8 +448,6 @@ async fn read_to_end(stream: &mut Stream) -> io::Result<()> {
     Ok(())
 }
 
-/// Terminate. PostgreSQL manual, "Message Formats".
-const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 /// Key derivations of one upstream at a time: more would take the processor from the relay and be done no sooner.
 const MAX_DERIVATIONS: usize = 2;
 /// How long a goodbye waits for upstream's end of the connection.

@@ -1,5 +1,7 @@
 //! Frames: a tag, a length and a body, as all messages but the first of a connection.
 
+use super::message::HEADER_LEN;
+
 /// One whole message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
@@ -139,9 +141,6 @@ fn parse_header([tag, len @ ..]: [u8; HEADER_LEN]) -> Option<(u8, u32)> {
     let len = i32::from_be_bytes(len);
     Some((tag, u32::try_from(len).ok()?.checked_sub(4)?))
 }
-
-/// Byte1 tag, Int32 length.
-const HEADER_LEN: usize = 5;
 
 #[cfg(test)]
 mod tests {

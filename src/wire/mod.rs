@@ -1,5 +1,6 @@
 //! PostgreSQL's protocol 3 as bytes: parsers and writers of messages, without any I/O.
 
+pub(crate) mod message;
 pub(crate) mod frame;
 pub(crate) mod startup;
 pub(crate) mod negotiation;

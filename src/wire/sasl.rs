@@ -6,6 +6,9 @@
 use bytes::{BufMut, BytesMut};
 
 use crate::wire::error::{ClientError, SqlState};
+use crate::wire::message::HEADER_LEN;
+use crate::wire::message::backend::AUTHENTICATION;
+use crate::wire::message::frontend::PASSWORD_MESSAGE;
 
 /// Why an exchange ends without a proof.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +94,7 @@ impl SaslError {
 /// `SASLInitialResponse` and `SASLResponse` alike: Byte1 `p`, Int32 length including itself, body.
 pub(crate) fn split_response(buf: &[u8]) -> Result<Option<(&[u8], usize)>, SaslError> {
     let Some((&tag, rest)) = buf.split_first() else { return Ok(None) };
-    if tag != b'p' {
+    if tag != PASSWORD_MESSAGE {
         return Err(SaslError::NotAResponse { tag });
     }
     let Some((&len, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -143,7 +146,7 @@ pub(crate) fn encode_final(data: &[u8], out: &mut BytesMut) {
 
 /// Byte1 `R`, Int32 length including itself, Int32 code, data.
 fn encode(code: u32, data: &[u8], out: &mut BytesMut) {
-    out.put_u8(b'R');
+    out.put_u8(AUTHENTICATION);
     out.put_u32(u32::try_from(data.len() + 8).unwrap_or(u32::MAX));
     out.put_u32(code);
     out.put_slice(data);
@@ -152,8 +155,6 @@ fn encode(code: u32, data: &[u8], out: &mut BytesMut) {
 const SASL: u32 = 10;
 const SASL_CONTINUE: u32 = 11;
 const SASL_FINAL: u32 = 12;
-/// Byte1 tag, Int32 length.
-const HEADER_LEN: usize = 5;
 /// The length word alone.
 const MIN_RESPONSE_LEN: u32 = 4;
 /// `PG_MAX_SASL_MESSAGE_LENGTH`: what PostgreSQL takes, the length word included.

@@ -7,6 +7,8 @@ use bytes::{BufMut, BytesMut};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::message::backend::{BACKEND_KEY_DATA, NEGOTIATE_PROTOCOL_VERSION};
+
 /// What a connection begins with. SSLRequest and GSSENCRequest are answered with one byte, and another follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FirstPacket {
@@ -113,7 +115,7 @@ impl StartupMessage {
             return;
         }
         let len = options().map(|name| name.len() + 1).sum::<usize>() + 12;
-        out.put_u8(b'v');
+        out.put_u8(NEGOTIATE_PROTOCOL_VERSION);
         out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
         out.put_u32(spoken.0);
         out.put_u32(u32::try_from(options().count()).unwrap_or(u32::MAX));
@@ -228,7 +230,7 @@ pub(crate) struct CancelKey {
 impl CancelKey {
     /// Writes the whole BackendKeyData: Byte1 `K`, Int32 length, Int32 pid, the secret.
     pub(crate) fn encode_key_data(&self, out: &mut BytesMut) {
-        out.put_u8(b'K');
+        out.put_u8(BACKEND_KEY_DATA);
         out.put_u32(u32::try_from(self.secret.len() + 8).unwrap_or(u32::MAX));
         out.put_i32(self.pid);
         out.put_slice(&self.secret);

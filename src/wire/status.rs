@@ -17,6 +17,15 @@
 
 use super::error::SqlState;
 use super::frame::{FrameScanner, Show};
+use super::message::backend::{
+    BIND_COMPLETE, CLOSE_COMPLETE, COMMAND_COMPLETE, COPY_IN_RESPONSE, EMPTY_QUERY_RESPONSE, ERROR_RESPONSE,
+    NO_DATA, NOTICE_RESPONSE, NOTIFICATION_RESPONSE, PARAMETER_STATUS, PARSE_COMPLETE, PORTAL_SUSPENDED,
+    READY_FOR_QUERY, ROW_DESCRIPTION,
+};
+use super::message::frontend::{
+    BIND, CLOSE, COPY_DATA, COPY_DONE, COPY_FAIL, DESCRIBE, EXECUTE, FUNCTION_CALL, PARSE, QUERY, SYNC,
+    TERMINATE,
+};
 use super::sqlstate::SqlStateReader;
 
 /// Follows one session from the first byte behind BackendKeyData.
@@ -376,7 +385,7 @@ impl Flow {
         match tag {
             READY_FOR_QUERY => return self.on_ready(first),
             // These come at any time.
-            NOTIFICATION | NOTICE | PARAMETER_STATUS => return,
+            NOTIFICATION_RESPONSE | NOTICE_RESPONSE | PARAMETER_STATUS => return,
             _ => {}
         }
         // Anything else answers a message that was sent behind those Syncs: they have had what they get.
@@ -388,8 +397,8 @@ impl Flow {
                 self.copy = None;
                 self.completed = self.completed.saturating_add(1);
             }
-            PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | ROW_DESCRIPTION | NO_DATA | EMPTY_QUERY
-            | PORTAL_SUSPENDED => self.completed = self.completed.saturating_add(1),
+            PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | ROW_DESCRIPTION | NO_DATA
+            | EMPTY_QUERY_RESPONSE | PORTAL_SUSPENDED => self.completed = self.completed.saturating_add(1),
             _ => {}
         }
     }
@@ -464,36 +473,6 @@ impl Flow {
         self.batch = self.batch.max(1);
     }
 }
-
-// Frontend messages.
-const QUERY: u8 = b'Q';
-const FUNCTION_CALL: u8 = b'F';
-const SYNC: u8 = b'S';
-const PARSE: u8 = b'P';
-const BIND: u8 = b'B';
-const DESCRIBE: u8 = b'D';
-const EXECUTE: u8 = b'E';
-const CLOSE: u8 = b'C';
-const COPY_DATA: u8 = b'd';
-const COPY_DONE: u8 = b'c';
-const COPY_FAIL: u8 = b'f';
-const TERMINATE: u8 = b'X';
-
-// Backend messages.
-const READY_FOR_QUERY: u8 = b'Z';
-const NOTIFICATION: u8 = b'A';
-const NOTICE: u8 = b'N';
-const PARAMETER_STATUS: u8 = b'S';
-const COPY_IN_RESPONSE: u8 = b'G';
-const ERROR_RESPONSE: u8 = b'E';
-const COMMAND_COMPLETE: u8 = b'C';
-const PARSE_COMPLETE: u8 = b'1';
-const BIND_COMPLETE: u8 = b'2';
-const CLOSE_COMPLETE: u8 = b'3';
-const ROW_DESCRIPTION: u8 = b'T';
-const NO_DATA: u8 = b'n';
-const EMPTY_QUERY: u8 = b'I';
-const PORTAL_SUSPENDED: u8 = b's';
 
 #[cfg(test)]
 mod tests;

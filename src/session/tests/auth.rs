@@ -66,7 +66,7 @@ async fn proof_of_both_sides_and_greeting_are_one_write() {
         let final_len = 1 + u32::from_be_bytes(told[1..5].try_into().unwrap()) as usize;
         let (last, greeting) = told.split_at(final_len);
         scram.finish(&last[9..]).unwrap();
-        assert!(greeting.starts_with(login::AUTHENTICATION_OK));
+        assert!(greeting.starts_with(AUTHENTICATION_OK));
         expect(&mut client, READY).await;
         drop(client);
     };

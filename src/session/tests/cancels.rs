@@ -31,7 +31,7 @@ async fn begin_on(
     client.write_all(&startup_for(database)).await.unwrap();
     let (mut upstream, _) = server.accept().await;
     let key = [b"K\0\0\0\x0c", &upstream_key(secret)[..]].concat();
-    upstream.write_all(&[login::AUTHENTICATION_OK, STATUS, &key, READY].concat()).await.unwrap();
+    upstream.write_all(&[AUTHENTICATION_OK, STATUS, &key, READY].concat()).await.unwrap();
     let ours = read_greeting(&mut client).await;
     (client, upstream, [&KEY[5..9], &ours].concat())
 }

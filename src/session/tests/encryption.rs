@@ -298,13 +298,13 @@ async fn session_over_tls_is_relayed_and_ends_with_the_word_for_it() {
         let client_side = async {
             let mut client = handshake(client, &[ALPN]).await.unwrap();
             client.write_all(&startup()).await.unwrap();
-            expect(&mut client, &[login::AUTHENTICATION_OK, STATUS, &KEY[..9]].concat()).await;
+            expect(&mut client, &[AUTHENTICATION_OK, STATUS, &KEY[..9]].concat()).await;
             client.read_exact(&mut [0; 4]).await.unwrap();
             expect(&mut client, READY).await;
             client.write_all(QUERY).await.unwrap();
             expect(&mut client, READY).await;
             match end {
-                "goodbye" => assert_eq!(told_within(client, close::TERMINATE).await, b""),
+                "goodbye" => assert_eq!(told_within(client, TERMINATE).await, b""),
                 "close" => drop(client),
                 _ => assert_eq!(code(&told_within(client, b"").await), "08006"),
             }
@@ -314,7 +314,7 @@ async fn session_over_tls_is_relayed_and_ends_with_the_word_for_it() {
             expect(&mut stream, QUERY).await;
             stream.write_all(READY).await.unwrap();
             if end == "goodbye" {
-                expect(&mut stream, close::TERMINATE).await;
+                expect(&mut stream, TERMINATE).await;
             }
             if end == "close" {
                 expect_end(&mut stream).await;

@@ -30,7 +30,7 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 
 /// In answer to the StartupMessage.
 fn logins() -> Vec<(&'static str, Vec<u8>, Told)> {
-    let ok = login::AUTHENTICATION_OK;
+    let ok = AUTHENTICATION_OK;
     let after_ok = |bytes: &[u8]| [ok, STATUS, bytes].concat();
     let after_key = |bytes: &[u8]| [ok, STATUS, KEY, bytes].concat();
     let lost = || Told::Ours("08001");
@@ -99,7 +99,7 @@ fn answers() -> Vec<(&'static str, Vec<u8>)> {
         ("error without SQLSTATE", message(b'E', b"SERROR\0Mno code\0\0")),
         ("error without anything", message(b'E', b"")),
         ("error with half a field", message(b'E', b"SFATAL\0C57P01")),
-        ("second greeting", [login::AUTHENTICATION_OK, STATUS, KEY, READY].concat()),
+        ("second greeting", [AUTHENTICATION_OK, STATUS, KEY, READY].concat()),
         ("request for a password", message(b'R', b"\0\0\0\x03")),
         (
             "COPY of everything",
@@ -159,7 +159,7 @@ async fn beside(script: impl AsyncFnOnce(&Proxy, &Server, &mut Bystander)) {
 
 /// What comes behind a secret that is not upstream's.
 fn behind_key<'a>(told: &'a [u8], name: &str) -> &'a [u8] {
-    let greeting = [login::AUTHENTICATION_OK, STATUS, &KEY[..9]].concat();
+    let greeting = [AUTHENTICATION_OK, STATUS, &KEY[..9]].concat();
     let rest = told.strip_prefix(&greeting[..]).and_then(|told| told.split_at_checked(4));
     let (secret, rest) = rest.unwrap_or_else(|| panic!("{name}: {}", told.escape_ascii()));
     assert_ne!(secret, &KEY[9..], "{name}");

@@ -87,7 +87,7 @@ async fn session_whose_client_cannot_be_told_that_it_has_begun_ends_in_the_log_a
             // Upstream is told before the client is let go; a bug tells it nothing but the end.
             let mut told = Vec::new();
             stream.read_to_end(&mut told).await.unwrap();
-            assert_eq!(told, if stumbles { b"" } else { close::TERMINATE });
+            assert_eq!(told, if stumbles { b"" } else { TERMINATE });
             drop(far_client);
         };
         tokio::join!(session, client_side);
