@@ -56,6 +56,67 @@ async fn settle() {
 }
 
 #[tokio::test]
+async fn cancel_reaches_the_upstream_of_its_session_with_the_key_that_is_good_there() {
+    let server = Server::bind().await;
+    let proxy = proxy(server.port(), 1);
+    let _issued = proxy.promote(1);
+    let (session, mut client) = proxy.connect();
+    let talk = async {
+        client.write_all(&startup()).await.unwrap();
+        let mut stream = server.let_in().await;
+        let secret = read_greeting(&mut client).await;
+        let pid = &KEY[5..9];
+
+        // No seat is left, and none is needed.
+        let request = packet(80_877_102, &[pid, &secret].concat());
+        let (told, ()) = tokio::join!(proxy.told(&request), async {
+            let (_, cancel) = server.accept().await;
+            assert_eq!(cancel, packet(80_877_102, &KEY[5..]));
+        });
+        assert!(told.is_empty());
+
+        let guess = packet(80_877_102, &KEY[5..]);
+        assert!(proxy.told(&guess).await.is_empty());
+        drop(client);
+        expect_end(&mut stream).await;
+        drop(stream);
+        request
+    };
+    let ((), request) = tokio::join!(session, talk);
+    assert!(proxy.told(&request).await.is_empty(), "the key is gone with its session");
+    let text = proxy.shared.metrics.encode().unwrap();
+    assert!(text.contains("cancel_requests_total{result=\"delivered\"} 1\n"));
+    assert!(text.contains("cancel_requests_total{result=\"miss\"} 2\n"));
+}
+
+#[tokio::test]
+async fn client_that_hangs_up_in_a_drain_has_its_statement_cancelled() {
+    let server = Server::bind().await;
+    let proxy = proxy(server.port(), 10);
+    let _issued = proxy.promote(1);
+    let (session, mut client) = proxy.connect();
+    let talk = async {
+        client.write_all(&startup()).await.unwrap();
+        let mut stream = server.let_in().await;
+        read_greeting(&mut client).await;
+        client.write_all(QUERY).await.unwrap();
+        expect(&mut stream, QUERY).await;
+        drop(client);
+        expect_end(&mut stream).await;
+        let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
+        proxy.drain.begin(
+            crate::config::DrainConfig { accept_for: second, grace: second, deadline: minute },
+            Instant::now(),
+        );
+        let (_, cancel) = server.accept().await;
+        assert_eq!(cancel, packet(80_877_102, &KEY[5..]));
+        drop(stream);
+    };
+    tokio::join!(session, talk);
+    assert!(proxy.ended("hung_up"));
+}
+
+#[tokio::test]
 async fn sessions_with_one_pid_cancel_each_its_own_and_nothing_after_their_end() {
     let server = Server::bind().await;
     let proxy = proxy(server.port(), 10);

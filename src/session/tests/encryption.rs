@@ -1,6 +1,6 @@
 //! TLS with clients, over pipes in memory.
 
-use std::fs;
+use std::{fs, io};
 
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::ServerName;

@@ -1,8 +1,12 @@
 //! What the log says of a session.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Mutex;
+use std::task::{Context, Poll};
 
 use serde_json::Value;
+use tokio::io::ReadBuf;
 use tracing_subscriber::fmt;
 
 use super::*;
