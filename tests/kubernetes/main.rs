@@ -28,6 +28,7 @@ mod site;
 
 mod bare;
 mod certificate;
+mod deploy;
 mod limits;
 mod logins;
 mod manifests;

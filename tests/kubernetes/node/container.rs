@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -32,6 +33,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) pod: &'a Value,
     pub(super) mounts: &'a [(String, PathBuf)],
     pub(super) folder: &'a Path,
+    /// The pod's containers that were started before.
+    pub(super) beside: &'a [Arc<Container>],
 }
 
 impl Container {
@@ -45,6 +48,13 @@ impl Container {
             environment.iter().map(|(name, value)| (name.clone(), localise(value))).collect();
         for (name, address) in free_ports(&arguments) {
             local.insert((*name).to_owned(), (*address).to_owned());
+        }
+        if let [command] = &arguments[..]
+            && command == "status"
+        {
+            // Its sidecar's port, which is another than in a pod.
+            let admin = surroundings.beside.iter().find_map(|container| container.admin());
+            local.extend(admin.map(|admin| ("PGLEASE_ADMIN_ADDRESS".to_owned(), admin)));
         }
         point_to_account(&mut arguments, surroundings.mounts);
         let local: Vec<_> = local.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -70,6 +80,10 @@ impl Container {
             .iter()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .find(|line| line["event"] == "listen.ready")
+    }
+
+    fn admin(&self) -> Option<String> {
+        Some(self.listening()?["admin"].as_str()?.to_owned())
     }
 
     /// Where a port of the container, by its name or number, is here. Ports that probes and Prometheus ask are those

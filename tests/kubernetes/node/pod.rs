@@ -101,6 +101,7 @@ impl Running {
             pod: &self.pod,
             mounts: &mounts,
             folder: self.folder.path(),
+            beside: &self.mine,
         };
         let container = Arc::new(Container::start(spec, &surroundings).await);
         let name = (self.name.clone(), container.name().to_owned());
