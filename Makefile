@@ -25,7 +25,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes bench-fleet fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes bench-fleet bench-admission fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -66,6 +66,9 @@ test-kubernetes: servers ## those on a real Kubernetes control plane: API server
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet
+
+bench-admission: ## 100 reviews a second over HTTPS: p50 and p99 of the injector, three rounds of 30 s
+	@$(CARGO) bench --quiet --locked --bench admission
 
 # Of each target, in seconds; all of them run side by side.
 FUZZ_TIME ?= 900

@@ -40,6 +40,7 @@ mod drain;
 mod admin;
 mod setup;
 mod deploy;
+mod injector;
 mod mounts;
 mod pgbench;
 mod clients;

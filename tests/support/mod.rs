@@ -16,6 +16,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod gate;
+pub(crate) mod injector;
 mod install;
 pub(crate) mod openbao;
 pub(crate) mod pglease;
@@ -88,6 +89,12 @@ pub(crate) fn http_client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // It speaks plain HTTP: reading the system's certificates takes a thousand times longer than all the rest.
     reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("HTTP client")
+}
+
+/// One that speaks HTTPS with servers whose certificates are of this CA.
+pub(crate) fn http_client_believing(ca: reqwest::Certificate) -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().expect("HTTPS client")
 }
 
 /// The first of `count` adjacent ports that nobody listens on, on any loopback address of the machine.

@@ -14,7 +14,7 @@ use tokio::time;
 use super::postgres::Database;
 use super::process::{Folder, Lines, Process, Spawn};
 
-/// A running `pglease proxy`. Killed on drop.
+/// A running `pglease proxy`, or injector. Killed on drop.
 pub(crate) struct Pglease {
     // Dropped in this order.
     process: Process,
@@ -58,6 +58,13 @@ impl Pglease {
         let arguments = ["--userspec=65532:65532", &root, program, "proxy", "--config-file", "/pglease.toml"];
         let arguments = arguments.map(str::to_owned);
         Self::spawn(Folder::create(None), Path::new("/usr/sbin/chroot"), &arguments).await
+    }
+
+    /// Starts `pglease injector` of `binary` on these settings, with `folder` as its working directory.
+    pub(crate) async fn start_injector(binary: &Path, folder: Folder, settings: &str) -> Self {
+        fs::write(folder.path().join("pglease.toml"), settings).unwrap();
+        let arguments = ["injector", "--config-file", "pglease.toml"].map(str::to_owned);
+        Self::spawn(folder, binary, &arguments).await
     }
 
     async fn spawn(folder: Folder, binary: &Path, arguments: &[String]) -> Self {

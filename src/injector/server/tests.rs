@@ -337,3 +337,52 @@ async fn cut_ends_it_at_once() {
     world.drain.cut();
     world.server.join_next().await.unwrap().unwrap();
 }
+
+/// A body of so many bytes that says no more after them, neither its end.
+struct Unfinished(usize);
+
+impl hyper::body::Body for Unfinished {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        match std::mem::take(&mut self.0) {
+            0 => std::task::Poll::Pending,
+            len => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(vec![b' '; len].into())))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_that_does_not_come_is_given_up_and_all_together_have_a_bound() {
+    let metrics = Arc::new(InjectorMetrics::new());
+    let drain = Drain::default();
+    let sidecar = config(Path::new("")).sidecar;
+    let webhook = webhook::Webhook::new(sidecar, Arc::clone(&metrics), drain.subscribe());
+    let router = webhook::router(Arc::new(webhook));
+    let post = |body: axum::body::Body| {
+        let request = hyper::Request::post("/mutate").header("content-type", "application/json").body(body);
+        let (mut router, request) = (router.clone(), request.unwrap());
+        async move { tower_service::Service::call(&mut router, request).await.unwrap().status().as_u16() }
+    };
+    let unfinished = |len| post(axum::body::Body::new(Unfinished(len)));
+
+    let began = Instant::now();
+    assert_eq!(unfinished(0).await, 408);
+    assert_eq!(began.elapsed(), webhook::BODY_TIMEOUT);
+
+    // Whoever sends takes room, whoever only connects does not.
+    let mut held = JoinSet::new();
+    for _ in 0..webhook::MAX_BODIES_LEN / webhook::MAX_BODY_LEN {
+        held.spawn(unfinished(webhook::MAX_BODY_LEN));
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(unfinished(webhook::MAX_BODY_LEN).await, 503);
+    assert!(held.join_all().await.iter().all(|status| *status == 408));
+    assert_eq!(post(vec![b' '; webhook::MAX_BODY_LEN].into()).await, 400);
+    let scrape = metrics.encode().unwrap();
+    assert!(scrape.contains("pglease_injector_reviews_total{outcome=\"failed\"} 1\n"), "{scrape}");
+}
