@@ -1,31 +1,34 @@
 //! Canaries: what is secret is seen on the wires where it belongs, and nowhere else.
 
+mod shown;
+mod tap;
+
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 use ring::{digest, hmac, pbkdf2};
 use rustix::process::{Pid, Signal, geteuid};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
+use shown::Shown;
+use tap::Tap;
+
 use crate::raw::{Raw, startup};
-use crate::support::pglease::Pglease;
 use crate::support::process::{Folder, Process, Spawn};
 use crate::support::world::{VaultRole, World, WorldOptions};
 use crate::{BINARY, PATIENCE, pglease_with, start, until};
@@ -376,82 +379,6 @@ async fn verifiers_and_proofs_of_clients_are_not_shown() {
     }
 }
 
-/// What there is to be seen of a process.
-#[derive(Default)]
-struct Shown(String);
-
-impl Shown {
-    fn error(&mut self, error: &tokio_postgres::Error) {
-        self.0 += &[error.to_string(), format!("{error:?}"), "\n".to_owned()].concat();
-    }
-
-    /// What it tells to those who ask, and what the system tells of it.
-    async fn process(&mut self, pglease: &Pglease) {
-        for endpoint in ["/metrics", "/startup", "/readyz", "/livez", "/"] {
-            self.0 += &pglease.get(endpoint).await.1;
-        }
-        self.0 += &pglease.status().await.to_string();
-        assert!(self.0.contains("pglease_vault_requests_total"), "{}", self.0);
-        let pid = pglease.process().pid();
-        for file in ["cmdline", "comm", "status"] {
-            self.0 += &fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-        }
-        match fs::read(format!("/proc/{pid}/environ")) {
-            Ok(environment) => self.0 += &String::from_utf8(environment).unwrap(),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
-        }
-    }
-
-    /// What a command prints that asks it.
-    async fn command(&mut self, pglease: &Pglease, arguments: &[&str]) {
-        let output = pglease.run_command(arguments).await;
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        self.0 += &[output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
-    }
-
-    /// All that it has logged, once it has ended.
-    async fn log(&mut self, pglease: &Pglease) {
-        pglease.lines().wait_for(PATIENCE, |_| None::<()>).await;
-        self.0 += &pglease.lines().all().join("\n");
-    }
-
-    /// `name` says which of the secrets this is.
-    fn assert_without(&self, name: &str, secret: impl AsRef<[u8]>) {
-        for spelling in spellings(secret.as_ref()) {
-            assert!(!self.0.contains(&spelling), "{name} is shown, as {spelling}, in\n{}", self.0);
-        }
-    }
-}
-
-/// How bytes may be found in a text: as they are, whole or in parts, or encoded.
-fn spellings(secret: &[u8]) -> Vec<String> {
-    let hex: String = secret
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|half| char::from_digit(half.into(), 16))
-        .collect();
-    let list = format!("{secret:?}");
-    let mut spellings = vec![
-        STANDARD_NO_PAD.encode(secret),
-        URL_SAFE_NO_PAD.encode(secret),
-        hex.to_uppercase(),
-        hex,
-        list.trim_matches(['[', ']']).to_owned(),
-        secret.escape_ascii().to_string(),
-    ];
-    if let Ok(text) = std::str::from_utf8(secret) {
-        let parts = text.as_bytes().chunks_exact(PART).map(|part| String::from_utf8_lossy(part).into_owned());
-        spellings.extend(parts);
-    }
-    if let Ok(number) = <[u8; 4]>::try_from(secret) {
-        spellings.push(u32::from_be_bytes(number).to_string());
-        spellings.push(i32::from_be_bytes(number).to_string());
-    }
-    // Four bytes are found everywhere by chance.
-    spellings.retain(|spelling| spelling.len() > 6);
-    spellings
-}
-
 /// Every value that is not empty of the fields of this name, each once.
 fn values_of(json: &str, name: &str) -> Vec<String> {
     let field = format!("\"{name}\":\"");
@@ -490,83 +417,6 @@ impl World<'_> {
             format!("SELECT rolpassword FROM pg_authid WHERE starts_with(rolname, '{}')", self.role_prefix());
         self.superuser.rows(&sql).await.into_iter().flatten().flatten().collect()
     }
-}
-
-/// A way to a server that keeps what the server says.
-struct Tap {
-    port: u16,
-    /// Of each connection.
-    heard: Arc<Mutex<Vec<Vec<u8>>>>,
-    _connections: JoinSet<()>,
-}
-
-impl Tap {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tap_port = listener.local_addr().unwrap().port();
-        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let kept = Arc::clone(&heard);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (from_client, to_client) = client.into_split();
-                let (from_server, to_server) = server.into_split();
-                let number = {
-                    let mut kept = kept.lock().unwrap();
-                    kept.push(Vec::new());
-                    kept.len() - 1
-                };
-                let kept = Arc::clone(&kept);
-                connections.spawn(forward(from_client, to_server, |_| {}));
-                connections.spawn(forward(from_server, to_client, move |bytes| {
-                    kept.lock().unwrap().get_mut(number).unwrap().extend_from_slice(bytes);
-                }));
-            }
-        });
-        Self { port: tap_port, heard, _connections: tasks }
-    }
-
-    /// All of it, as text.
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.heard.lock().unwrap().concat()).into_owned()
-    }
-
-    /// The secret of each BackendKeyData.
-    fn cancel_secrets(&self) -> Vec<Vec<u8>> {
-        let heard = self.heard.lock().unwrap();
-        heard.iter().filter_map(|bytes| cancel_secret(bytes)).collect()
-    }
-}
-
-fn cancel_secret(mut bytes: &[u8]) -> Option<Vec<u8>> {
-    // Byte1 tag, Int32 length including itself; Int32 pid in front of the secret.
-    while let Some((&[tag, l3, l2, l1, l0], rest)) = bytes.split_first_chunk() {
-        let len = usize::try_from(u32::from_be_bytes([l3, l2, l1, l0])).unwrap();
-        let (body, rest) = rest.split_at_checked(len - 4)?;
-        if tag == b'K' {
-            return Some(body.get(4..)?.to_vec());
-        }
-        bytes = rest;
-    }
-    None
-}
-
-async fn forward(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut seen: impl FnMut(&[u8]),
-) {
-    let mut bytes = Vec::new();
-    while from.read_buf(&mut bytes).await.is_ok_and(|len| len > 0) {
-        seen(&bytes);
-        if to.write_all(&bytes).await.is_err() {
-            break;
-        }
-        bytes.clear();
-    }
-    let _ = to.shutdown().await;
 }
 
 /// A Vault on a free port that has one credential for everybody, and answers requests that end in `path` with
@@ -616,6 +466,4 @@ const WRONG_PASSWORD: &str = "canaryWRONG-canaryWRONG-canary-02";
 const WRONG_SECRET_ID: &str = "canarySECRETID-canarySECRETID-01";
 const LEASE: &str = "database/creds/db-app/canaryLEASEcanaryLEASE01";
 
-/// So much of a secret is too much.
-const PART: usize = 12;
 const NOBODY: u32 = 65534;
