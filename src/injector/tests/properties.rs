@@ -74,7 +74,7 @@ fn reviewed_twice(pod: &Value, sidecar: &SidecarConfig) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn no_pod_panics_and_what_is_there_stays(spec in any_json(), metadata in any_json(), native in any::<bool>()) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ObjectFile, ObjectKind};
+use crate::config::{self, ObjectFile, ObjectKind};
 
 #[test]
 fn smallest_pod_gets_a_sidecar_and_its_url() {
@@ -307,4 +307,22 @@ fn the_hosts_network_is_for_those_who_prove_who_they_are() {
     assert!(allowed(&[("unix-socket", "true")]).refused().starts_with("pglease.dev/host-network"));
     allowed(&[("auth", "password"), ("auth-file", "secret/a")]).injected();
     allowed(&[("auth", "peer"), ("peer-uids", "7"), ("unix-socket", "/run/db")]).injected();
+}
+
+#[test]
+fn the_proxy_takes_every_variable_that_it_is_given() {
+    let grace = "/spec/terminationGracePeriodSeconds";
+    for pod in [pod(), pod_with(&[(grace, json!(0))]), pod_with(&[(grace, json!(u64::MAX))])] {
+        let reviewed = Reviewed::of_default(&pod).injected();
+        let env = reviewed.sidecar()["env"].as_array().unwrap();
+        let given = env.iter().map(|variable| {
+            let key = config::key_of_variable(variable["name"].as_str().unwrap()).expect("a setting");
+            // What the downward API brings: a limit in bytes, else a name.
+            let brought = if key == "pod.memory_limit" { "164626432" } else { "web-0" };
+            let value = variable["value"].as_str().unwrap_or(brought).to_owned();
+            config::Given { key, value, by: key.to_owned() }
+        });
+        let judged = config::judge(&given.collect::<Vec<_>>(), false);
+        assert!(judged.is_ok(), "{judged:?}");
+    }
 }
