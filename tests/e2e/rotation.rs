@@ -114,7 +114,8 @@ async fn session_is_told_before_its_role_is_dropped() {
     // One asks again and again, the other says nothing; neither meets a role that is gone.
     let working = async {
         loop {
-            if let Err(error) = busy.query("SELECT count(*) FROM t", &[]).await {
+            // By one message: behind a prepared statement the driver says Close, and drops an answer to that.
+            if let Err(error) = busy.batch_execute("SELECT count(*) FROM t").await {
                 return error;
             }
             time::sleep(Duration::from_millis(20)).await;
