@@ -62,7 +62,7 @@ test-kubernetes: MAJORS := 18
 test-kubernetes: servers ## those on a real Kubernetes control plane: API server, etcd, controllers, Helm
 	@python3 tests/kubernetes/build.py >/dev/null
 	@$(CARGO) test --locked --no-run --test kubernetes
-	@RUST_TEST_THREADS=6 $(RUN) $(CARGO) test --quiet --locked --test kubernetes
+	@RUST_TEST_THREADS=4 $(RUN) $(CARGO) test --quiet --locked --test kubernetes
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet

@@ -50,6 +50,8 @@ impl Release {
             "image.repository=pglease",
             "image.tag=test",
             "service.port=8443",
+            // The longest that may be: what is tested is whether the injector answers, not how fast this machine is.
+            "webhook.timeoutSeconds=30",
         ];
         for value in fixed.iter().chain(values) {
             arguments.extend(["--set", value]);

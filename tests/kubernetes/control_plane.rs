@@ -101,9 +101,8 @@ impl ControlPlane {
 
     /// kubectl as `admin`, with this on its standard input; to its end.
     pub(crate) async fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = tokio::process::Command::new(&self.programs.control_plane);
-        command.arg("kubectl").args(arguments);
-        self.run(command, input).await
+        let arguments = [&["kubectl"], arguments].concat();
+        self.get_through(&self.programs.control_plane, &arguments, input).await
     }
 
     /// What a line of a shell says, in which `kubectl` is the one above.
@@ -117,9 +116,22 @@ impl ControlPlane {
 
     /// Helm as `admin`, likewise.
     pub(crate) async fn helm(&self, arguments: &[&str]) -> Output {
-        let mut command = tokio::process::Command::new(self.programs.helm.get_or_init(|| program("helm")));
-        command.args(arguments);
-        self.run(command, "").await
+        let helm = self.programs.helm.get_or_init(|| program("helm"));
+        self.get_through(helm, arguments, "").await
+    }
+
+    /// Runs a program again that has not got as far as a connection: both have 10 s of patience with a machine that
+    /// does much else, and no flag for more.
+    async fn get_through(&self, program: &Path, arguments: &[&str], input: &str) -> Output {
+        for _ in 0..10 {
+            let mut command = tokio::process::Command::new(program);
+            command.args(arguments);
+            let output = self.run(command, input).await;
+            if output.status.success() || !text(&output).contains("TLS handshake timeout") {
+                return output;
+            }
+        }
+        panic!("{} does not get through: {arguments:?}", program.display())
     }
 
     async fn run(&self, mut command: tokio::process::Command, input: &str) -> Output {

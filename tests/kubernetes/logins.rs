@@ -52,7 +52,7 @@ async fn proxy_in_a_pod_without_the_injector_serves_and_revokes_when_the_pod_is_
 
     site.api.delete(&site.path("pods/by-hand")).await.object();
     assert_eq!(node.exit("by-hand", "pglease").await, 0);
-    assert_eq!(site.world.living_roles().await, [""; 0]);
+    site.until_revoked().await;
     until(async || site.api.list(&site.path("pods")).await.is_empty()).await;
 }
 

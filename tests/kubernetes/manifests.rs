@@ -110,7 +110,7 @@ async fn kustomized(folder: &Path) -> String {
 }
 
 /// The manifests among the YAML of a page.
-fn blocks_of(page: &Path) -> String {
+pub(crate) fn blocks_of(page: &Path) -> String {
     let page = fs::read_to_string(page).unwrap();
     let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
     blocks.filter(|block| block.starts_with("apiVersion:")).collect::<Vec<_>>().join("\n---\n")
@@ -123,6 +123,6 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     paths.into_iter().flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -83,6 +83,11 @@ impl Site {
         self.world.servers.openbao.call(Method::POST, &path, "", Some(body)).await
     }
 
+    /// Waits until no credential of the world can log in: OpenBao accepts a revocation before it does it.
+    pub(crate) async fn until_revoked(&self) {
+        until(async || self.world.living_roles().await.is_empty()).await;
+    }
+
     async fn set_up_login(&self) {
         let auth = self.world.auth();
         let config = json!({

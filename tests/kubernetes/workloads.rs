@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::control_plane::text;
+use crate::manifests::{blocks_of, root};
 use crate::patience::until;
 use crate::site::{Site, container, variable};
 use crate::steps::user_of;
@@ -17,6 +19,19 @@ async fn pods_of_a_deployment_have_the_sidecar_as_specified() {
         let url = format!("postgresql://app@localhost:5432/{}?sslmode=disable", site.world.database());
         assert_eq!(variable(app, "DATABASE_URL").unwrap()["value"], url);
         assert!(mounts_of(app).iter().all(|mount| !mount.contains("pglease")), "{app}");
+    }
+}
+
+#[tokio::test]
+async fn pods_of_the_readmes_deployment_have_it() {
+    let site = Site::injected().await;
+    let manifests = blocks_of(&root().join("README.md"));
+    let manifests = manifests.replace("namespace: default", &format!("namespace: {}", site.namespace));
+    let apply = ["apply", "--server-side", "--validate=strict", "--filename=-"];
+    let applied = site.control_plane.kubectl(&apply, &manifests).await;
+    assert!(applied.status.success(), "{}", text(&applied));
+    for pod in site.pods_of("web", 2).await {
+        expect_sidecar(&pod);
     }
 }
 
@@ -86,7 +101,7 @@ async fn two_pods_have_two_users_and_the_one_that_ends_leaves_none() {
     for name in names {
         assert_eq!(node.exit(name, "pglease").await, 0);
     }
-    assert_eq!(site.world.living_roles().await, [""; 0]);
+    site.until_revoked().await;
 }
 
 #[tokio::test]
@@ -112,7 +127,7 @@ async fn job_is_complete_when_its_container_has_ended_and_nothing_is_left() {
     assert_eq!(node.exit(name, "pglease").await, 0);
     let path = site.path("batch/jobs/job");
     until(async || site.api.get(&path).await["status"]["succeeded"] == 1).await;
-    assert_eq!(site.world.living_roles().await, [""; 0]);
+    site.until_revoked().await;
 }
 
 /// The shape that the README and `docs/kubernetes.md` tell of.
