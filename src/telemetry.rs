@@ -108,11 +108,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// The metrics, all registered. Those with labels appear with their first count.
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("pglease");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Version of this pglease", build);
         let mut metrics = Self {
-            registry,
+            registry: registry(),
             sessions: Family::default(),
             sessions_outlived_lease: Family::default(),
             session_seconds: Family::new_with_constructor(session_seconds),
@@ -145,9 +142,7 @@ impl Metrics {
 
     /// The text that Prometheus scrapes, in the OpenMetrics format.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
-        let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
-        Ok(out)
+        encode(&self.registry)
     }
 
     fn register_sessions(&mut self) {
@@ -347,6 +342,20 @@ pub(crate) struct VaultLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OperationLabels {
     pub(crate) op: &'static str,
+}
+
+/// One that says which pglease this is.
+fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("pglease");
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "Version of this pglease", build);
+    registry
+}
+
+fn encode(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    text::encode(&mut out, registry)?;
+    Ok(out)
 }
 
 fn request_seconds() -> Histogram {

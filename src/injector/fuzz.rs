@@ -57,7 +57,7 @@ fn add(pod: &mut Value, operation: &Value) {
     }
 }
 
-fn sidecar() -> SidecarConfig {
+pub(super) fn sidecar() -> SidecarConfig {
     SidecarConfig {
         image: "pglease".to_owned(),
         image_pull_policy: None,

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::fuzz;
 use super::review::{Answer, BadReview, Outcome, answer};
-use crate::config::{Conflict, ProjectedToken, Resources, SidecarConfig, SidecarSetting};
+use crate::config::{SidecarConfig, SidecarSetting};
 
 mod application;
 
@@ -20,21 +21,8 @@ const URL: &str = "postgresql://app@localhost:5432/app?sslmode=disable";
 fn defaults() -> SidecarConfig {
     SidecarConfig {
         image: "registry.example.com/pglease:1.2.3".to_owned(),
-        image_pull_policy: None,
         settings: vec![setting("PGLEASE_VAULT_ADDRESS", "https://vault.vault.svc:8200")],
-        vault_ca: None,
-        token: ProjectedToken {
-            audience: "vault".to_owned(),
-            expiration: std::time::Duration::from_hours(24),
-        },
-        native: true,
-        resources: Resources {
-            cpu_request: "10m".to_owned(),
-            memory_request: "16Mi".to_owned(),
-            cpu_limit: None,
-            memory_limit: None,
-        },
-        conflict: Conflict::Keep,
+        ..fuzz::sidecar()
     }
 }
 

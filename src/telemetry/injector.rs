@@ -1,14 +1,13 @@
 //! Every metric of `pglease injector`.
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ResultLabels, request_seconds};
+use super::{ResultLabels, encode, registry, request_seconds};
 
 #[derive(Debug)]
 pub(crate) struct InjectorMetrics {
@@ -25,11 +24,8 @@ pub(crate) struct InjectorMetrics {
 impl InjectorMetrics {
     /// The metrics, all registered. Those with labels appear with their first count.
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("pglease");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Version of this pglease", build);
         let mut metrics = Self {
-            registry,
+            registry: registry(),
             reviews: Family::default(),
             review_seconds: request_seconds(),
             certificate_expiry: Gauge::default(),
@@ -42,9 +38,7 @@ impl InjectorMetrics {
 
     /// The text that Prometheus scrapes, in the OpenMetrics format.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
-        let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
-        Ok(out)
+        encode(&self.registry)
     }
 
     fn register(&mut self) {

@@ -14,13 +14,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::config::{
-    Conflict, DrainConfig, HttpConfig, InjectorConfig, LogConfig, LogFormat, ProjectedToken, Resources,
-    ServerCert, SidecarConfig,
-};
+use crate::config::{DrainConfig, HttpConfig, InjectorConfig, LogConfig, LogFormat, ServerCert};
 use crate::drain::Drain;
 use crate::injector::certificate::{Issued, issue, parse};
-use crate::injector::health;
+use crate::injector::{fuzz, health};
 
 struct World {
     dir: TempDir,
@@ -102,21 +99,7 @@ fn config(dir: &Path) -> InjectorConfig {
         address: ([127, 0, 0, 1], 0).into(),
         explicit: true,
         tls: ServerCert { cert_file: dir.join("tls.crt"), key_file: dir.join("tls.key") },
-        sidecar: SidecarConfig {
-            image: "pglease:1".to_owned(),
-            image_pull_policy: None,
-            settings: vec![],
-            vault_ca: None,
-            token: ProjectedToken { audience: "vault".to_owned(), expiration: Duration::from_hours(24) },
-            native: true,
-            resources: Resources {
-                cpu_request: "10m".to_owned(),
-                memory_request: "16Mi".to_owned(),
-                cpu_limit: None,
-                memory_limit: None,
-            },
-            conflict: Conflict::Keep,
-        },
+        sidecar: fuzz::sidecar(),
         http: HttpConfig { address: ([127, 0, 0, 1], 0).into(), explicit: true },
         log: LogConfig { format: LogFormat::Json, level: tracing::Level::INFO },
     }

@@ -1,6 +1,7 @@
 //! What the author's containers get.
 
 use super::*;
+use crate::config::Conflict;
 
 #[test]
 fn containers_that_another_webhook_adds_get_what_they_lack() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{self, ObjectFile, ObjectKind};
+use crate::config::{self, ObjectFile, ObjectKind, ProjectedToken};
 
 #[test]
 fn smallest_pod_gets_a_sidecar_and_its_url() {
