@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
-use rustix::process::Signal;
-
 use crate::raw::{Message, Raw, packet, startup};
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
+use crate::support::process::freeze;
 use crate::support::world::{World, WorldOptions};
 use crate::support::{Servers, free_ports};
 use crate::{PATIENCE, pglease_for, pglease_with, start, until};
@@ -216,7 +215,7 @@ async fn server_that_hangs_and_one_that_has_crashed_are_told_apart() {
         let pglease = pglease_with(&settings).await;
         (session(&pglease).await, pglease)
     };
-    servers.postgres.process().signal(Signal::STOP);
+    freeze(servers.postgres.process().pid()).await;
     let error = told(&pglease, &asking("app", "app")).await;
     assert_fatal(&error, "08001", "upstream server did not answer in time", "D");
     servers.postgres.kill().await;

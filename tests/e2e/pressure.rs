@@ -13,6 +13,7 @@ use tokio::time;
 
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
+use crate::support::process::freeze;
 use crate::support::world::{World, WorldOptions};
 use crate::{PATIENCE, pglease_for, pglease_with, until};
 
@@ -68,7 +69,7 @@ async fn upstream_that_stops_reading_holds_up_nobody_and_gets_every_byte_in_the_
     client.skip_to(READY_FOR_QUERY).await;
     let at_rest = pglease.memory_kib("VmRSS");
 
-    let stopped = Stopped::backend(client.pid);
+    let stopped = Stopped::backend(client.pid).await;
     client.query("COPY big FROM STDIN").await;
     {
         let sending = client.send_lines(0..LINES_OF_256_MIB);
@@ -112,7 +113,7 @@ async fn client_that_vanishes_while_upstream_does_not_read_leaves_nothing_half_d
     client.skip_to(COPY_IN_RESPONSE).await;
 
     let pid = client.pid;
-    let stopped = Stopped::backend(pid);
+    let stopped = Stopped::backend(pid).await;
     {
         let mut number = 1_000_000;
         let sending = async {
@@ -307,9 +308,9 @@ impl Client {
 struct Stopped(Pid);
 
 impl Stopped {
-    fn backend(pid: i32) -> Self {
+    async fn backend(pid: i32) -> Self {
         let pid = Pid::from_raw(pid).unwrap();
-        kill_process(pid, Signal::STOP).unwrap();
+        freeze(pid).await;
         Self(pid)
     }
 }

@@ -118,7 +118,7 @@ async fn servers_stop_start_seal_and_crash() {
     assert_eq!(status, 503);
     openbao.unseal().await;
     assert!(openbao.list("sys/policies/acl").await.contains(&"default".to_owned()));
-    openbao.pause();
+    openbao.pause().await;
     let asked = time::timeout(Duration::from_millis(200), openbao.read("sys/mounts")).await;
     assert!(asked.is_err());
     openbao.resume();

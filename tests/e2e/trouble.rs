@@ -59,7 +59,7 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
     let pglease = pglease_with(&(settings + &route)).await;
     let held = pglease.connect("app").await.unwrap();
 
-    servers.openbao.pause();
+    servers.openbao.pause().await;
     until(async || pglease.get("/readyz").await.0 == 503).await;
     let refused = pglease.connect("app").await.err().unwrap();
     assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{refused:?}");
@@ -80,7 +80,7 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
 
     // Nor does it hold up the end.
     drop(held);
-    servers.openbao.pause();
+    servers.openbao.pause().await;
     pglease.sigterm();
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     assert_ne!(pglease.events("lease.orphaned").len(), 0);

@@ -12,7 +12,7 @@ use super::audit::{self, Request};
 use super::install::Install;
 use super::pki::Authority;
 use super::postgres::PostgresOptions;
-use super::process::{Folder, Process, Spawn};
+use super::process::{Folder, Process, Spawn, freeze};
 
 /// A server of its own on its own port and the two above it: one for its cluster, one for TLS.
 pub(crate) struct OpenBao {
@@ -141,8 +141,8 @@ impl OpenBao {
     }
 
     /// Takes connections and answers nothing from here.
-    pub(crate) fn pause(&self) {
-        self.process().signal(Signal::STOP);
+    pub(crate) async fn pause(&self) {
+        freeze(self.process().pid()).await;
     }
 
     pub(crate) fn resume(&self) {

@@ -130,6 +130,30 @@ impl Drop for Process {
     }
 }
 
+/// Stops a process until it is told to go on. On return none of its threads runs any more: the signal alone
+/// leaves a busy machine's threads the time to answer something.
+pub(crate) async fn freeze(pid: Pid) {
+    rustix::process::kill_process(pid, Signal::STOP)
+        .unwrap_or_else(|error| panic!("stopping {pid}: {error}"));
+    let stopped = async {
+        while !is_stopped(pid) {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let limit = Duration::from_mins(1);
+    time::timeout(limit, stopped).await.unwrap_or_else(|_| panic!("process {pid} does not stop"));
+}
+
+/// Whether every thread of it is stopped, from the state behind the command's name in `/proc/PID/task/*/stat`.
+fn is_stopped(pid: Pid) -> bool {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat"));
+        // A thread that has just ended has no such file.
+        stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    })
+}
+
 /// The lines of a process, as they come. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Lines {

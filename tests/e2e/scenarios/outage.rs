@@ -119,7 +119,7 @@ async fn scenario_07_vault_stopped_for_four_leases_ends_no_session() {
 
     // A server that forgets nothing while it is away: it does nothing, and refuses connections.
     gate.close().await;
-    servers.openbao.pause();
+    servers.openbao.pause().await;
     let away = Duration::from_secs(40);
     tokio::join!(keeps.endures(away), drops.endures(away));
 
@@ -145,7 +145,7 @@ async fn case_c12_vault_frozen_past_the_end_of_the_token_is_asked_for_a_new_one(
     let pods = [&keeps, &drops, &over_tls];
 
     // It takes connections and answers nothing.
-    servers.openbao.pause();
+    servers.openbao.pause().await;
     let frozen = Duration::from_secs(27);
     tokio::join!(keeps.endures(frozen), drops.endures(frozen), over_tls.endures(frozen));
     let ends = pods.map(|pod| {
