@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -31,7 +31,7 @@ use crate::config::HttpConfig;
 use crate::credential::CredentialSource;
 use crate::drain::Phase;
 use crate::net::{self, Absent};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, scrape};
 
 /// What the endpoints look at.
 #[derive(Debug)]
@@ -196,11 +196,8 @@ async fn startup(State(health): State<Arc<Health>>) -> (StatusCode, &'static str
     }
 }
 
-async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    match health.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+async fn metrics(State(health): State<Arc<Health>>, headers: HeaderMap) -> Response {
+    scrape::answer(&headers, health.metrics.encode())
 }
 
 /// Asks a thread whether it still turns its loop.
@@ -245,8 +242,6 @@ const MAX_ACCEPT_DELAY: Duration = Duration::from_secs(1);
 
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 128;
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -315,7 +310,11 @@ pub(crate) mod tests {
             ("GET /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "no credential\n"),
             ("HEAD /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "\r\n\r\n"),
             ("GET /readyz HTTP/1.0\r\n\r\n", "HTTP/1.0 503 ", "no credential\n"),
-            ("GET /metrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 200 ", "# EOF\n"),
+            (
+                "GET /metrics HTTP/1.1\r\nhost: pod\r\naccept: application/openmetrics-text\r\n\r\n",
+                "HTTP/1.1 200 ",
+                "# EOF\n",
+            ),
             ("POST /readyz HTTP/1.1\r\nhost: pod\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 405 ", "\r\n\r\n"),
             ("GET /status HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
             ("GET /readyz/ HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),

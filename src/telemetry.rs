@@ -4,10 +4,12 @@
 //! choose.
 
 mod injector;
+pub(crate) mod scrape;
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
 use std::io;
+use std::time::SystemTime;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -90,6 +92,10 @@ pub(crate) struct Metrics {
     pub(crate) lease_expiry: Family<ChainLabels, Gauge>,
     /// Unix time of the end of the current token, as known now.
     pub(crate) token_expiry: Family<ChainLabels, Gauge>,
+    /// What Vault granted at the last renewal of the current lease: the whole of which its end leaves a part.
+    pub(crate) lease_duration: Family<ChainLabels, Gauge>,
+    /// The same of its token.
+    pub(crate) token_duration: Family<ChainLabels, Gauge>,
     /// Generations that are there, as of the last second.
     pub(crate) generations: Family<StateLabels, Gauge>,
     pub(crate) lease_issued: Family<ResultLabels, Counter>,
@@ -124,6 +130,8 @@ impl Metrics {
             upstream_auth_rejects: Counter::default(),
             lease_expiry: Family::default(),
             token_expiry: Family::default(),
+            lease_duration: Family::default(),
+            token_duration: Family::default(),
             generations: Family::default(),
             lease_issued: Family::default(),
             lease_renewals: Family::default(),
@@ -140,13 +148,13 @@ impl Metrics {
         metrics
     }
 
-    /// The text that Prometheus scrapes, in the OpenMetrics format.
+    /// All of them, in the OpenMetrics format.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         encode(&self.registry)
     }
 
     fn register_sessions(&mut self) {
-        let registry = &mut self.registry;
+        let registry = ours(&mut self.registry);
         registry.register("sessions", "Open sessions, as of the last second, by whether their credential is the current one or a superseded one", self.sessions.clone());
         registry.register(
             "sessions_outlived_lease",
@@ -208,7 +216,7 @@ impl Metrics {
     }
 
     fn register_leases(&mut self) {
-        let registry = &mut self.registry;
+        let registry = ours(&mut self.registry);
         registry.register_with_unit(
             "lease_expiry_timestamp",
             "Unix time at which the current lease ends, as known now; absent while there is none",
@@ -220,6 +228,18 @@ impl Metrics {
             "Unix time at which the current token ends, as known now; absent while there is none, or where it does not end",
             Unit::Seconds,
             self.token_expiry.clone(),
+        );
+        registry.register_with_unit(
+            "lease_duration",
+            "Time that Vault granted the current lease at its last renewal; absent while there is none",
+            Unit::Seconds,
+            self.lease_duration.clone(),
+        );
+        registry.register_with_unit(
+            "token_duration",
+            "Time that Vault granted the current token at its last renewal, of one that somebody else keeps the longest seen; absent as its end is",
+            Unit::Seconds,
+            self.token_duration.clone(),
         );
         registry.register(
             "generations",
@@ -344,12 +364,23 @@ pub(crate) struct OperationLabels {
     pub(crate) op: &'static str,
 }
 
-/// One that says which pglease this is.
+/// One that says which pglease this is, and since when it runs.
 fn registry() -> Registry {
-    let mut registry = Registry::with_prefix("pglease");
+    let mut registry = Registry::default();
+    let start = Gauge::<i64>::default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    start.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    // The name that every library of Prometheus gives it.
+    let help = "Unix time at which this process began";
+    registry.register_with_unit("process_start_time", help, Unit::Seconds, start);
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "Version of this pglease", build);
+    ours(&mut registry).register("build", "Version of this pglease", build);
     registry
+}
+
+/// The part of it whose names begin with `pglease_`.
+fn ours(registry: &mut Registry) -> &mut Registry {
+    registry.sub_registry_with_prefix("pglease")
 }
 
 fn encode(registry: &Registry) -> Result<String, std::fmt::Error> {
@@ -367,91 +398,4 @@ fn session_seconds() -> Histogram {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write as _;
-
-    use super::*;
-
-    /// Metrics with one sample of each that has labels.
-    fn touched() -> Metrics {
-        let metrics = Metrics::new();
-        let word = "word";
-        let result = || ResultLabels { result: word };
-        let chain = || ChainLabels { vault_path: "database/creds/db-app".to_owned() };
-        let generation = GenerationLabels { vault_path: chain().vault_path, generation: word };
-        let failure = ConnectFailureLabels { reason: word, sqlstate: String::new() };
-
-        let _ = metrics.sessions.get_or_create(&generation);
-        let _ = metrics.sessions_outlived_lease.get_or_create(&chain());
-        let _ = metrics.session_seconds.get_or_create(&SessionEndLabels { reason: word });
-        let _ = metrics.session_errors.get_or_create(&SqlStateLabels { sqlstate: word.to_owned() });
-        let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
-        let _ = metrics.cancel_requests.get_or_create(&result());
-        let _ = metrics.tls_handshakes.get_or_create(&result());
-        let _ = metrics.upstream_connect_failures.get_or_create(&failure);
-        let host = HostFailureLabels { host: "db:5432".to_owned(), reason: word };
-        let _ = metrics.upstream_host_failures.get_or_create(&host);
-        metrics.lease_expiry.get_or_create(&chain()).set(1_700_000_000);
-        let _ = metrics.token_expiry.get_or_create(&chain());
-        let _ =
-            metrics.generations.get_or_create(&StateLabels { vault_path: chain().vault_path, state: word });
-        let _ = metrics.lease_issued.get_or_create(&result());
-        let _ = metrics.token_renewals.get_or_create(&result());
-        metrics.lease_renewals.get_or_create(&result()).inc();
-        let _ = metrics.lease_revocations.get_or_create(&result());
-        let _ = metrics.rotations.get_or_create(&RotationLabels { trigger: word, result: word });
-        let _ = metrics.vault_requests.get_or_create(&VaultLabels { op: word, code: word.to_owned() });
-        let _ = metrics.vault_request_seconds.get_or_create(&OperationLabels { op: word });
-        metrics
-    }
-
-    /// Names in the braces of a sample, but for a histogram's own.
-    fn labels(sample: &str) -> Vec<&str> {
-        let inside = sample
-            .split_once('{')
-            .and_then(|(_, rest)| rest.split_once('}'))
-            .map_or("", |(inside, _)| inside);
-        let names = inside.split(',').filter_map(|label| label.split_once('=')).map(|(name, _)| name);
-        names.filter(|name| *name != "le").collect()
-    }
-
-    #[test]
-    fn scrape_carries_names_units_and_labels() {
-        let text = touched().encode().unwrap();
-        for line in [
-            "pglease_build_info{version=\"",
-            "pglease_lease_renewals_total{result=\"word\"} 1\n",
-            "pglease_lease_expiry_timestamp_seconds{vault_path=\"database/creds/db-app\"} 1700000000\n",
-            "pglease_clients_waiting 0\n",
-        ] {
-            assert!(text.contains(line), "no {line} in\n{text}");
-        }
-    }
-
-    /// The table that docs have of what is scraped.
-    pub(super) fn docs_table(text: &str) -> String {
-        let mut table = "| metric | type | labels | what it counts |\n| --- | --- | --- | --- |\n".to_owned();
-        for block in text.split("# HELP ").skip(1) {
-            let (name, rest) = block.split_once(' ').unwrap();
-            let (help, rest) = rest.split_once(".\n# TYPE ").unwrap();
-            let (kind, rest) = rest.split_once('\n').unwrap();
-            let kind = kind.rsplit(' ').next().unwrap();
-            let sample = rest.lines().find(|line| line.starts_with(name)).unwrap();
-            let labels: Vec<_> = labels(sample).into_iter().map(|label| format!("`{label}`")).collect();
-            let suffix = match kind {
-                "counter" => "_total",
-                "info" => "_info",
-                _ => "",
-            };
-            let _ = writeln!(table, "| `{name}{suffix}` | {kind} | {} | {help} |", labels.join(", "));
-        }
-        table
-    }
-
-    #[test]
-    fn docs_list_every_metric() {
-        let table = docs_table(&touched().encode().unwrap());
-        let docs = include_str!("../docs/metrics.md");
-        assert!(docs.contains(&table), "docs/metrics.md should have:\n\n{table}");
-    }
-}
+mod tests;

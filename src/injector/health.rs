@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::drain::Phase;
-use crate::telemetry::InjectorMetrics;
+use crate::telemetry::{InjectorMetrics, scrape};
 
 #[derive(Clone)]
 struct Health {
@@ -23,7 +23,7 @@ pub(crate) fn router(metrics: Arc<InjectorMetrics>, phase: watch::Receiver<Phase
     Router::new()
         .route("/livez", get(async || (StatusCode::OK, "ok\n")))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(scrape))
+        .route("/metrics", get(scraped))
         .with_state(Health { metrics, phase })
 }
 
@@ -35,11 +35,6 @@ async fn readyz(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn scrape(State(health): State<Health>) -> Response {
-    match health.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+async fn scraped(State(health): State<Health>, headers: HeaderMap) -> Response {
+    scrape::answer(&headers, health.metrics.encode())
 }
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

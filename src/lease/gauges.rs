@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::state::LeaseState;
+use super::term::Term;
 use super::{Chain, Prove};
 use crate::telemetry::{ChainLabels, GenerationLabels, StateLabels};
 use crate::vault::VaultApi;
@@ -33,23 +34,33 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
         let labels = ChainLabels { vault_path: self.vault_path.to_string() };
         self.metrics.sessions_outlived_lease.get_or_create(&labels).set(figure(outlived));
-        let (lease, token) = match self.current().map(|current| current.keeper.wall_ends()) {
+        let (lease, token) = match self.current().map(|current| current.keeper.lease_and_token()) {
             Some((lease, token)) => (Some(lease), token),
             None => (None, None),
         };
-        set_end(&self.metrics.lease_expiry, &labels, lease);
-        set_end(&self.metrics.token_expiry, &labels, token);
+        set_term((&self.metrics.lease_expiry, &self.metrics.lease_duration), &labels, lease);
+        set_term((&self.metrics.token_expiry, &self.metrics.token_duration), &labels, token);
     }
 }
 
-/// Tells when something ends, as Unix time; nothing rather than an old one where there is nothing.
-pub(super) fn set_end(ends: &Family<ChainLabels, Gauge>, chain: &ChainLabels, end: Option<Duration>) {
-    match end {
-        Some(end) => {
-            ends.get_or_create(chain).set(i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
+/// Tells when something ends, as Unix time, and what it was granted; nothing rather than old figures where there is
+/// nothing.
+pub(super) fn set_term(
+    (ends, durations): (&Family<ChainLabels, Gauge>, &Family<ChainLabels, Gauge>),
+    chain: &ChainLabels,
+    term: Option<&Term>,
+) {
+    set_seconds(ends, chain, term.map(|term| term.end().wall));
+    set_seconds(durations, chain, term.map(Term::whole));
+}
+
+fn set_seconds(gauges: &Family<ChainLabels, Gauge>, chain: &ChainLabels, time: Option<Duration>) {
+    match time {
+        Some(time) => {
+            gauges.get_or_create(chain).set(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
         }
         None => {
-            ends.remove(chain);
+            gauges.remove(chain);
         }
     }
 }

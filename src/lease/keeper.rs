@@ -223,9 +223,9 @@ impl Keeper {
         self.token.map(|token| token.end().left(now))
     }
 
-    /// Unix time of the ends of lease and token.
-    pub(super) fn wall_ends(&self) -> (Duration, Option<Duration>) {
-        (self.lease.end().wall, self.token.map(|token| token.end().wall))
+    /// The lease, and the token where it ends.
+    pub(super) fn lease_and_token(&self) -> (&Term, Option<&Term>) {
+        (&self.lease, self.token.as_ref())
     }
 
     /// Whether the credential has been dead for `grace`.

@@ -261,8 +261,13 @@ impl Term {
     /// Whether renewals have failed for so long that a third of D is left.
     pub(super) fn runs_low(&self, now: Now) -> bool {
         let fails = self.is_unwell() && !self.waits_for_database;
-        let whole = if self.kept_by == KeptBy::Others { self.nominal } else { self.granted };
-        self.end.is_past_on_boot_clock(now) || fails && self.end.left(now) < whole / 3
+        self.end.is_past_on_boot_clock(now) || fails && self.end.left(now) < self.whole() / 3
+    }
+
+    /// The whole of which a part is left: D of the last grant. Of a token that others keep the longest D, as what was
+    /// seen last is itself only what was left.
+    pub(super) fn whole(&self) -> Duration {
+        if self.kept_by == KeptBy::Others { self.nominal } else { self.granted }
     }
 
     /// Whether it has been over for `grace`.

@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ResultLabels, encode, registry, request_seconds};
+use super::{ResultLabels, encode, ours, registry, request_seconds};
 
 #[derive(Debug)]
 pub(crate) struct InjectorMetrics {
@@ -36,13 +36,13 @@ impl InjectorMetrics {
         metrics
     }
 
-    /// The text that Prometheus scrapes, in the OpenMetrics format.
+    /// All of them, in the OpenMetrics format.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         encode(&self.registry)
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        let registry = ours(&mut self.registry);
         registry.register(
             "injector_reviews",
             "Reviews by what became of the pod: injected, unchanged, skipped with a reason, refused; bad_request where it was no review that can be answered, failed where pglease has a bug",
@@ -81,7 +81,7 @@ pub(crate) struct OutcomeLabels {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::docs_table;
+    use super::super::tests::{docs_table, faults};
     use super::*;
 
     #[test]
@@ -92,7 +92,9 @@ mod tests {
         metrics.certificate_reloads.get_or_create(&result).inc();
         metrics.tls_handshakes.get_or_create(&result).inc();
 
-        let table = docs_table(&metrics.encode().unwrap());
+        let text = metrics.encode().unwrap();
+        assert_eq!(faults(&text), Vec::<String>::new());
+        let table = docs_table(&text);
         let docs = include_str!("../../docs/metrics.md");
         assert!(docs.contains(&table), "docs/metrics.md should have:\n\n{table}");
     }

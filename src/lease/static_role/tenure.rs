@@ -101,9 +101,9 @@ impl Tenure {
         self.term.map(|term| term.end().left(now))
     }
 
-    /// Unix time of its end, where it has one.
-    pub(super) fn wall_end(&self) -> Option<Duration> {
-        self.term.map(|term| term.end().wall)
+    /// How long it lasts, where it has an end.
+    pub(super) fn term(&self) -> Option<&Term> {
+        self.term.as_ref()
     }
 
     /// When something falls due, on the boot clock.

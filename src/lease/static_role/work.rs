@@ -355,6 +355,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             self.metrics.sessions.get_or_create(&labels).set(i64::try_from(holds).unwrap_or(i64::MAX));
         }
         let labels = ChainLabels { vault_path: self.vault_path.to_string() };
-        gauges::set_end(&self.metrics.token_expiry, &labels, self.tenure.as_ref().and_then(Tenure::wall_end));
+        let gauges = (&self.metrics.token_expiry, &self.metrics.token_duration);
+        gauges::set_term(gauges, &labels, self.tenure.as_ref().and_then(Tenure::term));
     }
 }

@@ -154,8 +154,11 @@ async fn figures_tell_of_what_is_there_and_no_more() {
         rig.metric(&format!("pglease_generations{{vault_path=\"database/creds/db-app\",state=\"{state}\"}}"))
     };
     let ends = || rig.metrics.encode().unwrap().matches("_expiry_timestamp_seconds{").count();
+    let granted =
+        |of| rig.metric(&format!("pglease_{of}_duration_seconds{{vault_path=\"database/creds/db-app\"}}"));
     time::sleep(secs(20)).await;
     assert_eq!((of_state("current"), of_state("superseded"), of_state("ended"), ends()), (1, 1, 0, 2));
+    assert_eq!((granted("lease"), granted("token")), (10, 3600));
     assert!(rig.metric(r#"pglease_lease_renewals_total{result="ok"}"#) > 2);
 
     rig.vault.fail_all(Fault::Unreachable);
