@@ -1,6 +1,7 @@
 //! The subcommands, and all that pglease prints.
 
 mod certificate;
+mod check;
 mod operate;
 
 use std::ffi::OsString;
@@ -16,7 +17,7 @@ use crate::telemetry::{self, Causes};
 
 /// Runs the command that `arguments` ask for, the program's own name being the first of them.
 ///
-/// Exit codes: 0 done; 1 failure at run time; 2 usage or settings.
+/// Exit codes: 0 done; 1 failure at run time; 2 usage or settings; those of `check` are its own.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -34,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 None => injector(matches),
             };
         }
+        Some(("check", matches)) => return check::run(matches),
         Some((name @ ("rotate" | "drain" | "status"), matches)) => return operate::run(name, matches),
         _ => {}
     }
@@ -58,6 +60,7 @@ fn command() -> Command {
         .subcommand(proxy)
         .subcommand(injector_command())
         .subcommands(operate::commands())
+        .subcommand(check::command())
         .subcommand(Command::new("version").about("Print the version"))
 }
 

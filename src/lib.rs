@@ -32,6 +32,7 @@ mod ids;
 mod telemetry;
 mod http;
 mod admin;
+mod check;
 mod injector;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -68,6 +68,7 @@ pub(crate) use self::control::{ChainHandle, NoAnswer, Rotated};
 pub(crate) use self::end::ChainEnd;
 pub(crate) use self::static_role::StaticChain;
 pub(crate) use self::status::{ChainStatus, LastError as ChainError};
+pub(crate) use self::token::{LiveToken, Requests};
 
 /// Tries a credential at one upstream.
 pub(crate) trait Prove: Send + Sync + 'static {

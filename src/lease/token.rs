@@ -1,5 +1,5 @@
 //! A token with the requests that go out under it, its end, and the end of single leases under it. Runs in tasks of the
-//! chain.
+//! chain, and of `pglease check`.
 //!
 //! A creds read that is under way while its token is revoked leaves a lease behind that nothing ends before its TTL; a
 //! renewal that is under way while its lease is ended may bring it back. So requests are counted, and what ends them
@@ -19,7 +19,7 @@ use crate::vault::{Answer, Token, TokenKind, VaultApi, VaultError};
 
 /// A token from its login to its revocation. Generations may share it.
 #[derive(Debug)]
-pub(super) struct LiveToken {
+pub(crate) struct LiveToken {
     token: Token,
     kind: TokenKind,
     requests: Requests,
@@ -31,7 +31,7 @@ pub(super) struct LiveToken {
 }
 
 impl LiveToken {
-    pub(super) fn new(token: Token, kind: TokenKind) -> Self {
+    pub(crate) fn new(token: Token, kind: TokenKind) -> Self {
         Self {
             token,
             kind,
@@ -41,16 +41,16 @@ impl LiveToken {
         }
     }
 
-    pub(super) fn token(&self) -> &Token {
+    pub(crate) fn token(&self) -> &Token {
         &self.token
     }
 
-    pub(super) fn kind(&self) -> TokenKind {
+    pub(crate) fn kind(&self) -> TokenKind {
         self.kind
     }
 
     /// Whether it is ours to end, and can be.
-    pub(super) fn can_be_revoked(&self) -> bool {
+    pub(crate) fn can_be_revoked(&self) -> bool {
         self.kind == TokenKind::Service
     }
 
@@ -60,7 +60,7 @@ impl LiveToken {
     }
 
     /// `request`, counted from now on; `None` when it is aborted by the revocation.
-    pub(super) fn run<F: Future>(&self, request: F) -> impl Future<Output = Option<F::Output>> + use<F> {
+    pub(crate) fn run<F: Future>(&self, request: F) -> impl Future<Output = Option<F::Output>> + use<F> {
         self.requests.run(request)
     }
 
@@ -92,7 +92,7 @@ impl LiveToken {
     }
 
     /// Looks the token up unless it has been. A failure says nothing, and is tried again before the next creds read.
-    pub(super) async fn look_up_once(&self, vault: &impl VaultApi) {
+    pub(crate) async fn look_up_once(&self, vault: &impl VaultApi) {
         if self.lookup_works().is_none() {
             let works = match vault.look_up_self(&self.token).await {
                 Ok(_) => true,
@@ -125,13 +125,13 @@ impl LiveToken {
 
     /// Ends the token and every lease that was read with it, after the requests under way; has three tries. An error
     /// means that the leases are left to end by themselves.
-    pub(super) async fn revoke(&self, vault: &impl VaultApi) -> Result<(), VaultError> {
+    pub(crate) async fn revoke(&self, vault: &impl VaultApi) -> Result<(), VaultError> {
         self.requests.end().await;
         self.end(vault, None).await
     }
 
     /// Ends one lease and leaves the token to others, after the requests about that lease; has three tries.
-    pub(super) async fn expire(
+    pub(crate) async fn expire(
         &self,
         vault: &impl VaultApi,
         lease: &LeaseId,
@@ -200,7 +200,7 @@ impl LiveToken {
 
 /// Requests that are counted, for what must come after the last of them.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     tracker: TaskTracker,
     abort: CancellationToken,
 }

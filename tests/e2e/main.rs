@@ -38,6 +38,7 @@ mod scenarios;
 mod trouble;
 mod drain;
 mod admin;
+mod check;
 mod setup;
 mod deploy;
 mod injector;

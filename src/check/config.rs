@@ -1,0 +1,107 @@
+//! The settings, and the files that they name, as `pglease proxy` would read them at its start. No network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Target;
+use super::name::Name;
+use super::report::{Class, Found, Recorder};
+use crate::config::{Config, ConfigErrors, Loaded, VaultConfig};
+use crate::session::auth::Auth;
+use crate::session::encryption::ClientTls;
+use crate::telemetry::{Causes, Metrics};
+use crate::upstream::Upstream;
+use crate::vault::Vault;
+
+/// Settings that hold, and what is made of them.
+pub(super) struct Parts {
+    pub(super) vault: Arc<Vault>,
+    pub(super) targets: Vec<Target>,
+}
+
+/// Looks at all of it; `None` where something is wrong, all of which is written down.
+pub(super) async fn check(loaded: Result<Loaded, ConfigErrors>, record: &Recorder) -> Option<Parts> {
+    let name = Name::ConfigSettings;
+    let Loaded { config, warnings } = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            for error in errors {
+                record.write(name, "", Duration::ZERO, error_found(&error.to_string())).await;
+            }
+            return None;
+        }
+    };
+    for warning in warnings {
+        record.write(name, "", Duration::ZERO, warning_found(&warning)).await;
+    }
+    record.write(name, "", Duration::ZERO, Found::fine(overview(&config))).await;
+    record.step(Name::ConfigFiles, "", async { files(&config) }).await
+}
+
+/// Errors of the settings say all in one line: what is written and where, what is wrong with it, and the cure.
+fn error_found(error: &str) -> Found {
+    let (found, cure) = in_two(error);
+    Found::fault(Class::Configuration, found, "pglease does not start with these settings", cure)
+}
+
+fn warning_found(warning: &str) -> Found {
+    let (found, cure) = in_two(warning);
+    Found::warning(found, "this is what the settings say", cure)
+}
+
+fn in_two(line: &str) -> (&str, &str) {
+    line.rsplit_once("; ").unwrap_or((line, "see docs/settings.md"))
+}
+
+fn overview(config: &Config) -> String {
+    let Config { vault, routes, .. } = config;
+    let count = routes.len();
+    let routes = if count == 1 { "1 route".to_owned() } else { format!("{count} routes") };
+    format!("{routes}, Vault at {}", vault.address)
+}
+
+/// What a start of the proxy reads before it serves.
+fn files(config: &Config) -> Found<Parts> {
+    let metrics = Arc::new(Metrics::new());
+    // The directory is the running sidecar's: nothing of the check is kept there.
+    let of_vault = VaultConfig { state_dir: None, ..config.vault.clone() };
+    let fault = |error: &(dyn std::error::Error + 'static), cure: &str| {
+        let cause = "pglease does not start without it";
+        Found::fault(Class::Configuration, Causes(error).to_string(), cause, cure)
+    };
+    let vault = match Vault::load(&of_vault, Arc::clone(&metrics)) {
+        Ok(vault) => Arc::new(vault),
+        Err(error) => return fault(&error, "mend the file, or the setting under [vault] that names it"),
+    };
+    if let Err(error) = Auth::load(&config.listen.auth) {
+        return fault(&error, "mend the file of listen.auth_file");
+    }
+    if let Some(Err(error)) = config.listen.tls.as_ref().map(|files| ClientTls::load(files, &metrics)) {
+        return fault(&error, "mend the files of listen.tls_cert_file and listen.tls_key_file");
+    }
+    let mut targets = Vec::new();
+    for route in &config.routes {
+        match Upstream::load(&route.upstream) {
+            Ok(upstream) => {
+                targets.push(Target { route: route.clone(), upstream: Arc::new(upstream) });
+            }
+            Err(error) => {
+                return fault(&error, &format!("mend the file, or route.upstream {}", route.upstream));
+            }
+        }
+    }
+    Found::fine("all files that the settings name can be used").with(Parts { vault, targets })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_the_settings_is_split_before_its_cure() {
+        let line = "vault.address = x (flag --vault-address): not a URL; write it like https://vault:8200";
+        let (found, cure) = in_two(line);
+        assert_eq!(found, "vault.address = x (flag --vault-address): not a URL");
+        assert_eq!(cure, "write it like https://vault:8200");
+    }
+}

@@ -1,0 +1,164 @@
+//! The doctor: goes the whole way that the proxy would go, step by step, with a throw-away credential, and says of each
+//! step how it went, why it failed and what to do about it.
+//!
+//! What the steps call is what the proxy calls: `config`, `vault`, `upstream`, `lease`. [`run`] is called by the
+//! command; it ends when the walk has ended, was told to stop or has taken too long, and everything that the walk has
+//! made at Vault is given back by then, or it says what is left. The walk is one task, which writes its steps to
+//! [`run`] as they end.
+
+mod name;
+mod report;
+mod text;
+mod throwaway;
+mod config;
+mod vault;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+
+pub(crate) use report::{Report, Step};
+pub(crate) use text::{json, line, summary};
+
+use name::Name;
+use report::{Class, Found, Recorder};
+use throwaway::{OwnCredential, Throwaway};
+
+use crate::config::{ConfigErrors, Loaded, RouteConfig};
+use crate::upstream::Upstream;
+
+use self::config::Parts;
+
+/// How far to go, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The settings alone.
+    pub(crate) offline: bool,
+    /// For all steps but the last, which gives back what was made.
+    pub(crate) limit: Duration,
+}
+
+/// A route and its upstream.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the steps at PostgreSQL use it")]
+struct Target {
+    route: RouteConfig,
+    upstream: Arc<Upstream>,
+}
+
+/// Does all steps, and tells each as it ends. `stop` resolves, with its reason, when somebody wants an end.
+pub(crate) async fn run(
+    loaded: Result<Loaded, ConfigErrors>,
+    asked: Asked,
+    stop: impl Future<Output = &'static str>,
+    tell: impl FnMut(&Step),
+) -> Report {
+    let begins_at = Instant::now();
+    let mut told = Told { steps: Vec::new(), tell };
+    let ((record, mut written), mut parts) = (Recorder::new(), None);
+    told.all_while(&mut written, async { parts = config::check(loaded, &record).await }).await;
+    if let Some(Parts { vault, targets }) = parts.filter(|_| !asked.offline) {
+        let throwaway = Arc::new(Throwaway::new(vault));
+        let mut walking = JoinSet::new();
+        let walk = Walk { targets, throwaway: Arc::clone(&throwaway), record: record.clone() };
+        walking.spawn(Box::pin(walk.go()));
+        let ended = async {
+            tokio::select! {
+                biased;
+                ended = walking.join_next() => match ended {
+                    Some(Err(fault)) if fault.is_panic() => Some("a bug of pglease ended the check".to_owned()),
+                    _ => None,
+                },
+                signal = stop => Some(format!("stopped by {signal}")),
+                () = time::sleep(asked.limit) => {
+                    Some(format!("not done within {}", humantime::format_duration(asked.limit)))
+                }
+            }
+        };
+        let mut broken_off = None;
+        told.all_while(&mut written, async { broken_off = ended.await }).await;
+        walking.shutdown().await;
+        if let Some(reason) = broken_off {
+            let ending = Box::pin(end_early(&throwaway, &record, reason));
+            told.all_while(&mut written, ending).await;
+        }
+    }
+    Report { steps: told.steps, took: begins_at.elapsed() }
+}
+
+/// Says why the walk was not gone to its end, and gives back what it has made.
+async fn end_early(throwaway: &Arc<Throwaway>, record: &Recorder, reason: String) {
+    let (cause, cure) = ("the steps behind the last one were not done", "run it again; --max sets the limit");
+    record
+        .write(Name::CheckEnd, "", Duration::ZERO, Found::<()>::fault(Class::Unfinished, reason, cause, cure))
+        .await;
+    vault::give_back(throwaway, record).await;
+}
+
+/// The steps that have ended, and who is told of each.
+struct Told<F> {
+    steps: Vec<Step>,
+    tell: F,
+}
+
+impl<F: FnMut(&Step)> Told<F> {
+    /// Tells what is written until `work` has ended, and what it has left.
+    async fn all_while(&mut self, written: &mut mpsc::Receiver<Step>, work: impl Future<Output = ()>) {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(step) = written.recv() => self.take(step),
+                () = &mut work => break,
+            }
+        }
+        while let Ok(step) = written.try_recv() {
+            self.take(step);
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        (self.tell)(&step);
+        self.steps.push(step);
+    }
+}
+
+/// The way behind the settings.
+struct Walk {
+    targets: Vec<Target>,
+    throwaway: Arc<Throwaway>,
+    record: Recorder,
+}
+
+impl Walk {
+    async fn go(self) {
+        let Self { throwaway, record, .. } = &self;
+        let credentials = self.take_credentials().await;
+        drop(credentials);
+        vault::give_back(throwaway, record).await;
+    }
+
+    /// One for each `vault_path`, all of one login.
+    async fn take_credentials(&self) -> BTreeMap<&str, OwnCredential> {
+        let Self { throwaway, record, targets, .. } = self;
+        let mut credentials = BTreeMap::new();
+        let paths = targets.iter().map(|target| target.route.vault_path.as_str());
+        let paths: BTreeSet<&str> = paths.collect();
+        let Some(login) = vault::log_in(throwaway, record).await else {
+            for path in paths {
+                record.skip(Name::VaultCreds, path, "vault.login failed").await;
+            }
+            return credentials;
+        };
+        for path in paths {
+            if let Some(made) = vault::read_creds(throwaway, &login, path, record).await {
+                credentials.insert(path, made);
+            }
+        }
+        credentials
+    }
+}

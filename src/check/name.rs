@@ -1,0 +1,61 @@
+//! The steps by name: stable, as CI and runbooks go by them. docs/check.md has the same list.
+
+use std::fmt;
+
+/// A step, in the order of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    ConfigSettings,
+    ConfigFiles,
+    VaultLogin,
+    VaultCreds,
+    VaultRevoke,
+    CheckEnd,
+}
+
+impl Name {
+    /// Every step.
+    pub(crate) const ALL: &[Self] = &[
+        Self::ConfigSettings,
+        Self::ConfigFiles,
+        Self::VaultLogin,
+        Self::VaultCreds,
+        Self::VaultRevoke,
+        Self::CheckEnd,
+    ];
+
+    /// As it is printed.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigSettings => "config.settings",
+            Self::ConfigFiles => "config.files",
+            Self::VaultLogin => "vault.login",
+            Self::VaultCreds => "vault.creds",
+            Self::VaultRevoke => "vault.revoke",
+            Self::CheckEnd => "check.end",
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That no step is missing in [`Name::ALL`] is for the compiler to say: each is printed by its arm above, and
+    /// counted here.
+    #[test]
+    fn steps_stand_in_order_and_in_the_docs() {
+        let places: Vec<usize> = Name::ALL.iter().map(|name| *name as usize).collect();
+        assert_eq!(places, (0..=Name::CheckEnd as usize).collect::<Vec<_>>());
+
+        let docs = include_str!("../../docs/check.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let documented: Vec<&str> = docs.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(documented, Name::ALL.iter().map(|name| name.as_str()).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,187 @@
+//! What the check makes at Vault: a login of its own and the leases read with it, given back whatever happens.
+//!
+//! Logins and reads run in tasks that the [`Throwaway`] owns. A check that is cut short drops none of them halfway,
+//! which could leave a credential behind that nobody knows of: what was begun is waited for, then all is revoked.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::credential::Credential;
+use crate::ids::{GenerationId, LeaseId};
+use crate::lease::{LiveToken, Requests};
+use crate::vault::{Grant, Login, Operation, TokenKind, Vault, VaultApi, VaultError};
+
+/// The login and the leases of one check.
+#[derive(Debug)]
+pub(crate) struct Throwaway {
+    vault: Arc<Vault>,
+    made: Arc<Mutex<Option<Made>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What is there and not given back.
+#[derive(Debug)]
+struct Made {
+    token: Arc<LiveToken>,
+    /// `None` where it does not end.
+    token_ends_at: Option<SystemTime>,
+    leases: Vec<MadeLease>,
+}
+
+#[derive(Clone, Debug)]
+struct MadeLease {
+    id: LeaseId,
+    db_role: String,
+    ends_at: SystemTime,
+}
+
+/// A login that the check may use.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnLogin {
+    pub(crate) token: Arc<LiveToken>,
+    pub(crate) grant: Grant,
+}
+
+/// A credential that the check may use.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnCredential {
+    pub(crate) credential: Arc<Credential>,
+    pub(crate) grant: Grant,
+}
+
+/// How giving back went.
+#[derive(Debug)]
+pub(crate) struct GivenBack {
+    pub(crate) kind: TokenKind,
+    /// `db_role`s of the leases.
+    pub(crate) db_roles: Vec<String>,
+    pub(crate) result: Result<(), VaultError>,
+    /// When what is left ends by itself: all of it where `result` is an error, a batch token where it is not.
+    pub(crate) left: Vec<Left>,
+}
+
+/// Something that is left, and until when; `None`: for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) what: String,
+    pub(crate) until: Option<SystemTime>,
+}
+
+impl Throwaway {
+    pub(crate) fn new(vault: Arc<Vault>) -> Self {
+        Self { vault, made: Arc::default(), tasks: Mutex::default() }
+    }
+
+    /// Logs in, once.
+    pub(crate) async fn log_in(&self) -> Result<OwnLogin, VaultError> {
+        let (vault, made) = (Arc::clone(&self.vault), Arc::clone(&self.made));
+        let login = async move {
+            let Login { token, kind, grant, .. } = vault.log_in().await?;
+            let token = Arc::new(LiveToken::new(token, kind));
+            let token_ends_at = grant.ttl.map(|ttl| SystemTime::now() + ttl);
+            *locked(&made) = Some(Made { token: Arc::clone(&token), token_ends_at, leases: Vec::new() });
+            Ok(OwnLogin { token, grant })
+        };
+        self.to_its_end(login).await.unwrap_or(Err(lost(Operation::Login)))
+    }
+
+    /// Reads a credential with the login.
+    pub(crate) async fn read_creds(
+        &self,
+        login: &OwnLogin,
+        vault_path: &str,
+    ) -> Result<OwnCredential, VaultError> {
+        let (vault, made) = (Arc::clone(&self.vault), Arc::clone(&self.made));
+        let (token, vault_path) = (Arc::clone(&login.token), vault_path.to_owned());
+        let read = login.token.run(async move {
+            let lease = vault.read_creds(token.token(), &vault_path, CREDS_TIMEOUT).await?;
+            let ends_at = SystemTime::now() + lease.grant.ttl.unwrap_or_default();
+            let db_role = lease.user.clone();
+            let made_lease = MadeLease { id: lease.id.clone(), db_role, ends_at };
+            locked(&made).iter_mut().for_each(|made| made.leases.push(made_lease.clone()));
+            let credential = Credential {
+                user: lease.user,
+                password: lease.password,
+                lease: Some(lease.id),
+                generation: GenerationId(1),
+            };
+            Ok(OwnCredential { credential: Arc::new(credential), grant: lease.grant })
+        });
+        self.to_its_end(read).await.flatten().unwrap_or(Err(lost(Operation::ReadCreds)))
+    }
+
+    /// Gives back what was made, after what is under way. `None` where there is nothing.
+    pub(crate) async fn give_back(&self) -> Option<GivenBack> {
+        let mut tasks = std::mem::take(&mut *locked(&self.tasks));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let _ = time::timeout(MAX_WAIT, all).await;
+        let made = locked(&self.made).take()?;
+        let result = self.revoke(&made).await;
+        let left = made.left(result.is_ok());
+        let db_roles = made.leases.into_iter().map(|lease| lease.db_role).collect();
+        Some(GivenBack { kind: made.token.kind(), db_roles, result, left })
+    }
+
+    /// The token with its leases; these alone where the token is not ours to end, or cannot be.
+    async fn revoke(&self, made: &Made) -> Result<(), VaultError> {
+        if made.token.can_be_revoked() {
+            return made.token.revoke(&*self.vault).await;
+        }
+        let mut result = Ok(());
+        for lease in &made.leases {
+            let expired = made.token.expire(&*self.vault, &lease.id, &Requests::default()).await;
+            result = result.and(expired);
+        }
+        result
+    }
+
+    /// Runs `work` in a task of ours, so that it goes on where the caller is dropped.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (done, is_done) = oneshot::channel();
+        locked(&self.tasks).spawn(async move {
+            // The check may be over by now.
+            let _ = done.send(work.await);
+        });
+        is_done.await.ok()
+    }
+}
+
+impl Made {
+    fn left(&self, is_revoked: bool) -> Vec<Left> {
+        let token = Left { what: "the token of the check".to_owned(), until: self.token_ends_at };
+        let lease = |lease: &MadeLease| Left {
+            what: format!("the login of {}", lease.db_role),
+            until: Some(lease.ends_at),
+        };
+        match (self.token.kind(), is_revoked) {
+            (TokenKind::Service | TokenKind::Foreign, true) => Vec::new(),
+            (TokenKind::Batch, true) => vec![token],
+            (TokenKind::Foreign, false) => self.leases.iter().map(lease).collect(),
+            (TokenKind::Service | TokenKind::Batch, false) => {
+                self.leases.iter().map(lease).chain([token]).collect()
+            }
+        }
+    }
+}
+
+/// Of a task that was broken off.
+fn lost(operation: Operation) -> VaultError {
+    VaultError::NoAnswer { operation, source: None }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As a chain gives it where its token has time.
+const CREDS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For a login or a read that was under way when the check was cut short.
+const MAX_WAIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,90 @@
+//! `pglease check` on real servers: how it is run here, and how it goes where all is well.
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time;
+
+use crate::support::world::{World, WorldOptions};
+use crate::{BINARY, PATIENCE, until};
+
+#[tokio::test]
+async fn healthy_way_is_gone_to_its_end_and_nothing_is_left_of_it() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings() + &world.route("db-app");
+
+    let checked = check(&world, &settings, &[]).await;
+    assert_eq!((checked.code, checked.failed()), (0, Vec::new()), "{}", checked.document);
+    let revoked = checked.step("vault.revoke");
+    assert_eq!(revoked["outcome"], "passed", "{revoked}");
+    assert!(!revoked["found"].as_str().unwrap().is_empty());
+    assert_eq!(world.leased_roles().await.len(), 1);
+    // Vault accepts a revocation before it is done.
+    until(async || world.living_roles().await.is_empty()).await;
+
+    let output = run(&world, &settings, &[]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("✓ config.settings ") && text.contains("✓ vault.revoke "), "{text}");
+    assert!(text.lines().last().unwrap().contains(" passed"), "{text}");
+
+    let before = world.requests().len();
+    let offline = check(&world, &settings, &["--offline"]).await;
+    assert_eq!((offline.code, offline.names()), (0, vec!["config.settings", "config.files"]));
+    assert_eq!(world.requests().len(), before);
+}
+
+/// What a check has said as JSON.
+pub(crate) struct Checked {
+    pub(crate) code: i32,
+    pub(crate) document: Value,
+}
+
+impl Checked {
+    pub(crate) fn steps(&self) -> &[Value] {
+        self.document["steps"].as_array().unwrap()
+    }
+
+    /// The first of this name.
+    pub(crate) fn step(&self, name: &str) -> &Value {
+        let step = self.steps().iter().find(|step| step["name"] == name);
+        step.unwrap_or_else(|| panic!("no {name} in {:#}", self.document))
+    }
+
+    /// Names in their order, each once.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.steps().iter().map(|step| step["name"].as_str().unwrap()).collect();
+        names.dedup();
+        names
+    }
+
+    /// Names of the steps that ended so.
+    pub(crate) fn ended(&self, outcome: &str) -> Vec<&str> {
+        let ended = self.steps().iter().filter(|step| step["outcome"] == outcome);
+        ended.map(|step| step["name"].as_str().unwrap()).collect()
+    }
+
+    pub(crate) fn failed(&self) -> Vec<&str> {
+        self.ended("failed")
+    }
+}
+
+/// Runs `pglease check --json` on these settings, with further arguments.
+pub(crate) async fn check(world: &World<'_>, settings: &str, arguments: &[&str]) -> Checked {
+    let arguments: Vec<_> = ["--json"].iter().chain(arguments).copied().collect();
+    let output = run(world, settings, &arguments).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let document = serde_json::from_str(&said).unwrap_or_else(|_| panic!("not JSON: {said}{errors}"));
+    Checked { code: output.status.code().unwrap(), document }
+}
+
+/// Runs `pglease check` to its end.
+pub(crate) async fn run(world: &World<'_>, settings: &str, arguments: &[&str]) -> Output {
+    let file = world.folder().join("check.toml");
+    fs::write(&file, settings).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["check", "--config-file"]).arg(&file).args(arguments).env_clear().kill_on_drop(true);
+    time::timeout(PATIENCE * 3, command.output()).await.expect("the check ends").expect("it starts")
+}
