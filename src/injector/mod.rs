@@ -11,6 +11,7 @@
 mod certificate;
 mod health;
 mod identity;
+mod seats;
 mod server;
 mod webhook;
 mod review;
@@ -30,6 +31,7 @@ mod fuzz;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -49,6 +51,22 @@ pub(crate) struct Injector {
     identity: Arc<identity::Identity>,
     webhook: Arc<webhook::Webhook>,
     phase: watch::Receiver<Phase>,
+    timeouts: Timeouts,
+}
+
+/// How long a peer may take for what it does.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    handshake: Duration,
+    /// The API server waits for 30 s at most, and for 5 s by our own configuration.
+    body: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let limit = Duration::from_secs(10);
+        Self { handshake: limit, body: limit }
+    }
 }
 
 impl Injector {
@@ -58,9 +76,18 @@ impl Injector {
         metrics: &Arc<InjectorMetrics>,
         phase: watch::Receiver<Phase>,
     ) -> Result<Self, TlsError> {
+        Self::with(Timeouts::default(), config, metrics, phase)
+    }
+
+    fn with(
+        timeouts: Timeouts,
+        config: &InjectorConfig,
+        metrics: &Arc<InjectorMetrics>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Self, TlsError> {
         let identity = Arc::new(identity::Identity::load(&config.tls, metrics)?);
-        let webhook =
-            Arc::new(webhook::Webhook::new(config.sidecar.clone(), Arc::clone(metrics), phase.clone()));
-        Ok(Self { identity, webhook, phase })
+        let sidecar = config.sidecar.clone();
+        let webhook = webhook::Webhook::new(sidecar, Arc::clone(metrics), phase.clone(), timeouts.body);
+        Ok(Self { identity, webhook: Arc::new(webhook), phase, timeouts })
     }
 }

@@ -3,26 +3,27 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::identity::Identity;
+use super::seats::{Seat, Seats};
 use super::{Injector, webhook};
 use crate::drain::Phase;
 use crate::telemetry::{InjectorMetrics, ResultLabels};
@@ -30,34 +31,41 @@ use crate::telemetry::{InjectorMetrics, ResultLabels};
 impl Injector {
     /// Serves until the drain lets nobody in any more, and then until what is being answered is.
     pub(crate) async fn serve(self, listener: TcpListener) {
-        let Self { identity, webhook, phase } = self;
+        self.seat(Seats::default(), listener).await;
+    }
+
+    async fn seat(self, mut seats: Seats, listener: TcpListener) {
+        let Self { identity, webhook, phase, timeouts } = self;
         let router = webhook::router(Arc::clone(&webhook));
         let closing = CancellationToken::new();
         let mut connections = JoinSet::new();
-        let mut open = Open::default();
         loop {
+            let have_room = seats.have_room(Instant::now());
+            let look_again = if have_room { LOOK_PERIOD } else { ROOM_PERIOD };
             tokio::select! {
                 biased;
                 () = ends(phase.clone(), Until::Accept) => break,
                 Some(_) = connections.join_next() => {}
-                accepted = listener.accept() => match accepted {
+                // The kernel keeps the others meanwhile.
+                accepted = listener.accept(), if have_room => match accepted {
                     Ok((stream, _)) => {
-                        let used = open.make_room();
+                        let seat = Seat::new(Instant::now());
                         let connection = Connection {
                             identity: Arc::clone(&identity),
                             router: router.clone(),
                             metrics: Arc::clone(&webhook.metrics),
-                            used: used.clone(),
+                            seat: seat.clone(),
                             closing: closing.clone(),
+                            handshake_timeout: timeouts.handshake,
                         };
-                        open.add(used, connections.spawn(connection.serve(stream)));
+                        seats.take(seat, connections.spawn(connection.serve(stream)));
                     }
                     Err(error) => {
                         debug!(event = "injector.accept_failed", %error);
                         time::sleep(ACCEPT_DELAY).await;
                     }
                 },
-                () = time::sleep(LOOK_PERIOD) => drop(identity.current().await),
+                () = time::sleep(look_again) => drop(identity.current().await),
             }
         }
         drop(listener);
@@ -100,64 +108,23 @@ async fn ends(mut phase: watch::Receiver<Phase>, until: Until) {
     }
 }
 
-/// The connections there are, in the order of their coming.
-#[derive(Default)]
-struct Open {
-    connections: VecDeque<(Used, AbortHandle)>,
-    /// Reviews answered, to tell which connection was of use last.
-    answered: Arc<AtomicU64>,
-}
-
-impl Open {
-    /// Ends one where there is no room: first who has had nothing answered, then who has had it longest ago. So the
-    /// API server keeps its own, whoever else connects.
-    fn make_room(&mut self) -> Used {
-        self.connections.retain(|(_, connection)| !connection.is_finished());
-        if self.connections.len() >= MAX_CONNECTIONS {
-            let last_used = |(_, (used, _)): &(usize, &(Used, AbortHandle))| used.at.load(Ordering::Relaxed);
-            let least = self.connections.iter().enumerate().min_by_key(last_used).map(|(index, _)| index);
-            if let Some((_, connection)) = least.and_then(|least| self.connections.remove(least)) {
-                connection.abort();
-            }
-        }
-        Used { at: Arc::default(), answered: Arc::clone(&self.answered) }
-    }
-
-    fn add(&mut self, used: Used, connection: AbortHandle) {
-        self.connections.push_back((used, connection));
-    }
-}
-
-/// When a connection was of use; 0 is never.
-#[derive(Clone)]
-struct Used {
-    at: Arc<AtomicU64>,
-    answered: Arc<AtomicU64>,
-}
-
-impl Used {
-    fn note(&self) {
-        self.at.store(self.answered.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-}
-
 struct Connection {
     identity: Arc<Identity>,
     router: Router,
     metrics: Arc<InjectorMetrics>,
-    used: Used,
+    seat: Seat,
     closing: CancellationToken,
+    handshake_timeout: Duration,
 }
 
 impl Connection {
     /// The handshake, then requests until either side ends it.
     async fn serve(self, stream: TcpStream) {
-        let Self { identity, router, metrics, used, closing } = self;
+        let Self { identity, router, metrics, seat, closing, handshake_timeout } = self;
         // An answer is one write: nothing is to be waited for.
         let _ = stream.set_nodelay(true);
-        let handshake =
-            time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(identity.current().await).accept(stream))
-                .await;
+        let acceptor = TlsAcceptor::from(identity.current().await);
+        let handshake = time::timeout(handshake_timeout, acceptor.accept(stream)).await;
         let result = if matches!(handshake, Ok(Ok(_))) { "ok" } else { "failed" };
         metrics.tls_handshakes.get_or_create(&ResultLabels { result }).inc();
         let stream = match handshake {
@@ -167,13 +134,15 @@ impl Connection {
         };
 
         let router = TowerToHyperService::new(router);
-        let service = service_fn(move |request| {
-            let (answer, used) = (router.call(request), used.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let seat = seat.clone();
+            seat.ask(Instant::now());
+            request.extensions_mut().insert(seat.clone());
+            let answer = router.call(request);
             async move {
                 let answer = answer.await;
-                if answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
-                    used.note();
-                }
+                let is_review = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
+                seat.end(is_review, Instant::now());
                 answer
             }
         });
@@ -196,11 +165,6 @@ impl Connection {
     }
 }
 
-/// Open at the same time. An API server makes one for each review that it waits for.
-const MAX_CONNECTIONS: usize = 256;
-
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Between requests, and for the head of one. An API server keeps a connection for 90 s: the one that closes it is then
 /// the API server, which so never has a review underway on it.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -210,6 +174,9 @@ const MAX_BUF_LEN: usize = 64 * 1024;
 
 /// Between looks at the certificate's files, where nobody connects.
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
+
+/// Between looks for a seat, where all are taken.
+const ROOM_PERIOD: Duration = Duration::from_millis(50);
 
 /// Between attempts to accept when the process is out of descriptors or memory.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -16,6 +16,7 @@ use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
 use super::review::{self, Answer, BadReview, Outcome};
+use super::seats::Seat;
 use crate::config::SidecarConfig;
 use crate::drain::Phase;
 use crate::telemetry::{InjectorMetrics, OutcomeLabels};
@@ -28,6 +29,7 @@ pub(super) struct Webhook {
     phase: watch::Receiver<Phase>,
     /// Bytes of bodies that may be held at the same time.
     room: Semaphore,
+    body_timeout: Duration,
 }
 
 impl Webhook {
@@ -35,8 +37,10 @@ impl Webhook {
         sidecar: SidecarConfig,
         metrics: Arc<InjectorMetrics>,
         phase: watch::Receiver<Phase>,
+        body_timeout: Duration,
     ) -> Self {
-        Self { sidecar: Arc::new(sidecar), metrics, phase, room: Semaphore::new(MAX_BODIES_LEN) }
+        let room = Semaphore::new(MAX_BODIES_LEN);
+        Self { sidecar: Arc::new(sidecar), metrics, phase, room, body_timeout }
     }
 }
 
@@ -47,8 +51,8 @@ enum Unanswered {
     MediaType,
     #[error("body is longer than {MAX_BODY_LEN} bytes")]
     TooLong,
-    #[error("body did not arrive within {BODY_TIMEOUT:?}")]
-    TooSlow,
+    #[error("body did not arrive within {0:?}")]
+    TooSlow(Duration),
     #[error("body broke off")]
     Broken,
     #[error("too much is being answered; try again")]
@@ -64,7 +68,7 @@ impl Unanswered {
         match self {
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Broken | Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
             Self::Fault => StatusCode::INTERNAL_SERVER_ERROR,
@@ -75,7 +79,7 @@ impl Unanswered {
     fn outcome(&self) -> &'static str {
         match self {
             Self::Fault | Self::NoRoom => "failed",
-            Self::MediaType | Self::TooLong | Self::TooSlow | Self::Broken | Self::Bad(_) => "bad_request",
+            Self::MediaType | Self::TooLong | Self::TooSlow(_) | Self::Broken | Self::Bad(_) => "bad_request",
         }
     }
 }
@@ -89,9 +93,14 @@ pub(super) fn router(webhook: Arc<Webhook>) -> Router {
         .with_state(webhook)
 }
 
-async fn mutate(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Body) -> Response {
+async fn mutate(
+    State(webhook): State<Arc<Webhook>>,
+    Extension(seat): Extension<Seat>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let began = Instant::now();
-    let answered = answer(&webhook, &headers, body).await;
+    let answered = answer(&webhook, &seat, &headers, body).await;
     let took = began.elapsed();
     let outcome = match &answered {
         Ok(answer) => answer.outcome.as_str(),
@@ -116,12 +125,18 @@ async fn mutate(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: B
     response
 }
 
-async fn answer(webhook: &Webhook, headers: &HeaderMap, body: Body) -> Result<Answer, Unanswered> {
+async fn answer(
+    webhook: &Webhook,
+    seat: &Seat,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answer, Unanswered> {
     if !is_json(headers) {
         return Err(Unanswered::MediaType);
     }
-    let read = time::timeout(BODY_TIMEOUT, read(webhook, headers, body)).await;
-    let (body, _room) = read.map_err(|_| Unanswered::TooSlow)??;
+    let read = time::timeout(webhook.body_timeout, read(webhook, headers, body)).await;
+    let (body, _room) = read.map_err(|_| Unanswered::TooSlow(webhook.body_timeout))??;
+    seat.answer();
     let sidecar = Arc::clone(&webhook.sidecar);
     guarded(move || review::answer(&body, &sidecar)).await?.map_err(Unanswered::Bad)
 }
@@ -213,9 +228,6 @@ pub(super) const MAX_BODY_LEN: usize = 3 * 1024 * 1024;
 
 /// Of all bodies at the same time.
 pub(super) const MAX_BODIES_LEN: usize = 32 * 1024 * 1024;
-
-/// The API server waits for 30 s at most, and for 5 s by our own configuration.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of a name or a reason.
 const MAX_SHOWN: usize = 1000;

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::SystemTime;
 
+use axum::extract::Extension;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use super::*;
 use crate::config::{DrainConfig, HttpConfig, InjectorConfig, LogConfig, LogFormat, ServerCert};
 use crate::drain::Drain;
 use crate::injector::certificate::{Issued, issue, parse};
-use crate::injector::{fuzz, health};
+use crate::injector::{Timeouts, fuzz, health};
 
 struct World {
     dir: TempDir,
@@ -32,6 +33,10 @@ struct World {
 impl World {
     /// Shows what `issued` has, from a volume as a kubelet makes it.
     async fn start() -> Self {
+        Self::with(Seats::default()).await
+    }
+
+    async fn with(seats: Seats) -> Self {
         let issued = issue("localhost", SystemTime::now()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         publish(dir.path(), "1", Some(&issued), Some(&issued));
@@ -40,11 +45,13 @@ impl World {
         }
         let metrics = Arc::new(InjectorMetrics::new());
         let drain = Drain::default();
-        let injector = Injector::load(&config(dir.path()), &metrics, drain.subscribe()).unwrap();
+        // However slow the machine is: what is slow here is not the peer.
+        let timeouts = Timeouts { handshake: HOUR, body: HOUR };
+        let injector = Injector::with(timeouts, &config(dir.path()), &metrics, drain.subscribe()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut server = JoinSet::new();
-        server.spawn(injector.serve(listener));
+        server.spawn(injector.seat(seats, listener));
         let mut world = Self { dir, address, metrics, drain, roots: RootCertStore::empty(), server };
         world.believe(&issued);
         world
@@ -86,7 +93,7 @@ impl World {
 
     /// Waits for a line of the metrics.
     async fn counted(&self, line: &str) {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_mins(2);
         while !self.scrape().contains(line) {
             assert!(Instant::now() < until, "no {line} in\n{}", self.scrape());
             time::sleep(Duration::from_millis(10)).await;
@@ -128,6 +135,7 @@ fn post(path: &str, more: &str, body: &str) -> Vec<u8> {
     format!("POST {path} HTTP/1.1\r\nhost: x\r\n{more}content-length: {len}\r\n\r\n{body}").into_bytes()
 }
 
+const HOUR: Duration = Duration::from_hours(1);
 const JSON: &str = "content-type: application/json\r\n";
 const CLOSE: &str = "content-type: application/json\r\nconnection: close\r\n";
 const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"705ab4f5","kind":{"group":"","version":"v1","kind":"Pod"},"operation":"CREATE","namespace":"default","object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web"},"spec":{"containers":[{"name":"app","image":"app"}]}}}}"#;
@@ -232,13 +240,13 @@ async fn whoever_breaks_off_harms_nobody() {
 
 #[tokio::test]
 async fn silent_connections_cost_the_api_server_none_of_its_own() {
-    let world = World::start().await;
+    let world = World::with(Seats::new(8, Duration::from_millis(50))).await;
     let mut own = world.connect().await;
     own.write_all(&post("/mutate", JSON, REVIEW)).await.unwrap();
     answer(&mut own).await;
 
     let mut silent = Vec::new();
-    for _ in 0..2 * MAX_CONNECTIONS {
+    for _ in 0..20 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
     // The oldest of them is ended to make room: end of file, or a reset.
@@ -248,6 +256,33 @@ async fn silent_connections_cost_the_api_server_none_of_its_own() {
     own.write_all(&post("/mutate", JSON, REVIEW)).await.unwrap();
     assert!(answer(&mut own).await.starts_with("HTTP/1.1 200 "));
     assert!(world.ask(&post("/mutate", CLOSE, REVIEW)).await.starts_with("200"));
+}
+
+#[tokio::test]
+async fn those_who_say_little_by_little_are_ended_as_those_who_say_nothing() {
+    let world = World::with(Seats::new(4, Duration::from_millis(50))).await;
+    let whole = post("/mutate", CLOSE, REVIEW);
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut connection = world.connect().await;
+        connection.write_all(&whole[..whole.len() - 1]).await.unwrap();
+        slow.push(connection);
+    }
+    assert!(world.ask(&whole).await.starts_with("200"));
+}
+
+/// An API server that has so many reviews to ask for at once makes a connection for each.
+#[tokio::test]
+async fn burst_of_reviews_waits_for_seats_and_each_is_answered() {
+    let world = Arc::new(World::with(Seats::new(4, HOUR)).await);
+    let mut asked = JoinSet::new();
+    for _ in 0..40 {
+        let world = Arc::clone(&world);
+        asked.spawn(async move { world.ask(&post("/mutate", CLOSE, REVIEW)).await });
+    }
+    for answer in asked.join_all().await {
+        assert!(answer.starts_with("200"), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -282,31 +317,38 @@ fn expiry(scrape: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn drain_answers_what_is_under_way_and_sends_the_rest_elsewhere() {
-    let mut world = World::start().await;
+async fn drain_serves_on_for_as_long_as_the_api_server_may_not_know() {
+    let world = World::start().await;
     let health = health(Arc::clone(&world.metrics), world.drain.subscribe());
     let ready = async || {
         let request = "GET /readyz HTTP/1.1\r\nhost: pod\r\n\r\n";
         crate::http::tests::answer(health.clone(), request).await
     };
     assert!(ready().await.starts_with("HTTP/1.1 200 "));
-    let (mut idle, mut late) = (world.connect().await, world.connect().await);
-    let whole = post("/mutate", JSON, REVIEW);
-    late.write_all(&whole[..whole.len() - 1]).await.unwrap();
-    idle.write_all(&whole).await.unwrap();
-    answer(&mut idle).await;
-
-    let second = Duration::from_secs(1);
-    let config = DrainConfig { accept_for: second, grace: Duration::ZERO, deadline: 30 * second };
+    let config = DrainConfig { accept_for: HOUR, grace: Duration::ZERO, deadline: HOUR };
     world.drain.begin(config, Instant::now());
     assert!(ready().await.starts_with("HTTP/1.1 503 "));
-    // For as long as the API server may not know.
-    let new = world.ask(&whole).await;
+    let new = world.ask(&post("/mutate", JSON, REVIEW)).await;
     assert!(new.starts_with("200") && new.contains("connection: close"), "{new}");
+}
 
+#[tokio::test]
+async fn drain_answers_what_is_under_way_and_sends_the_rest_elsewhere() {
+    let mut world = World::start().await;
+    let (mut idle, mut late) = (world.connect().await, world.connect().await);
+    idle.write_all(&post("/mutate", JSON, REVIEW)).await.unwrap();
+    answer(&mut idle).await;
+    let whole = post("/mutate", &format!("{JSON}expect: 100-continue\r\n"), REVIEW);
+    late.write_all(&whole[..whole.len() - REVIEW.len()]).await.unwrap();
+    // Its body is waited for: it is under way.
+    let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    late.read_exact(&mut go_on).await.unwrap();
+
+    let config = DrainConfig { accept_for: Duration::ZERO, grace: Duration::ZERO, deadline: HOUR };
+    world.drain.begin(config, Instant::now());
     // An idle connection is closed when nobody is let in any more.
     assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0);
-    late.write_all(&whole[whole.len() - 1..]).await.unwrap();
+    late.write_all(REVIEW.as_bytes()).await.unwrap();
     assert!(answer(&mut late).await.starts_with("HTTP/1.1 200 "));
     world.server.join_next().await.unwrap().unwrap();
     assert!(TcpStream::connect(world.address).await.is_err());
@@ -344,10 +386,10 @@ async fn body_that_does_not_come_is_given_up_and_all_together_have_a_bound() {
     let metrics = Arc::new(InjectorMetrics::new());
     let drain = Drain::default();
     let sidecar = config(Path::new("")).sidecar;
-    let webhook = webhook::Webhook::new(sidecar, Arc::clone(&metrics), drain.subscribe());
-    let router = webhook::router(Arc::new(webhook));
+    let webhook = webhook::Webhook::new(sidecar, Arc::clone(&metrics), drain.subscribe(), HOUR);
+    let router = webhook::router(Arc::new(webhook)).layer(Extension(Seat::new(Instant::now())));
     let post = |body: axum::body::Body| {
-        let request = hyper::Request::post("/mutate").header("content-type", "application/json").body(body);
+        let request = Request::post("/mutate").header("content-type", "application/json").body(body);
         let (mut router, request) = (router.clone(), request.unwrap());
         async move { tower_service::Service::call(&mut router, request).await.unwrap().status().as_u16() }
     };
@@ -355,7 +397,7 @@ async fn body_that_does_not_come_is_given_up_and_all_together_have_a_bound() {
 
     let began = Instant::now();
     assert_eq!(unfinished(0).await, 408);
-    assert_eq!(began.elapsed(), webhook::BODY_TIMEOUT);
+    assert_eq!(began.elapsed(), HOUR);
 
     // Whoever sends takes room, whoever only connects does not.
     let mut held = JoinSet::new();
