@@ -351,7 +351,8 @@ pub(crate) mod tests {
 
         assert_eq!(status(&health, "/livez").await, "503");
         release.send(()).unwrap();
-        assert_eq!(status(&health, "/livez").await, "200");
+        // On a machine that does much else it may be late.
+        while status(&health, "/livez").await != "200" {}
         drop(health);
         data_thread.join().unwrap();
     }

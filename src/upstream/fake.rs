@@ -47,7 +47,7 @@ pub(super) fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 
 /// Fails a test in which each side waits for the other.
 pub(super) async fn bounded<T>(played: impl Future<Output = T>) -> T {
-    time::timeout(Duration::from_secs(20), played).await.expect("both sides wait")
+    time::timeout(Duration::from_mins(3), played).await.expect("both sides wait")
 }
 
 pub(super) struct FakeUpstream<S> {

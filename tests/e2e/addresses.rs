@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use crate::support::pglease::Pglease;
+use crate::support::process::write_program;
 use crate::support::say_skipped;
 use crate::support::world::{World, WorldOptions};
 use crate::{BINARY, until};
@@ -112,8 +112,7 @@ fn with_hosts(folder: &Path, hosts: &Path) -> Option<PathBuf> {
     };
     let script = folder.join("pglease-with-hosts");
     let inner = format!("mount --bind {} /etc/hosts && exec {BINARY} \"$@\"", hosts.display());
-    fs::write(&script, format!("#!/bin/sh\nexec {way} sh -c '{inner}' pglease \"$@\"\n")).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&script, &format!("#!/bin/sh\nexec {way} sh -c '{inner}' pglease \"$@\"\n"));
     Some(script)
 }
 
@@ -143,7 +142,7 @@ async fn good_address_is_reached_behind(other: Other) {
         world.settings_with("debug", &world.servers.openbao.address(), &format!("connect_wait = {WAIT:?}"))
             + &route("unset", "pg-several", "")
             + &route("zero", "pg-several", "&connect_timeout=0")
-            + &route("five", "pg-several", "&connect_timeout=5")
+            + &route("ten", "pg-several", "&connect_timeout=10")
             + &route("random", "pg-several", "&load_balance_hosts=random")
             + &route("lost", "pg-lost", "");
     let pglease = Pglease::start(&program, &settings).await;
@@ -161,9 +160,10 @@ async fn good_address_is_reached_behind(other: Other) {
         (refused, asked.elapsed())
     };
     let (.., (refused, waited)) =
-        tokio::join!(session("unset"), session("zero"), session("five"), session("random"), lost);
+        tokio::join!(session("unset"), session("zero"), session("ten"), session("random"), lost);
     assert_eq!(refused.code(), Some(&SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION), "{refused:?}");
-    assert!(waited < Duration::from_secs(40), "{waited:?}");
+    // And not when the kernel gives up, which is after two minutes and more.
+    assert!(waited < Duration::from_secs(110), "{waited:?}");
     if matches!(other, Other::Silent) {
         assert!(addresses.taken[0].load(Ordering::SeqCst) > 0, "it was not tried");
     }
@@ -176,7 +176,7 @@ async fn good_address_is_reached_behind(other: Other) {
 }
 
 /// Time enough for a share of it at a silent address, and a login on a machine that does much else.
-const WAIT: &str = "20s";
+const WAIT: &str = "40s";
 
 #[tokio::test]
 async fn case_c38_address_that_says_nothing_is_passed_over() {

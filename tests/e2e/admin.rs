@@ -14,7 +14,7 @@ use crate::support::http_client;
 use crate::support::pglease::Pglease;
 use crate::support::tokenreview::Answer;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{BINARY, PATIENCE, pglease_for, pglease_with, start, until, user_of};
+use crate::{BINARY, PATIENCE, pglease_for, pglease_with, rotate, start, until, user_of};
 
 #[tokio::test]
 async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
@@ -30,7 +30,7 @@ async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
     assert_eq!(world.living_roles().await, [first, second]);
     assert_eq!(pglease.logged("rotation.done").await.len(), 1);
 
-    assert!(pglease.run_command(&["rotate"]).await.status.success());
+    rotate(&pglease, &[]).await;
     let status = pglease.run_command(&["status"]).await;
     let lines = text(&status);
     assert!(status.status.success() && lines.contains("g1") && lines.contains("g3   current"), "{lines}");
@@ -44,7 +44,7 @@ async fn rotate_close_ends_the_sessions_of_all_older_credentials_and_revokes_the
         let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
         let pglease = pglease_with(&(world.settings() + &route)).await;
         let oldest = pglease.connect("app").await.unwrap();
-        assert!(pglease.run_command(&["rotate"]).await.status.success());
+        rotate(&pglease, &[]).await;
         let idle = pglease.connect("app").await.unwrap();
         let busy = pglease.connect("app").await.unwrap();
         let statement = busy.batch_execute("SELECT pg_sleep(600)");
@@ -169,7 +169,7 @@ async fn status_is_as_documented() {
     let world = World::shared(WorldOptions::default()).await;
     let pglease = pglease_for(&world).await;
     let session = pglease.connect("app").await.unwrap();
-    assert!(pglease.run_command(&["rotate"]).await.status.success());
+    rotate(&pglease, &[]).await;
 
     let printed: Value =
         serde_json::from_slice(&pglease.run_command(&["status", "--json"]).await.stdout).unwrap();

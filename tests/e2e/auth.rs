@@ -65,7 +65,7 @@ async fn write_users(postgres: &Postgres, file: &Path, roles: &[&str]) {
 /// Keys of `[listen]`.
 fn by_password(file: &Path) -> String {
     let file = file.display().to_string();
-    format!("auth = \"password\"\nauth_file = {file:?}\nconnect_wait = \"1m\"")
+    format!("auth = \"password\"\nauth_file = {file:?}")
 }
 
 /// pglease that lets in who has a password in `file`.
@@ -470,10 +470,7 @@ async fn peers_are_who_the_kernel_says_they_are() {
     let uid = geteuid().as_raw();
     for (uids, is_served) in [(vec![uid], true), (vec![uid + 1, uid + 2], false)] {
         let folder = Folder::create(None);
-        let listen = format!(
-            "auth = \"peer\"\npeer_uids = {uids:?}\nunix_socket = {:?}\nconnect_wait = \"1m\"",
-            folder.path()
-        );
+        let listen = format!("auth = \"peer\"\npeer_uids = {uids:?}\nunix_socket = {:?}", folder.path());
         let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
         let settings = settings.replace("addresses = [\"localhost:0\"]", "addresses = []");
         let pglease = pglease_with(&(settings + &world.route("db-app"))).await;

@@ -3,27 +3,31 @@
 use tokio_postgres::error::SqlState;
 
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, until};
+use crate::{PATIENCE, pglease_with, until};
 
 #[tokio::test]
 async fn drain_ends_idle_sessions_lets_statements_finish_and_revokes() {
     // With a temporary table open, the engine's own revocation would fail: the session must end first.
     let vault_roles = vec![VaultRole { revocation: Revocation::Drop, ..VaultRole::default() }];
     let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
-    let pglease = pglease_for(&world).await;
+    let settings = world.settings() + "[drain]\ndeadline = \"10m\"\n\n" + &world.route("db-app");
+    let pglease = pglease_with(&settings).await;
     let idle = pglease.connect("app").await.unwrap();
     idle.batch_execute("CREATE TEMP TABLE mine (id int)").await.unwrap();
     let busy = pglease.connect("app").await.unwrap();
 
-    let statement = busy.query_one("SELECT 'finished' FROM pg_sleep(1)", &[]);
+    // Until all else has been looked at.
+    world.superuser.rows("SELECT pg_advisory_lock(1)").await;
+    let statement = busy.query_one("SELECT 'finished' FROM pg_advisory_lock(1)", &[]);
     let draining = async {
-        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%finished%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()";
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%finished%' AND wait_event = 'advisory'";
         until(async || !world.superuser.rows(sql).await.is_empty()).await;
         pglease.sigterm();
         until(async || idle.is_closed()).await;
         assert_eq!(pglease.get("/readyz").await.0, 503);
         let refused = pglease.connect("app").await.err().unwrap();
         assert_eq!(refused.code(), Some(&SqlState::CANNOT_CONNECT_NOW), "{refused:?}");
+        world.superuser.rows("SELECT pg_advisory_unlock(1)").await;
     };
     let (finished, ()) = tokio::join!(statement, draining);
     assert_eq!(finished.unwrap().get::<_, String>(0), "finished");

@@ -27,7 +27,7 @@ const GSSENC_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x30";
 /// What psql prints, errors included.
 async fn psql(world: &World<'_>, conninfo: String) -> String {
     let mut psql = Command::new(world.servers.postgres.bin().join("psql"));
-    psql.args(["-XAtwc", "SELECT 'served'", &conninfo]).env_clear().env("PGCONNECT_TIMEOUT", "60");
+    psql.args(["-XAtwc", "SELECT 'served'", &conninfo]).env_clear().env("PGCONNECT_TIMEOUT", "180");
     let output = spawn_blocking(move || psql.output().unwrap()).await.unwrap();
     [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat()
 }
@@ -88,8 +88,7 @@ async fn connect_tls(address: SocketAddr, ca: &[u8]) -> Raw {
 
 /// pglease with further keys of `[listen]`.
 async fn listening(world: &World<'_>, listen: &str) -> Pglease {
-    let listen = format!("connect_wait = \"1m\"\n{listen}");
-    let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), listen);
     pglease_with(&(settings + &world.route("db-app"))).await
 }
 

@@ -9,7 +9,7 @@ use crate::support::openbao::OpenBao;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::{Database, Postgres, PostgresOptions};
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_with, until};
+use crate::{pglease_with, rotate, until};
 
 #[tokio::test]
 async fn hosts_are_chosen_by_what_they_are_and_a_failover_needs_no_restart() {
@@ -139,8 +139,7 @@ async fn replica_that_lags_is_waited_for(
 ) {
     assert_eq!(world.leased_roles().await.len(), 1);
     standby.query("postgres", "SELECT pg_wal_replay_pause()").await;
-    let rotated = pglease.run_command(&["rotate"]).await;
-    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    rotate(pglease, &[]).await;
     // Whoever may be served by the primary is.
     hosts.expect(pglease, "any-sp", hosts.primary).await;
     hosts.expect(pglease, "prefer-standby-sp", hosts.primary).await;

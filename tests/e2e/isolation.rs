@@ -14,7 +14,7 @@ use tokio::time::{self, Duration};
 use crate::raw::{Message, Raw, packet, row, startup};
 use crate::support::env;
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_for, rotate, until};
+use crate::{PATIENCE, pglease_for, rotate, until};
 
 /// What all workers see.
 struct Stage {
@@ -469,18 +469,23 @@ async fn no_session_ever_gets_anything_of_another() {
         // Those that are at work find out when they next look.
         std::future::pending::<()>().await;
     };
+    let fail = |why: &str| -> () {
+        let (doing, log) = (stage.doing.lock().unwrap(), pglease.lines().tail());
+        panic!("with PGLEASE_TEST_SEED={seed}: {why}\n{doing:?}\n{log}")
+    };
     let working = async {
         while let Some(worked) = workers.join_next().await {
-            worked.unwrap_or_else(|error| {
-                let (doing, log) = (stage.doing.lock().unwrap(), pglease.lines().tail());
-                panic!("with PGLEASE_TEST_SEED={seed}: {error}\n{doing:?}\n{log}")
-            });
+            worked.unwrap_or_else(|error| fail(&error.to_string()));
         }
     };
-    tokio::select! {
-        () = working => {}
-        () = leases => {}
-    }
+    let played = async {
+        tokio::select! {
+            () = working => {}
+            () = leases => {}
+        }
+    };
+    // What waits for ever is to say what for.
+    time::timeout(PATIENCE * 3, played).await.unwrap_or_else(|_| fail("it does not come to its end"));
     assert!(pglease.events("session.panic").is_empty());
     let delivered = pglease.metric("pglease_cancel_requests_total", "delivered").await;
     let missed = pglease.metric("pglease_cancel_requests_total", "miss").await;

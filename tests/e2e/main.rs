@@ -55,5 +55,6 @@ mod differential;
 mod isolation;
 
 use steps::{
-    BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, rotate, start, until, until_alive, user_of,
+    BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, rotate, start, until, until_alive,
+    until_served, user_of,
 };

@@ -133,7 +133,7 @@ async fn case_c32_prefixes_slashes_and_names_that_mislead_are_taken_for_what_the
     let settings = format!(
         "[vault]\naddress = \"http://{}/vault/v1/\"\n\
          [vault.login]\nrole = \"web\"\nmount = \"/{auth}/\"\njwt_file = {:?}\n\
-         [listen]\naddresses = [\"localhost:0\"]\nconnect_wait = \"1m\"\n\
+         [listen]\naddresses = [\"localhost:0\"]\nconnect_wait = \"2m\"\n\
          [http]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
         proxy.address,
         world.jwt_file(),

@@ -48,11 +48,8 @@ impl Trust {
 
     /// pglease with this certificate and one route.
     async fn pglease(&self, world: &World<'_>, route: &str) -> Pglease {
-        let listen = format!(
-            "connect_wait = \"1m\"\ntls_cert_file = \"{}\"\ntls_key_file = \"{}\"",
-            self.cert.display(),
-            self.key.display()
-        );
+        let listen =
+            format!("tls_cert_file = \"{}\"\ntls_key_file = \"{}\"", self.cert.display(), self.key.display());
         pglease_with(&(world.settings_with("debug", &world.servers.openbao.address(), &listen) + route)).await
     }
 

@@ -11,7 +11,7 @@ use tokio::time;
 
 use crate::support::env;
 use crate::support::pglease::Pglease;
-use crate::support::recorder::{Recorder, shape};
+use crate::support::recorder::{Exchange, Recorder, shape};
 use crate::support::replay::{Difference, Replay, Rules, VAULT};
 use crate::support::world::{VaultRole, World, WorldOptions};
 use crate::{PATIENCE, pglease_with, until, user_of};
@@ -23,20 +23,24 @@ const DOCS: &str = include_str!("../../docs/vault.md");
 /// With `PGLEASE_RECORD=1` it writes them anew.
 #[tokio::test]
 async fn openbao_answers_as_recorded_and_is_asked_as_documented() {
-    let vault_role = VaultRole { default_ttl: "4s", ..VaultRole::default() };
-    let options = WorldOptions { vault_roles: vec![vault_role], token_ttl: "4s", ..WorldOptions::default() };
+    let vault_role = VaultRole { default_ttl: "10s", ..VaultRole::default() };
+    let options = WorldOptions { vault_roles: vec![vault_role], token_ttl: "10s", ..WorldOptions::default() };
     let world = World::shared(options).await;
     let recorder = Recorder::before(&world.servers.openbao.address()).await;
-    let settings = world.settings_with("info", &recorder.url(), "connect_wait = \"1m\"");
+    let settings = world.settings_with("info", &recorder.url(), "");
     let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
     for event in ["lease.renewed", "token.renewed"] {
         pglease.wait_for_event(event, PATIENCE).await;
     }
-    // What is in doubt is looked up.
-    let user = user_of(&pglease.connect("app").await.unwrap()).await;
-    world.superuser.batch_execute(&format!("ALTER ROLE \"{user}\" NOLOGIN")).await.unwrap();
-    pglease.connect("app").await.unwrap();
-    until(async || recorder.exchanges().iter().any(|exchange| exchange.operation() == "lookup")).await;
+    // What is in doubt is looked up, which a lease that ends meanwhile does not answer to.
+    until(async || {
+        let user = user_of(&pglease.connect("app").await.unwrap()).await;
+        world.superuser.batch_execute(&format!("ALTER ROLE \"{user}\" NOLOGIN")).await.unwrap();
+        pglease.connect("app").await.unwrap();
+        let found = |exchange: &Exchange| exchange.operation() == "lookup" && exchange.status < 300;
+        recorder.exchanges().iter().any(found)
+    })
+    .await;
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
 
@@ -93,7 +97,7 @@ fn is_documented(operation: &str, method: &Method, path: &str) -> bool {
 }
 
 async fn pglease_at(replay: &Replay, world: &World<'_>) -> Pglease {
-    let settings = world.settings_with("info", &replay.url(), "connect_wait = \"1m\"");
+    let settings = world.settings_with("info", &replay.url(), "");
     pglease_with(&(settings + &world.route("db-app") + "at_lease_end = \"leave\"\n")).await
 }
 
@@ -105,7 +109,7 @@ async fn answers_of_vault_serve_as_those_of_openbao() {
 
 async fn serves(differences: &'static [Difference]) {
     let world = World::shared(WorldOptions::default()).await;
-    let rules = Rules { differences, lease: (12, 3600), token: (12, 3600) };
+    let rules = Rules { differences, lease: (20, 3600), token: (20, 3600) };
     let replay = Replay::start(&world, rules).await;
     let pglease = pglease_at(&replay, &world).await;
     let session = pglease.connect("app").await.unwrap();
@@ -121,7 +125,9 @@ async fn serves(differences: &'static [Difference]) {
 
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    assert_eq!((replay.count("revoke_self"), world.living_roles().await), (2, vec![]));
+    // One for each token, and more where an answer takes longer than 2 s.
+    assert!(replay.count("revoke_self") >= 2);
+    until(async || world.living_roles().await.is_empty()).await;
     assert_eq!(replay.count("expire"), 0);
 }
 
@@ -133,7 +139,7 @@ async fn token_that_outlives_its_jwt_is_kept_where_vault_renews_it() {
 
 async fn keeps_or_replaces(differences: &'static [Difference]) {
     let world = World::shared(WorldOptions::default()).await;
-    let replay = Replay::start(&world, Rules { differences, lease: (3600, 86_400), token: (10, 3600) }).await;
+    let replay = Replay::start(&world, Rules { differences, lease: (3600, 86_400), token: (20, 3600) }).await;
     world.write_jwt(20);
     let pglease = pglease_at(&replay, &world).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
@@ -142,7 +148,8 @@ async fn keeps_or_replaces(differences: &'static [Difference]) {
         pglease.wait_for_event("rotation.done", PATIENCE).await;
         assert_ne!(user_of(&pglease.connect("app").await.unwrap()).await, user);
     } else {
-        pglease.wait_for_events("token.renewed", 6, PATIENCE).await;
+        // The third is behind the end of the JWT.
+        pglease.wait_for_events("token.renewed", 4, PATIENCE).await;
         assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);
         assert_eq!((replay.count("login"), pglease.events("token.renew_failed").len()), (1, 0));
     }
@@ -153,7 +160,7 @@ async fn namespace_that_vault_ignores_is_no_trouble_and_one_that_openbao_does_no
     let world = World::shared(WorldOptions::default()).await;
     let rules = |differences| Rules { differences, lease: (3600, 86_400), token: (3600, 86_400) };
     let settings = |replay: &Replay| {
-        let settings = world.settings_with("info", &replay.url(), "connect_wait = \"1m\"");
+        let settings = world.settings_with("info", &replay.url(), "");
         settings.replace("namespace = \"\"", "namespace = \"team\"") + &world.route("db-app")
     };
     let replay = Replay::start(&world, rules(VAULT)).await;
@@ -174,7 +181,7 @@ async fn standby_with_a_dead_leader_costs_nobody_anything() {
 
 async fn loses_its_leader(differences: &'static [Difference]) {
     let world = World::shared(WorldOptions::default()).await;
-    let replay = Replay::start(&world, Rules { differences, lease: (20, 3600), token: (20, 3600) }).await;
+    let replay = Replay::start(&world, Rules { differences, lease: (40, 3600), token: (40, 3600) }).await;
     let pglease = pglease_at(&replay, &world).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
@@ -195,7 +202,7 @@ async fn loses_its_leader(differences: &'static [Difference]) {
 async fn token_near_its_maximum_has_a_successor_before_vault_answers_500() {
     let world = World::shared(WorldOptions::default()).await;
     let replay =
-        Replay::start(&world, Rules { differences: VAULT, lease: (3600, 86_400), token: (8, 20) }).await;
+        Replay::start(&world, Rules { differences: VAULT, lease: (3600, 86_400), token: (16, 32) }).await;
     let pglease = pglease_at(&replay, &world).await;
     let held = pglease.connect("app").await.unwrap();
     while pglease.events("lease.ended").is_empty() {

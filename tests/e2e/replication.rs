@@ -25,8 +25,8 @@ async fn replication_of_every_kind_passes_and_goes_on_behind_the_end_of_a_lease(
 
     let lasting = world(&servers, VaultRole { default_ttl: "1h", max_ttl: "24h", ..VaultRole::default() });
     let short = VaultRole {
-        default_ttl: "10s",
-        max_ttl: "20s",
+        default_ttl: "20s",
+        max_ttl: "30s",
         revocation: Revocation::Drop,
         groups: &["app_rw"],
         ..VaultRole::default()
@@ -230,7 +230,7 @@ async fn subscription_loses_nothing_at_the_end_of_a_lease(world: &World<'_>, sub
     until(async || rows(&far).await == rows(&world.superuser).await).await;
 
     let mut roles: Vec<_> =
-        pglease.events("session.start").iter().map(|start| start["db_role"].clone()).collect();
+        pglease.logged("session.start").await.iter().map(|start| start["db_role"].clone()).collect();
     roles.dedup();
     assert!(roles.len() > 1, "{roles:?}");
     far.batch_execute("ALTER SUBSCRIPTION subscribed DISABLE").await.unwrap();

@@ -29,14 +29,14 @@ use shown::Shown;
 use tap::Tap;
 
 use crate::raw::{Raw, startup};
-use crate::support::process::{Folder, Process, Spawn};
+use crate::support::process::{Folder, Process, Spawn, copy_program};
 use crate::support::world::{VaultRole, World, WorldOptions};
 use crate::{BINARY, PATIENCE, pglease_with, start, until};
 
 #[tokio::test]
 async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_secret() {
-    let vault_roles = vec![VaultRole { default_ttl: "10s", max_ttl: "1h", ..VaultRole::default() }];
-    let options = WorldOptions { vault_roles, token_ttl: "10s", ..WorldOptions::default() };
+    let vault_roles = vec![VaultRole { default_ttl: "20s", max_ttl: "1h", ..VaultRole::default() }];
+    let options = WorldOptions { vault_roles, token_ttl: "20s", ..WorldOptions::default() };
     let world = World::shared(options).await;
     let vault = Tap::to(world.servers.openbao.port()).await;
     let upstream = Tap::to(world.servers.postgres.port()).await;
@@ -47,8 +47,7 @@ async fn sessions_renewals_a_cancel_a_refused_credential_and_a_drain_show_no_sec
         world.database(),
         world.vault_path("db-app")
     );
-    let settings =
-        world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "connect_wait = \"1m\"");
+    let settings = world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "");
     let pglease = pglease_with(&(settings + &route)).await;
     let client = Tap::to(pglease.port()).await;
     let mut shown = Shown::default();
@@ -131,8 +130,7 @@ async fn scenario_21_a_secret_id_and_what_an_operator_asks_show_no_secret() {
 
     let file = world.folder().join("secret-id");
     fs::write(&file, WRONG_SECRET_ID).unwrap();
-    let settings =
-        world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "connect_wait = \"1m\"");
+    let settings = world.settings_with("trace", &format!("http://127.0.0.1:{}", vault.port), "");
     let (before, rest) = settings.split_once("[vault.login]\n").unwrap();
     let (_, after) = rest.split_once("\n\n").unwrap();
     let login =
@@ -259,7 +257,7 @@ async fn memory_and_environment_of_the_process_are_closed_to_its_own_user() {
     let uid = geteuid().is_root().then_some(NOBODY);
     let folder = Folder::create(uid);
     let [binary, file, jwt_file] = ["pglease", "pglease.toml", "token"].map(|name| folder.path().join(name));
-    fs::copy(BINARY, &binary).unwrap();
+    copy_program(Path::new(BINARY), &binary);
     fs::copy(world.jwt_file(), &jwt_file).unwrap();
     let jwt_file_of_world = world.jwt_file().display().to_string();
     let settings = world.settings().replace(&jwt_file_of_world, &jwt_file.display().to_string());
@@ -310,7 +308,7 @@ async fn verifiers_and_proofs_of_clients_are_not_shown() {
     let verifier = world.superuser.rows(&sql).await.concat().into_iter().flatten().next().unwrap();
     let file = world.folder().join("users").display().to_string();
     fs::write(&file, format!("\"{user}\" \"{verifier}\"\n")).unwrap();
-    let listen = format!("auth = \"password\"\nauth_file = {file:?}\nconnect_wait = \"1m\"");
+    let listen = format!("auth = \"password\"\nauth_file = {file:?}");
     let settings = world.settings_with("trace", &world.servers.openbao.address(), &listen);
     let pglease = pglease_with(&(settings.clone() + &world.route("db-app"))).await;
     let mut shown = Shown::default();

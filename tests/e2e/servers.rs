@@ -14,7 +14,7 @@ use tokio::time;
 use crate::support::gate::Gate;
 use crate::support::tokenreview::{Answer, TokenReview};
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::support::{Servers, env, http_client};
+use crate::support::{HELD, Servers, env, http_client};
 use crate::until;
 
 #[tokio::test]
@@ -177,5 +177,3 @@ fn hold(world: &World<'_>) -> ! {
         std::thread::park();
     }
 }
-
-const HELD: &str = "PGLEASE_TEST_HOLD";

@@ -14,7 +14,7 @@ use crate::support::gate::Gate;
 use crate::support::postgres::Database;
 use crate::support::process::{Process, Spawn};
 use crate::support::world::{World, WorldOptions};
-use crate::{BINARY, PATIENCE, pglease_for, start, until, until_alive};
+use crate::{BINARY, PATIENCE, pglease_for, start, until, until_alive, until_served};
 
 #[tokio::test]
 async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_it_is_back() {
@@ -34,7 +34,7 @@ async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_i
 
     gate.open().await;
     pglease.wait_ready().await;
-    let session = pglease.connect("app").await.unwrap();
+    let session = until_served(&pglease, "app").await;
     assert_eq!(session.rows("SELECT count(*) FROM t").await, [[Some("100".to_owned())]]);
     for endpoint in ["/startup", "/readyz", "/readiness"] {
         assert_eq!(pglease.get(endpoint).await.0, 200, "{endpoint}");
@@ -44,7 +44,7 @@ async fn client_waits_for_vault_no_longer_than_connect_wait_and_is_served_when_i
 
     // Vault away again: what is leased serves on.
     gate.close().await;
-    pglease.connect("app").await.unwrap();
+    until_served(&pglease, "app").await;
     assert_eq!(pglease.get("/readyz").await.0, 200);
 }
 

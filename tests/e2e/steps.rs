@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time;
 
+pub(crate) use crate::support::PATIENCE;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::Database;
 use crate::support::world::World;
@@ -31,12 +32,15 @@ pub(crate) async fn user_of(session: &Database) -> String {
     session.query_one("SELECT session_user::text", &[]).await.unwrap().get(0)
 }
 
-/// With a session behind which nothing is left to do, it takes next to no time of a CPU.
+/// With a session behind which nothing is left to do, it comes to rest: a second in which it takes next to no time of a
+/// CPU. What turns in circles never does.
 pub(crate) async fn expect_rest(pglease: &Pglease) {
-    let before = pglease.cpu_ticks();
-    time::sleep(Duration::from_secs(1)).await;
-    let used = pglease.cpu_ticks() - before;
-    assert!(used < 30, "{used} ticks of 100");
+    until(async || {
+        let before = pglease.cpu_ticks();
+        time::sleep(Duration::from_secs(1)).await;
+        pglease.cpu_ticks() - before < 30
+    })
+    .await;
 }
 
 /// Waits for what no event tells.
@@ -50,18 +54,29 @@ pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
 
-/// Has it take new credentials, with these arguments to `pglease rotate`. The command waits for half a minute, which a
-/// busy machine may need.
+/// Has it take new credentials once, with these arguments to `pglease rotate`. The command waits for half a minute, after
+/// which what it asked for stays wanted: a busy machine may need longer.
 pub(crate) async fn rotate(pglease: &Pglease, arguments: &[&str]) {
-    let mut said = None;
-    for _ in 0..4 {
-        let asked = pglease.run_command(&[&["rotate"], arguments].concat()).await;
-        if asked.status.success() {
-            return;
-        }
-        said = Some(asked);
+    let done = pglease.events("rotation.done").len();
+    let asked = pglease.run_command(&[&["rotate"], arguments].concat()).await;
+    if !asked.status.success() {
+        let said = String::from_utf8_lossy(&asked.stdout);
+        let is_late = said.contains("not done yet") || said.contains("could not be revoked");
+        assert!(is_late, "{asked:?}; the last lines:\n{}", pglease.lines().tail());
+        pglease.wait_for_events("rotation.done", done + 1, PATIENCE).await;
     }
-    panic!("{said:?}; the last lines:\n{}", pglease.lines().tail());
+}
+
+/// A session, however often it has to be asked for: where clients are not to wait for long, a busy machine may need
+/// longer for a login.
+pub(crate) async fn until_served(pglease: &Pglease, database: &str) -> Database {
+    let mut served = None;
+    until(async || {
+        served = pglease.connect(database).await.ok();
+        served.is_some()
+    })
+    .await;
+    served.unwrap()
 }
 
 /// Waits until `/livez` says so, as a kubelet does: one answer that is late ends nobody.
@@ -70,6 +85,3 @@ pub(crate) async fn until_alive(pglease: &Pglease) {
 }
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
-
-/// For what takes its time on a machine that does much else.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

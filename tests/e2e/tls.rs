@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::raw::{Message, Raw};
 use crate::support::world::{World, WorldOptions};
-use crate::{expect_rest, pglease_for, pglease_with, start, until};
+use crate::{PATIENCE, expect_rest, pglease_for, pglease_with, start, until};
 
 #[tokio::test]
 async fn login_is_bound_to_the_tls_channel_where_that_is_required() {
@@ -41,6 +41,8 @@ async fn server_that_no_ca_of_ours_vouches_for_gets_no_login_and_costs_one_crede
         world.settings_with("debug", &world.servers.openbao.address(), "connect_wait = \"12s\"") + &route;
     let pglease = start(&settings).await;
 
+    // Unproven, as nobody can be logged in to.
+    pglease.wait_for_event("lease.serving", PATIENCE).await;
     let refused = pglease.connect("app").await.err().unwrap();
     let code = refused.code().unwrap();
     assert!(

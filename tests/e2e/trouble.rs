@@ -8,7 +8,7 @@ use crate::support::Servers;
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, user_of};
+use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, until_served, user_of};
 
 /// Leases of this life that can be renewed for long.
 fn leases_of(default_ttl: &'static str) -> WorldOptions {
@@ -39,8 +39,8 @@ async fn database_that_is_away_costs_no_new_role() {
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
 
     gate.close().await;
-    let failed = pglease.wait_for_event("lease.renew_failed", PATIENCE).await;
-    assert_eq!(failed.get("code"), Some(&json!(400)), "{failed}");
+    // Beside a Vault that is slow to answer on a busy machine.
+    until(async || pglease.events("lease.renew_failed").iter().any(|failed| failed["code"] == 400)).await;
     let refused = pglease.connect("app").await.err().unwrap();
     assert_eq!(refused.code(), Some(&SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION), "{refused:?}");
 
@@ -57,8 +57,9 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
     let settings = world.settings_with("debug", &servers.openbao.address(), "connect_wait = \"3s\"");
     let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
     let pglease = pglease_with(&(settings + &route)).await;
-    let held = pglease.connect("app").await.unwrap();
+    let held = until_served(&pglease, "app").await;
 
+    let begun = time::Instant::now();
     servers.openbao.pause().await;
     until(async || pglease.get("/readyz").await.0 == 503).await;
     let refused = pglease.connect("app").await.err().unwrap();
@@ -67,16 +68,12 @@ async fn vault_that_says_nothing_for_longer_than_the_lease_leaves_sessions_alone
     held.query("SELECT count(*) FROM t", &[]).await.unwrap();
 
     servers.openbao.resume();
-    let mut fresh = None;
-    until(async || {
-        fresh = pglease.connect("app").await.ok();
-        fresh.is_some()
-    })
-    .await;
-    assert_ne!(user_of(&fresh.unwrap()).await, user_of(&held).await);
+    let fresh = until_served(&pglease, "app").await;
+    assert_ne!(user_of(&fresh).await, user_of(&held).await);
     held.query("SELECT count(*) FROM t", &[]).await.unwrap();
     let requests = pglease.metric("pglease_vault_requests_total", "").await;
-    assert!(requests < 60.0, "{requests}");
+    let most = 30.0 + begun.elapsed().as_secs_f64();
+    assert!(requests < most, "{requests} of {most}");
 
     // Nor does it hold up the end.
     drop(held);
@@ -93,7 +90,7 @@ async fn upstream_that_refuses_every_new_role_does_not_have_them_made_in_a_loop(
     // Nobody is served before the end, so each client waits for as long as it may.
     let settings = world.settings_with("debug", &world.servers.openbao.address(), "connect_wait = \"3s\"");
     let pglease = pglease_with(&(settings + &world.route("db-app"))).await;
-    let user = user_of(&pglease.connect("app").await.unwrap()).await;
+    let user = user_of(&until_served(&pglease, "app").await).await;
 
     // Refused with 28000, as by a pg_hba.conf that does not know them.
     let definition = json!({
@@ -117,7 +114,7 @@ async fn upstream_that_refuses_every_new_role_does_not_have_them_made_in_a_loop(
 
 #[tokio::test]
 async fn token_that_ends_before_the_lease_is_rotated_in_time() {
-    let options = WorldOptions { token_ttl: "10s", token_max_ttl: "20s", ..WorldOptions::default() };
+    let options = WorldOptions { token_ttl: "20s", token_max_ttl: "30s", ..WorldOptions::default() };
     let world = World::shared(options).await;
     let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
     let pglease = pglease_with(&(world.settings() + &route)).await;

@@ -46,7 +46,7 @@ async fn client_gets_the_pid_of_its_own_backend_and_every_parameter_status() {
 
     let (mut parameters, mut pid, mut bytes, mut is_ready) = (Vec::new(), None, BytesMut::new(), false);
     while !is_ready {
-        client.read_buf(&mut bytes).await.unwrap();
+        assert!(client.read_buf(&mut bytes).await.unwrap() > 0, "closed at once");
         while let Some(message) = Message::parse(&mut bytes).unwrap() {
             if let Message::ParameterStatus(status) = message {
                 parameters.push(status.name().unwrap().to_owned());
@@ -105,8 +105,14 @@ async fn routes_are_chosen_by_database_and_user_each_on_its_own_credentials() {
     assert_eq!(refused.code(), Some(&SqlState::TOO_MANY_CONNECTIONS));
     drop((reports, app));
     until(async || pglease.connect("app").await.is_ok()).await;
-    let refused = pglease.connect("elsewhere").await.err().unwrap();
-    assert_eq!(refused.code(), Some(&SqlState::INVALID_CATALOG_NAME));
+    // Those that are gone may have their places for a moment still.
+    until(async || {
+        let refused = pglease.connect("elsewhere").await.err().unwrap();
+        let is_full = refused.code() == Some(&SqlState::TOO_MANY_CONNECTIONS);
+        assert!(is_full || refused.code() == Some(&SqlState::INVALID_CATALOG_NAME), "{refused:?}");
+        !is_full
+    })
+    .await;
 }
 
 #[tokio::test]

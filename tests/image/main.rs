@@ -19,11 +19,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use dns::NameServer;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use support::PATIENCE;
 use support::pglease::Pglease;
+use support::process::copy_program;
 use support::say_skipped;
 use support::world::{World, WorldOptions};
 
@@ -67,7 +68,7 @@ fn root(nameserver: &str, hosts: &str) -> tempfile::TempDir {
     for path in CONTENT {
         let (from, to) = (CONTENT_OF_IMAGE.join(path), root.path().join(path));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
+        copy_program(&from, &to);
     }
     let resolv = format!(
         "nameserver {nameserver}\nsearch web.svc.cluster.local svc.cluster.local\noptions ndots:5 timeout:1\n"
@@ -187,11 +188,9 @@ fn find(lines: &[String], part: &str) -> Option<()> {
 fn settings(world: &World<'_>, root: &Path, vault: &str) -> String {
     fs::copy(world.jwt_file(), root.join("token")).unwrap();
     let vault = format!("http://{vault}:{}", world.servers.openbao.port());
-    let settings = world.settings_with("debug", &vault, "connect_wait = \"1m\"") + &world.route("db-app");
+    let settings = world.settings_with("debug", &vault, "") + &world.route("db-app");
     let ca_file = format!("&sslrootcert={}", world.servers.postgres.ca_file().display());
     let jwt_file = world.jwt_file().display().to_string();
     assert!(settings.contains(&ca_file) && settings.contains(&jwt_file));
     settings.replace(&ca_file, "").replace(&jwt_file, "/token")
 }
-
-const PATIENCE: Duration = Duration::from_mins(1);

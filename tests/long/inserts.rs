@@ -10,7 +10,7 @@ use crate::support::world::{Revocation, World};
 #[tokio::test]
 async fn case_c18_no_insert_is_done_behind_a_goodbye() {
     let world = World::short_lived(Revocation::Drop).await;
-    let settings = world.settings_with("info", &world.servers.openbao.address(), "connect_wait = \"1m\"");
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "");
     let route = world.route("db-app") + "at_lease_end = \"close\"\n";
     let pglease = pglease_with(&(settings + &route)).await;
     // A session that is idle for two seconds may end.

@@ -25,8 +25,7 @@ async fn hundred_rotations_cost_no_error_and_no_more_roles_than_are_held() {
         .map(|name| VaultRole { name, default_ttl: "10s", max_ttl: "20s", ..VaultRole::default() })
         .collect();
     let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
-    let listen = "connect_wait = \"1m\"";
-    let mut settings = world.settings_with("info", &world.servers.openbao.address(), listen);
+    let mut settings = world.settings_with("info", &world.servers.openbao.address(), "");
     for chain in CHAINS {
         let route = world.route(chain);
         writeln!(settings, "{route}database = {chain:?}\nat_lease_end = \"leave\"\n").unwrap();

@@ -15,7 +15,7 @@ use crate::support::world::{Revocation, World};
 #[tokio::test]
 async fn memory_descriptors_and_threads_stay_where_they_are() {
     let world = World::short_lived(Revocation::NoLogin).await;
-    let settings = world.settings_with("info", &world.servers.openbao.address(), "connect_wait = \"1m\"");
+    let settings = world.settings_with("info", &world.servers.openbao.address(), "");
     let route = world.route("db-app") + "at_lease_end = \"leave\"\n";
     let pglease = Arc::new(pglease_with(&(settings + &route)).await);
     let load = Load::start(&pglease, "app");

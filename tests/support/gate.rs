@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time;
 
 /// Forwards connections from a port of its own. Belongs to the runtime that it is opened on.
 pub(crate) struct Gate {
@@ -41,9 +43,13 @@ impl Gate {
         });
     }
 
-    /// Cuts every connection; new ones are refused.
+    /// Cuts every connection; new ones are refused when this returns, and not before: a child that another test is
+    /// just starting has a copy of the listener until its program begins.
     pub(crate) async fn close(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
         tasks.shutdown().await;
+        while TcpStream::connect(self.address).await.is_ok() {
+            time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }

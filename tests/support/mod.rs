@@ -40,6 +40,9 @@ use tokio::sync::OnceCell;
 use openbao::OpenBao;
 use postgres::{Postgres, PostgresOptions};
 
+/// For what must happen, on a machine that does much else. Nothing of it is spent where it happens.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+
 /// The two servers that worlds live on.
 pub(crate) struct Servers {
     pub(crate) postgres: Postgres,
@@ -100,20 +103,24 @@ pub(crate) fn http_client_believing(ca: reqwest::Certificate) -> reqwest::Client
 /// The first of `count` adjacent ports that nobody listens on, on any loopback address of the machine.
 ///
 /// From below the range that connections take their own ports from, so that a server which stops finds its port
-/// free when it starts again. No two callers of this process get the same. Another process may take it before the
-/// caller does, who then asks again.
+/// free when it starts again. No two callers of this process get the same, nor does one of the process that tests run
+/// of themselves, which says so by [`HELD`]. Another process may take it before the caller does, who then asks again.
 pub(crate) fn free_ports(count: u16) -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap();
-    let candidates = std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000);
+    let range = if env(HELD).is_some() { 10_000..20_000 } else { 20_000..32_000 };
+    let candidates = std::iter::repeat_with(|| fastrand::u16(range.clone())).take(1000);
     let mut free = candidates.filter(|first| {
         let mut ports = *first..*first + count;
         ports.clone().all(|port| !given.contains(&port)) && ports.all(is_free)
     });
-    let first = free.next().expect("a free port between 20000 and 32000");
+    let first = free.next().expect("a free port");
     given.extend(first..first + count);
     first
 }
+
+/// Variable of a process of tests that another one has started, to be killed.
+pub(crate) const HELD: &str = "PGLEASE_TEST_HOLD";
 
 /// Whether nobody listens on it, found out without listening: that would keep others off for a moment, and for
 /// longer where a child that is being started has a copy of the socket.
@@ -132,7 +139,7 @@ fn is_free(port: u16) -> bool {
 /// A child that another test is just starting has a copy of every socket until its program begins: the port of one
 /// that is closed here stays taken for as long.
 pub(crate) async fn listen_again(address: SocketAddr) -> tokio::net::TcpListener {
-    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    let give_up = tokio::time::Instant::now() + PATIENCE;
     loop {
         match tokio::net::TcpListener::bind(address).await {
             Err(error) if error.kind() == ErrorKind::AddrInUse && tokio::time::Instant::now() < give_up => {

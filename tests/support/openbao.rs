@@ -7,7 +7,9 @@ use std::time::Duration;
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::time::{self, Instant};
 
+use super::PATIENCE;
 use super::audit::{self, Request};
 use super::install::Install;
 use super::pki::Authority;
@@ -160,7 +162,16 @@ impl OpenBao {
     /// Starts one that knows nothing, on the same ports.
     pub(crate) async fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        self.launch().await.unwrap_or_else(|log| panic!("OpenBao does not start again:\n{log}"));
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match self.launch().await {
+                Ok(()) => return,
+                Err(log) if log.contains("address already in use") && Instant::now() < give_up => {
+                    time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(log) => panic!("OpenBao does not start again:\n{log}"),
+            }
+        }
     }
 
     fn tls_settings(&self) -> String {
@@ -216,6 +227,3 @@ impl OpenBao {
         Ok(())
     }
 }
-
-/// For a start or a stop, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(1);

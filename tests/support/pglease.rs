@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time;
 
+use super::PATIENCE;
 use super::postgres::Database;
 use super::process::{Folder, Lines, Process, Spawn};
 
@@ -115,8 +116,16 @@ impl Pglease {
     pub(crate) async fn run_command(&self, arguments: &[&str]) -> Output {
         let mut command = tokio::process::Command::new(&self.binary);
         command.args(arguments).args(["--admin-address", self.admin()]).env_clear();
-        let output = time::timeout(PATIENCE * 2, command.kill_on_drop(true).output());
-        output.await.expect("the command ends").expect("the command starts")
+        command.kill_on_drop(true);
+        for _ in 0..10 {
+            let output = time::timeout(PATIENCE, command.output());
+            let output = output.await.expect("the command ends").expect("the command starts");
+            // It gives what is answered at once 5 s for that, which a machine that does much else may need.
+            if !String::from_utf8_lossy(&output.stderr).contains("no answer from admin.address") {
+                return output;
+            }
+        }
+        panic!("{arguments:?} is not answered; the last lines:\n{}", self.lines().tail())
     }
 
     /// `/status`.
@@ -177,12 +186,22 @@ impl Pglease {
         assert!(is_ready, "pglease has no credential; its last lines:\n{}", self.lines().tail());
     }
 
-    /// Status and body of an endpoint; status 0 where it does not answer.
+    /// Status and body of an endpoint; status 0 once the process has ended.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        match super::http_client().get(self.http_url(path)).send().await {
-            Ok(response) => (response.status().as_u16(), response.text().await.unwrap_or_default()),
-            Err(_) => (0, String::new()),
-        }
+        let answering = async {
+            loop {
+                match super::http_client().get(self.http_url(path)).send().await {
+                    Ok(response) => {
+                        return (response.status().as_u16(), response.text().await.unwrap_or_default());
+                    }
+                    Err(_) if self.lines().have_ended() => return (0, String::new()),
+                    // It gives each connection 10 s.
+                    Err(_) => time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        let answer = time::timeout(PATIENCE, answering).await;
+        answer.unwrap_or_else(|_| panic!("{path} is not answered; the last lines:\n{}", self.lines().tail()))
     }
 
     /// Every sample of `/metrics` by its name with labels, as in `pglease_orphans_total` or
@@ -244,13 +263,22 @@ impl Pglease {
         const MARK: &str = "http.connection_failed";
         let seen = self.events(MARK).len();
         let address = self.http.trim_start_matches("http://");
-        if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
-            let _ = stream.write_all(b"this is not HTTP\r\n\r\n").await;
-            let _ = time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
-        }
         let come = |lines: &[String]| nth_event(lines, MARK, seen + 1);
-        let has_come = self.lines().wait_for(PATIENCE, come).await.is_some();
-        assert!(has_come || self.lines().have_ended(), "the log stands still:\n{}", self.lines().tail());
+        let coming = async {
+            loop {
+                if let Ok(mut stream) = tokio::net::TcpStream::connect(address).await {
+                    let _ = stream.write_all(b"this is not HTTP\r\n\r\n").await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+                // One that is late is cut off, which leaves another line.
+                let has_come = self.lines().wait_for(Duration::from_secs(5), come).await.is_some();
+                if has_come || self.lines().have_ended() {
+                    return;
+                }
+            }
+        };
+        let has_come = time::timeout(PATIENCE, coming).await.is_ok();
+        assert!(has_come, "the log stands still:\n{}", self.lines().tail());
     }
 
     /// Asks it to drain.
@@ -284,6 +312,3 @@ fn events<'a>(lines: &'a [String], event: &'a str) -> impl Iterator<Item = Value
 fn parse(address: &str) -> SocketAddr {
     address.trim().parse().unwrap_or_else(|error| panic!("{address}: {error}"))
 }
-
-/// For a start, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(1);

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
+use super::PATIENCE;
 use super::install::{Install, copy_folder, give};
 use super::pki::Authority;
-use super::process::{Folder, Process, Spawn, is_open_to_all};
+use super::process::{Folder, Process, Spawn, copy_program, is_open_to_all};
 
 /// What differs between servers.
 pub(crate) struct PostgresOptions {
@@ -56,7 +58,7 @@ impl Postgres {
         let bin = if uid.is_none() || is_open_to_all(&install.postgres) {
             install.postgres.join("bin")
         } else {
-            copy_folder(&install.postgres, &folder.path().join("install"), None);
+            copy_program(&install.postgres, &folder.path().join("install"));
             folder.path().join("install/bin")
         };
         copy_folder(&install.cluster, &folder.path().join("data"), uid);
@@ -180,15 +182,17 @@ impl Postgres {
     /// Starts it again, on the same port with the same data.
     pub(crate) async fn start_again(&self) {
         assert!(self.process.lock().unwrap().is_none(), "it runs");
-        for _ in 0..50 {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
             match self.launch().await {
                 Ok(()) => return,
-                // After a crash its processes may be a moment behind it.
-                Err(log) if log.contains("is still in use") => tokio::time::sleep(MOMENT).await,
+                // After a crash its processes may be a moment behind it, with its memory and its port.
+                Err(log) if LEFT_OVER.iter().any(|left| log.contains(left)) && Instant::now() < give_up => {
+                    tokio::time::sleep(MOMENT).await;
+                }
                 Err(log) => panic!("PostgreSQL does not start again:\n{log}"),
             }
         }
-        panic!("what a crash left of PostgreSQL does not go away");
     }
 
     pub(crate) async fn restart(&self) {
@@ -342,7 +346,7 @@ fn write_settings(folder: &Path, options: &PostgresOptions) {
     fs::write(file, text).unwrap();
 }
 
-/// For a start or a stop, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(1);
-
 const MOMENT: Duration = Duration::from_millis(100);
+
+/// What a server says that does not start for what is left of the one before it.
+const LEFT_OVER: [&str; 2] = ["is still in use", "could not bind"];

@@ -117,7 +117,8 @@ impl Drop for Process {
         // A stopped process (SIGSTOP) heeds SIGKILL only.
         self.signal(Signal::CONT);
         self.signal(self.stop);
-        for _ in 0..500 {
+        // A server that puts its files and its memory away takes its time for that on a busy machine.
+        for _ in 0..6000 {
             if !matches!(lock(&self.child).try_wait(), Ok(None)) {
                 break;
             }
@@ -140,8 +141,7 @@ pub(crate) async fn freeze(pid: Pid) {
             time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let limit = Duration::from_mins(1);
-    time::timeout(limit, stopped).await.unwrap_or_else(|_| panic!("process {pid} does not stop"));
+    time::timeout(super::PATIENCE, stopped).await.unwrap_or_else(|_| panic!("process {pid} does not stop"));
 }
 
 /// Whether every thread of it is stopped, from the state behind the command's name in `/proc/PID/task/*/stat`.
@@ -266,6 +266,20 @@ impl Drop for Folder {
             tell_reaper(&format!("forget {}", self.path.display()));
         }
     }
+}
+
+/// Copies a file or folder that is run from there, by a child: what this process has written itself may not be run
+/// while a child that another test is just starting has a copy of the descriptor that it was written through.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).output().expect("cp");
+    assert!(copied.status.success(), "{copied:?}");
+}
+
+/// Writes such a file, of one text.
+pub(crate) fn write_program(path: &Path, text: &str) {
+    let script = "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"";
+    let written = Command::new("/bin/sh").args(["-c", script, "sh", text]).arg(path).output().expect("sh");
+    assert!(written.status.success(), "{written:?}");
 }
 
 /// Whether any user can enter `path`.

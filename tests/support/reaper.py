@@ -16,7 +16,7 @@ import sys
 import time
 
 # Servers that have not stopped by then are killed, and folders that still fill up are left, in seconds.
-PATIENCE = 5
+PATIENCE = 30
 
 
 def main():

@@ -101,9 +101,9 @@ impl<'a> World<'a> {
     }
 
     /// One on the shared servers whose leases live for seconds: as few as leave room for one new credential per
-    /// 10 s, and for a busy machine to tell sessions of the end in time.
+    /// 10 s, and for a busy machine to tell sessions of the end in time, which begins 5 s before it.
     pub(crate) async fn short_lived(revocation: Revocation) -> World<'static> {
-        let vault_role = VaultRole { default_ttl: "10s", max_ttl: "20s", revocation, ..VaultRole::default() };
+        let vault_role = VaultRole { default_ttl: "20s", max_ttl: "30s", revocation, ..VaultRole::default() };
         World::shared(WorldOptions { vault_roles: vec![vault_role], ..WorldOptions::default() }).await
     }
 
@@ -257,15 +257,16 @@ impl<'a> World<'a> {
     /// Settings of pglease for this world without routes, which [`route`](Self::route) gives. Listens on free
     /// ports, logs what a test that failed is understood by, and has patience with a machine that does much else.
     pub(crate) fn settings(&self) -> String {
-        self.settings_with("debug", &self.servers.openbao.address(), "connect_wait = \"1m\"")
+        self.settings_with("debug", &self.servers.openbao.address(), "")
     }
 
     /// The same with another log level, another way to Vault (`http://…`), and further keys of `[listen]`.
     pub(crate) fn settings_with(&self, log_level: &str, vault: &str, listen: &str) -> String {
+        let patience = if listen.contains("connect_wait = ") { "" } else { PATIENT };
         format!(
             "[vault]\naddress = {vault:?}\nnamespace = {:?}\n\n\
              [vault.login]\nmethod = \"kubernetes\"\nmount = {:?}\nrole = \"web\"\njwt_file = {}\n\n\
-             [listen]\naddresses = [\"localhost:0\"]\n{listen}\n\n\
+             [listen]\naddresses = [\"localhost:0\"]\n{patience}{listen}\n\n\
              [http]\naddress = \"127.0.0.1:0\"\n\n\
              [admin]\naddress = \"127.0.0.1:0\"\ncontrol = true\n\n\
              [log]\nformat = \"json\"\nlevel = {log_level:?}\n\n",
@@ -415,6 +416,9 @@ impl<'a> World<'a> {
         self.write(&format!("auth/{auth}/role/web"), web).await;
     }
 }
+
+/// Of `[listen]`: for a login on a machine that does much else.
+const PATIENT: &str = "connect_wait = \"2m\"\n";
 
 /// A credential that the test holds itself.
 pub(crate) struct Leased {

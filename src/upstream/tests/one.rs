@@ -1,7 +1,7 @@
 //! Logins at one address.
 
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::super::fake::{
     FakeUpstream, Identity, bounded, credential, expect_ssl_request, message, parameters,
@@ -50,7 +50,7 @@ impl Place {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+    Instant::now() + Duration::from_mins(2)
 }
 
 /// The error and its causes, as the log has them.
@@ -188,8 +188,11 @@ async fn name_is_looked_up_and_a_missing_one_or_a_closed_port_is_an_error() {
     });
     logged_in.await.unwrap();
 
-    let Place { listener, mut config } = place;
-    drop(listener);
+    // A port that nobody listens on, and nobody else gets.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (port, mut config) = (closed.local_addr().unwrap().port(), place.config);
+    config.hosts = vec![Host::at("localhost", port)];
     let try_with = async |config: &UpstreamConfig| {
         let upstream = Upstream::load(config).unwrap();
         upstream.log_in(&credential("secret"), &parameters(), soon()).await.unwrap_err()

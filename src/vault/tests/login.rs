@@ -119,8 +119,8 @@ async fn login_and_secrets_have_namespaces_of_their_own() {
     let (vault, lease) = (&fake.vault, LeaseId::from("l.team"));
 
     let token = vault.log_in().await.unwrap().token;
-    vault.read_creds(&token, "x", SECOND).await.unwrap();
-    vault.renew_lease(&token, &lease, SECOND).await.unwrap();
+    vault.read_creds(&token, "x", PATIENCE).await.unwrap();
+    vault.renew_lease(&token, &lease, PATIENCE).await.unwrap();
     // Its lease first, which would not end with it, and but once.
     vault.revoke_self(&token).await.unwrap();
     vault.revoke_self(&token).await.unwrap();
@@ -130,7 +130,7 @@ async fn login_and_secrets_have_namespaces_of_their_own() {
         login.to_string().ends_with(r#"namespace not found; in vault.login.namespace "pods""#),
         "{login}"
     );
-    let creds = vault.read_creds(&token, "x", SECOND).await.unwrap_err();
+    let creds = vault.read_creds(&token, "x", PATIENCE).await.unwrap_err();
     assert!(creds.to_string().ends_with(r#"namespace not found; in vault.namespace "team""#), "{creds}");
 
     let requests = fake.requests().await;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::pglease::Pglease;
 use crate::support::process::{Process, Spawn};
@@ -51,7 +52,13 @@ async fn dump_and_restore_outlive_their_lease_with_a_startup_role() {
     let restoring = spawn(&world, "pg_restore", &restore);
     let dumping = dump(&world, &pglease, "dumped");
     until(async || waiting(&world).await == 2).await;
-    let first = pglease.status().await["chains"][0]["current"].clone();
+    // A chain that does something else answers later.
+    let mut first = Value::Null;
+    until(async || {
+        first = pglease.status().await["chains"][0]["current"].clone();
+        !first.is_null()
+    })
+    .await;
 
     pglease.wait_for_events("rotation.done", 2, PATIENCE).await;
     until(async || pglease.events("lease.ended").iter().any(|end| end["generation"] == first)).await;

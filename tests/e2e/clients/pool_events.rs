@@ -34,9 +34,8 @@ async fn case_c40_each_socket_of_a_pool_sees_57p01_and_a_clean_end_and_the_pool_
     fs::write(&cert_file, certificate.certificate).unwrap();
     fs::write(&key_file, certificate.key).unwrap();
     let port = free_ports(1);
-    let listen = format!(
-        "connect_wait = \"1m\"\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\nunix_socket = {folder:?}"
-    );
+    let listen =
+        format!("tls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}\nunix_socket = {folder:?}");
     let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
     let settings = settings.replace("\"localhost:0\"", &format!("\"localhost:{port}\""))
         + &world.route("db-app")
@@ -105,8 +104,8 @@ async fn say(program: &Process, command: &str, number: usize) -> String {
 
 /// Its leases are renewed each few seconds, so that a new `max_ttl` is heeded soon.
 fn vault_role(max_ttl: &'static str) -> VaultRole {
-    VaultRole { default_ttl: "10s", max_ttl, ..VaultRole::default() }
+    VaultRole { default_ttl: "20s", max_ttl, ..VaultRole::default() }
 }
 
 /// `default_ttl` of the role.
-const D: Duration = Duration::from_secs(10);
+const D: Duration = Duration::from_secs(20);

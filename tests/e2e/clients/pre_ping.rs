@@ -109,8 +109,7 @@ impl<'a> Scene<'a> {
 
         let gate = Gate::to(postgres.port()).await;
         let port = free_ports(1);
-        let listen =
-            format!("connect_wait = \"1m\"\ntls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}");
+        let listen = format!("tls_cert_file = {cert_file:?}\ntls_key_file = {key_file:?}");
         let settings = world.settings_with("debug", &world.servers.openbao.address(), &listen);
         let settings = settings.replace("\"localhost:0\"", &format!("\"localhost:{port}\""));
         let gated = |text: String| {

@@ -219,11 +219,11 @@ pub(super) fn spawn(program: &Value, environment: &[(&str, String)], folder: &Pa
 /// Its leases are renewed each few seconds, so that a new `max_ttl` is heeded soon. The end of one takes nothing but
 /// the right to log in: however late pglease is on a busy machine, nobody meets a role that is gone.
 fn vault_role(max_ttl: &'static str) -> VaultRole {
-    VaultRole { default_ttl: "10s", max_ttl, ..VaultRole::default() }
+    VaultRole { default_ttl: "20s", max_ttl, ..VaultRole::default() }
 }
 
 /// `default_ttl` of the role.
-const D: Duration = Duration::from_secs(10);
+const D: Duration = Duration::from_secs(20);
 
 /// For all steps of a program, beside those of the others, on a machine that does much else.
 const LIMIT: Duration = PATIENCE.saturating_mul(3);

@@ -1,13 +1,11 @@
 //! `deploy/vault`, and the roles of `deploy/postgres` that it leases.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use super::{Deployment, FIRST_PASSWORD, jwt, refusal, words};
+use crate::support::process::write_program;
 use crate::support::tokenreview::TokenReview;
 use crate::{PATIENCE, pglease_with, until};
 
@@ -175,7 +173,7 @@ fn settings(deployment: &Deployment) -> String {
     };
     format!(
         "[vault]\naddress = {:?}\n[vault.login]\nrole = \"web-owner\"\nmount = {:?}\njwt_file = {:?}\n\
-         [listen]\naddresses = [\"localhost:0\"]\nconnect_wait = \"1m\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+         [listen]\naddresses = [\"localhost:0\"]\nconnect_wait = \"2m\"\n[http]\naddress = \"127.0.0.1:0\"\n\
          [admin]\naddress = \"127.0.0.1:0\"\n{}{}{}startup_role = {:?}\n",
         deployment.servers.openbao.address(),
         deployment.named("kubernetes"),
@@ -384,15 +382,15 @@ async fn script_that_is_stopped_before_the_password_is_replaced_takes_the_connec
     let deployment = Deployment::of_postgres().await;
     let openbao = &deployment.servers.openbao;
     // Stops the script in the middle of that.
-    let program = deployment.file(
-        "stopping",
+    let program = deployment.path("stopping");
+    write_program(
+        &program,
         &format!(
             "#!/bin/sh\ncase $* in *rotate-root*) kill -TERM $PPID; exit ;; esac\nexec {} \"$@\"\n",
             openbao.program().display()
         ),
     );
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let done = deployment.set_up_vault(&[("VAULT_CLI", &program)]).await;
+    let done = deployment.set_up_vault(&[("VAULT_CLI", &program.display().to_string())]).await;
     assert!(!done.status.success(), "{}", words(&done));
     assert!(openbao.list(&format!("{}/config", deployment.named("database"))).await.is_empty());
     let made = format!("Data written to: {}/config/", deployment.named("database"));

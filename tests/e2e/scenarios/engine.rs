@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{gaps, granted, of};
 use crate::support::audit::Request;
 use crate::support::world::{Revocation, VaultRole, World};
-use crate::{PATIENCE, pglease_with, until, user_of};
+use crate::{PATIENCE, pglease_with, until, until_served, user_of};
 
 /// Settings with a route whose sessions have nothing to learn.
 fn settings(world: &World<'_>) -> String {
@@ -46,7 +46,7 @@ async fn scenario_09_renewal_that_hangs_behind_a_lock_is_not_taken_for_death() {
 
 #[tokio::test]
 async fn scenario_20_creation_that_is_broken_is_tried_with_pauses_until_it_is_repaired() {
-    let short = VaultRole { default_ttl: "10s", max_ttl: "20s", ..VaultRole::default() };
+    let short = VaultRole { default_ttl: "20s", max_ttl: "30s", ..VaultRole::default() };
     let world = World::shared(of(short.clone())).await;
     let pglease = pglease_with(&settings(&world)).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
@@ -60,13 +60,8 @@ async fn scenario_20_creation_that_is_broken_is_tried_with_pauses_until_it_is_re
     assert!(gaps(&creds).iter().all(|&gap| gap > Duration::from_millis(900)), "{creds:?}");
 
     world.write_vault_role(&short).await;
-    let mut fresh = None;
-    until(async || {
-        fresh = pglease.connect("app").await.ok();
-        fresh.is_some()
-    })
-    .await;
-    assert_ne!(user_of(&fresh.unwrap()).await, user);
+    let fresh = until_served(&pglease, "app").await;
+    assert_ne!(user_of(&fresh).await, user);
 }
 
 #[tokio::test]
@@ -87,7 +82,7 @@ async fn scenario_25_password_that_an_administrator_changed_costs_one_credential
 
 #[tokio::test]
 async fn scenario_26_maximum_that_is_raised_after_a_capped_renewal_costs_one_rotation_at_most() {
-    let short = VaultRole { default_ttl: "10s", max_ttl: "20s", ..VaultRole::default() };
+    let short = VaultRole { default_ttl: "20s", max_ttl: "30s", ..VaultRole::default() };
     let world = World::shared(of(short.clone())).await;
     let pglease = pglease_with(&settings(&world)).await;
     let capped = || pglease.events("lease.renewed").iter().any(|renewed| renewed["capped"] == true);
@@ -95,7 +90,7 @@ async fn scenario_26_maximum_that_is_raised_after_a_capped_renewal_costs_one_rot
     world.write_vault_role(&VaultRole { max_ttl: "1h", ..short }).await;
 
     let renewals = pglease.events("lease.renewed").len();
-    pglease.wait_for_events("lease.renewed", renewals + 3, PATIENCE).await;
+    pglease.wait_for_events("lease.renewed", renewals + 2, PATIENCE).await;
     assert!(pglease.events("rotation.done").len() <= 1);
     assert!(granted(&world, Request::is_creds).len() <= 2);
     pglease.connect("app").await.unwrap();

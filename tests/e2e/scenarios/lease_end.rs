@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -16,19 +16,35 @@ use crate::support::postgres::Database;
 use crate::support::world::{Revocation, VaultRole, World};
 use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
 
-/// As short as leaves a busy machine the time to try a revocation out between rotation and end, 7 s at least.
+/// As short as leaves a busy machine the time to try a revocation out between the rotation, which is 12 s before the end
+/// at least, and the first goodbyes, 5 s before it.
 fn short_lived(revocation: Revocation) -> VaultRole {
-    VaultRole { default_ttl: "20s", max_ttl: "35s", revocation, ..VaultRole::default() }
+    VaultRole { default_ttl: "40s", max_ttl: "55s", revocation, ..VaultRole::default() }
 }
 
-/// Credentials that were read for no session.
+/// What it learns of a revocation: where this machine is too slow for that at the end of one lease, at that of the next
+/// one that has sessions.
+async fn learned(pglease: &Pglease) -> Value {
+    let mut sessions = Vec::new();
+    until(async || {
+        sessions.push(pglease.connect("app").await.unwrap());
+        let learned = |lines: &[String]| {
+            lines.iter().any(|line| line.contains("lease.revocation_learned")).then_some(())
+        };
+        pglease.lines().wait_for(Duration::from_secs(5), learned).await.is_some()
+    })
+    .await;
+    pglease.wait_for_event("lease.revocation_learned", PATIENCE).await
+}
+
+/// Credentials that were read for no session, but for those that nothing was learned by.
 async fn throw_aways(world: &World<'_>, pglease: &Pglease) -> usize {
     // One that is just being read is none yet.
     loop {
         let read = granted(world, Request::is_creds).len();
         let issued = pglease.logged("lease.issued").await.len();
         if granted(world, Request::is_creds).len() == read {
-            return read - issued;
+            return read - issued - pglease.events("lease.revocation_unknown").len();
         }
     }
 }
@@ -44,7 +60,7 @@ async fn told(session: Database) -> DbError {
 #[tokio::test]
 async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
     let world =
-        World::shared(of(VaultRole { default_ttl: "10s", max_ttl: "25s", ..short_lived(Revocation::Drop) }))
+        World::shared(of(VaultRole { default_ttl: "20s", max_ttl: "30s", ..short_lived(Revocation::Drop) }))
             .await;
     let pglease = pglease_for(&world).await;
     let is_done = AtomicBool::new(false);
@@ -87,8 +103,7 @@ async fn scenario_02_end_by_the_default_revocation_is_met_by_nobody() {
     assert!(users.len() >= 3, "{users:?}");
     let learned = pglease.logged("lease.revocation_learned").await;
     assert!(matches!(&learned[..], [learned] if learned["harmless"] == false), "{learned:?}");
-    let unknown = pglease.events("lease.revocation_unknown").len();
-    assert_eq!(throw_aways(&world, &pglease).await, 1 + unknown);
+    assert_eq!(throw_aways(&world, &pglease).await, 1);
     assert_nothing_was_forbidden(&world, &pglease).await;
 }
 
@@ -97,15 +112,22 @@ async fn scenario_03_end_by_nologin_is_outlived_by_a_transaction_and_an_idle_ses
     let world = World::shared(of(short_lived(Revocation::NoLogin))).await;
     let pglease =
         pglease_with(&(world.settings() + &world.route("db-app") + "at_lease_end = \"auto\"\n")).await;
-    let idle = pglease.connect("app").await.unwrap();
-    let first = user_of(&idle).await;
-    let in_transaction = pglease.connect("app").await.unwrap();
-    in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
+    let mut pair = two_on_one_lease(&pglease).await;
 
     let learned = pglease.wait_for_event("lease.revocation_learned", PATIENCE).await;
     assert_eq!((&learned["harmless"], &learned["saw"]), (&json!(true), &json!("nologin")), "{learned}");
-    let ended = pglease.wait_for_event("lease.ended", PATIENCE).await;
-    assert_eq!((&ended["db_role"], &ended["outlived_sessions"]), (&json!(first), &json!(2)), "{ended}");
+    // Where this machine was too slow for that, they have been told before it was known, and others are not.
+    if pglease.logged("session.end").await.iter().any(|end| end["reason"] == "lease_ends") {
+        pair = two_on_one_lease(&pglease).await;
+    }
+    let (first, idle, in_transaction) = pair;
+    let mut ended = None;
+    until(async || {
+        ended = pglease.events("lease.ended").into_iter().find(|ended| ended["db_role"] == first.as_str());
+        ended.is_some()
+    })
+    .await;
+    assert_eq!(ended.unwrap()["outlived_sessions"], 2);
     until(async || pglease.metric("pglease_sessions_outlived_lease", "").await > 1.0).await;
     until(async || !world.living_roles().await.contains(&first)).await;
     in_transaction.batch_execute("INSERT INTO t VALUES (1002); COMMIT").await.unwrap();
@@ -117,6 +139,23 @@ async fn scenario_03_end_by_nologin_is_outlived_by_a_transaction_and_an_idle_ses
     assert_eq!(throw_aways(&world, &pglease).await, 1);
     assert!(pglease.metric("pglease_orphans_total", "").await < 1.0);
     assert_nothing_was_forbidden(&world, &pglease).await;
+}
+
+/// A session that is idle and one in a transaction, on the credential of this user.
+async fn two_on_one_lease(pglease: &Pglease) -> (String, Database, Database) {
+    let mut pair = None;
+    until(async || {
+        let (idle, in_transaction) =
+            (pglease.connect("app").await.unwrap(), pglease.connect("app").await.unwrap());
+        let first = user_of(&idle).await;
+        let is_one = user_of(&in_transaction).await == first;
+        pair = Some((first, idle, in_transaction));
+        is_one
+    })
+    .await;
+    let (first, idle, in_transaction) = pair.unwrap();
+    in_transaction.batch_execute("BEGIN; INSERT INTO t VALUES (1001)").await.unwrap();
+    (first, idle, in_transaction)
 }
 
 #[tokio::test]
@@ -141,7 +180,7 @@ async fn play_harmful(revocation: Revocation, saw: &str) {
     let session = pglease.connect("app").await.unwrap();
     told(session).await;
 
-    let learned = pglease.wait_for_event("lease.revocation_learned", PATIENCE).await;
+    let learned = learned(&pglease).await;
     assert_eq!((&learned["harmless"], &learned["saw"]), (&json!(false), &json!(saw)), "{learned}");
     let end = pglease.wait_for_event("session.end", PATIENCE).await;
     assert_eq!(end["reason"], "lease_ends", "{end}");

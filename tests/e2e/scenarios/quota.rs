@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use tokio::time::{self, Instant};
 
 use super::{gaps, of};
 use crate::support::Servers;
 use crate::support::openbao::OpenBao;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, start, user_of};
+use crate::{PATIENCE, pglease_for, start, until, user_of};
 
 /// From here one request in `interval` is answered, of this `path` or, where it is empty, of all but this quota's own;
 /// that one is spent already.
@@ -35,19 +34,20 @@ async fn scenario_15_lease_survives_429_to_its_renewals() {
 
     limit(&servers.openbao, "", "1h", false).await;
     let limited_from = servers.openbao.requests().len();
-    let failed = pglease.wait_for_event("lease.renew_failed", PATIENCE).await;
-    assert_eq!(failed["code"], 429, "{failed}");
+    // Beside a Vault that is slow to answer on a busy machine.
+    let tried = || servers.openbao.requests().len() - limited_from;
+    until(async || pglease.events("lease.renew_failed").iter().any(|failed| failed["code"] == 429)).await;
     // More than a third of it is left at the end: no successor is looked for.
-    let limited_until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < limited_until {
+    until(async || {
         assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);
-        time::sleep(Duration::from_secs(1)).await;
-    }
+        tried() >= 3
+    })
+    .await;
     let requests = servers.openbao.requests();
     servers.openbao.delete(QUOTA).await;
 
     let gaps = gaps(&requests[limited_from..]);
-    assert!(gaps.len() >= 2 && gaps.iter().all(|&gap| gap > Duration::from_millis(900)), "{gaps:?}");
+    assert!(gaps.iter().all(|&gap| gap > Duration::from_millis(900)), "{gaps:?}");
     let renewed = pglease.wait_for_event("lease.renewed", PATIENCE).await;
     assert_eq!(renewed["db_role"], user.as_str(), "{renewed}");
     assert_eq!(user_of(&pglease.connect("app").await.unwrap()).await, user);
@@ -60,7 +60,8 @@ async fn scenario_15_retry_after_is_waited_for() {
     let world = World::create(&servers, WorldOptions::default()).await;
     let login = format!("auth/{}/login", world.auth());
 
-    limit(&servers.openbao, &login, "15s", true).await;
+    // Longer than a start takes on a busy machine, and no longer than is waited for.
+    limit(&servers.openbao, &login, "25s", true).await;
     let limited_from = servers.openbao.requests();
     let limited_at = limited_from.last().unwrap().at;
     let pglease = start(&(world.settings() + &world.route("db-app"))).await;
@@ -72,7 +73,7 @@ async fn scenario_15_retry_after_is_waited_for() {
     let (first, second) = (logins.next().unwrap(), logins.next().unwrap());
     assert!(!first.was_granted());
     // OpenBao says it in whole seconds, rounded down: the second login may be a moment early, the third is not.
-    assert!(second.at > limited_at + Duration::from_millis(13_500), "{limited_at:?} {second:?}");
+    assert!(second.at > limited_at + Duration::from_millis(23_500), "{limited_at:?} {second:?}");
     assert!(logins.count() <= 1);
     let failed = pglease.events("login.failed");
     assert!(failed.iter().all(|failed| failed["code"] == 429), "{failed:?}");

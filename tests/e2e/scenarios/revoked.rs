@@ -92,7 +92,7 @@ async fn end(world: &World<'_>, user: &str, by: By) {
 /// Nobody logs in anew: a renewal meets it.
 #[tokio::test]
 async fn revoked_lease_ends_its_sessions_though_nobody_logs_in() {
-    let world = World::shared(of(VaultRole { default_ttl: "10s", ..VaultRole::default() })).await;
+    let world = World::shared(of(VaultRole { default_ttl: "20s", ..VaultRole::default() })).await;
     for by in [By::RevokedLease, By::RevokedToken] {
         let pglease = pglease_with(&(world.settings() + &world.route("db-app"))).await;
         let held = pglease.connect("app").await.unwrap();

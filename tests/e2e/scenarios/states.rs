@@ -90,7 +90,7 @@ async fn set_up(
     revocation: Revocation,
     with_startup_role: bool,
 ) -> (World<'_>, Arc<Pglease>) {
-    let vault_role = VaultRole { default_ttl: "20s", max_ttl: "35s", revocation, ..VaultRole::default() };
+    let vault_role = VaultRole { default_ttl: "40s", max_ttl: "60s", revocation, ..VaultRole::default() };
     let world = World::create(servers, of(vault_role)).await;
     let owner = world.group("app_owner");
     let grant = format!("GRANT SELECT, INSERT ON t, visits TO {owner}");

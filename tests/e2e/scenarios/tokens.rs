@@ -34,7 +34,7 @@ async fn scenario_05_token_without_the_default_policy_is_only_rotated() {
 async fn scenario_24_api_server_that_fails_for_three_renewals_of_the_token_costs_no_rotation() {
     let options = WorldOptions {
         token_ttl: "60s",
-        ..of(VaultRole { default_ttl: "20s", max_ttl: "1h", ..VaultRole::default() })
+        ..of(VaultRole { default_ttl: "40s", max_ttl: "1h", ..VaultRole::default() })
     };
     let world = World::shared(options).await;
     let pglease = pglease_with(&settings(&world)).await;
@@ -55,7 +55,7 @@ async fn scenario_24_api_server_that_fails_for_three_renewals_of_the_token_costs
 #[tokio::test]
 async fn successor_is_read_with_the_old_token_where_the_api_server_is_away() {
     let world =
-        World::shared(of(VaultRole { default_ttl: "10s", max_ttl: "20s", ..VaultRole::default() })).await;
+        World::shared(of(VaultRole { default_ttl: "20s", max_ttl: "30s", ..VaultRole::default() })).await;
     let pglease = pglease_with(&settings(&world)).await;
     let held = pglease.connect("app").await.unwrap();
     let user = user_of(&held).await;

@@ -25,7 +25,7 @@ use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, user
 
 /// A world in a namespace whose leases can be renewed for long.
 fn in_a_namespace() -> WorldOptions {
-    WorldOptions { has_namespace: true, ..of(VaultRole { default_ttl: "10s", ..VaultRole::default() }) }
+    WorldOptions { has_namespace: true, ..of(VaultRole { default_ttl: "20s", ..VaultRole::default() }) }
 }
 
 /// Ends it, and waits until nothing that can log in is left of it.
@@ -133,14 +133,13 @@ fn server_config(issued: &Issued) -> Arc<ServerConfig> {
 
 #[tokio::test]
 async fn private_ca_is_read_again_and_vaults_certificate_may_have_another_name() {
-    let world = World::shared(of(VaultRole { default_ttl: "10s", ..VaultRole::default() })).await;
+    let world = World::shared(of(VaultRole { default_ttl: "20s", ..VaultRole::default() })).await;
     let (old, new) = (Authority::create(), Authority::create());
     let gate = TlsGate::to(world.servers.openbao.port(), &old.issue(&["vault.example.com"])).await;
     let ca_file = world.folder().join("vault-ca.pem");
     fs::write(&ca_file, old.pem()).unwrap();
     let with = |more: &str| {
-        let settings =
-            world.settings_with("debug", &format!("https://{}", gate.address), "connect_wait = \"1m\"");
+        let settings = world.settings_with("debug", &format!("https://{}", gate.address), "");
         let settings = settings.replace("[vault]\n", &format!("[vault]\nca_file = {ca_file:?}\n{more}"));
         settings + &world.route("db-app")
     };
@@ -212,7 +211,7 @@ async fn scenario_19_redirects_cost_bounded_time_and_lead_to_no_stranger() {
     let openbao = &world.servers.openbao;
     let gate = Gate::to(openbao.port()).await;
     let vault = format!("http://{}", gate.address());
-    let settings = world.settings_with("debug", &vault, "connect_wait = \"1m\"") + &world.route("db-app");
+    let settings = world.settings_with("debug", &vault, "") + &world.route("db-app");
     let pglease = pglease_with(&settings).await;
     // A stranger on another host, the own host with another scheme, and a leader that takes connections and is dead.
     let stranger = TcpListener::bind("127.0.0.2:0").await.unwrap();

@@ -30,7 +30,7 @@ async fn case_c04_client_in_tls_gets_everything_at_once_from_upstreams_of_both_k
     fs::write(&certificate_file, certificate.certificate).unwrap();
     fs::write(&key_file, certificate.key).unwrap();
     let listen = format!(
-        "connect_wait = \"1m\"\ntls_cert_file = {:?}\ntls_key_file = {:?}",
+        "tls_cert_file = {:?}\ntls_key_file = {:?}",
         certificate_file.display().to_string(),
         key_file.display().to_string()
     );

@@ -18,7 +18,7 @@ use crate::{PATIENCE, pglease_for, pglease_with};
 #[tokio::test]
 async fn case_c06_settings_warnings_and_notifications_that_nobody_asked_for_upset_nothing() {
     let servers = Servers::start().await;
-    let ending = VaultRole { default_ttl: "10s", max_ttl: "25s", ..VaultRole::default() };
+    let ending = VaultRole { default_ttl: "20s", max_ttl: "30s", ..VaultRole::default() };
     let ending = WorldOptions { vault_roles: vec![ending], ..WorldOptions::default() };
     let (lasting, ending) =
         tokio::join!(World::create(&servers, WorldOptions::default()), World::create(&servers, ending));

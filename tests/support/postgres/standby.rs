@@ -6,9 +6,10 @@ use std::sync::Mutex;
 
 use rustix::process::Signal;
 
+use super::super::PATIENCE;
 use super::super::install::give;
 use super::super::process::{Folder, Process, Spawn};
-use super::{PATIENCE, Postgres};
+use super::Postgres;
 
 impl Postgres {
     /// A hot standby that streams from this server, with the same certificate.
@@ -44,7 +45,7 @@ impl Postgres {
 
     /// Makes a standby a primary.
     pub(crate) async fn promote(&self) {
-        let promoted = self.query("postgres", "SELECT pg_promote(true, 60)").await;
+        let promoted = self.query("postgres", "SELECT pg_promote(true, 600)").await;
         assert_eq!(promoted, [[Some("t".to_owned())]]);
     }
 }
