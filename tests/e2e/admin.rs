@@ -14,7 +14,7 @@ use crate::support::http_client;
 use crate::support::pglease::Pglease;
 use crate::support::tokenreview::Answer;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{BINARY, PATIENCE, pglease_for, pglease_with, rotate, start, until, user_of};
+use crate::{BINARY, PATIENCE, pglease_for, pglease_with, rotate, start, until, until_revoked, user_of};
 
 #[tokio::test]
 async fn rotate_leaves_the_sessions_and_new_ones_get_the_new_user() {
@@ -132,7 +132,7 @@ async fn drain_by_command_is_sigterms_and_returns_at_the_end() {
     assert!(drained.status.success() && text(&drained) == "drained\n", "{drained:?}");
     assert!(idle.last_words().await.is_some_and(|told| told.code() == &SqlState::ADMIN_SHUTDOWN));
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 
     let nobody = pglease.run_command(&["status"]).await;
     assert_eq!(nobody.status.code(), Some(1));

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_with, until};
+use crate::{PATIENCE, pglease_with, until, until_revoked};
 
 #[tokio::test]
 async fn drain_ends_idle_sessions_lets_statements_finish_and_revokes() {
@@ -54,7 +54,7 @@ async fn second_signal_cuts_what_the_first_would_wait_for() {
     };
     let (cut, ()) = tokio::join!(statement, cutting);
     assert!(cut.is_err());
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
     // No statement runs on for a client that is gone.
     let sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'SELECT pg_sleep(600)' AND state = 'active'";
     until(async || world.superuser.rows(sql).await.is_empty()).await;

@@ -55,6 +55,6 @@ mod differential;
 mod isolation;
 
 use steps::{
-    BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, rotate, start, until, until_alive,
-    until_served, user_of,
+    BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, refused_revocations, rotate, start, until,
+    until_alive, until_revoked, until_served, user_of,
 };

@@ -10,7 +10,7 @@ use tokio::time;
 use tokio_postgres::error::SqlState;
 
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, until, user_of};
+use crate::{PATIENCE, pglease_for, pglease_with, until, until_revoked, user_of};
 
 #[tokio::test]
 async fn two_rotations_pass_reconnecting_clients_a_held_session_and_an_open_transaction() {
@@ -49,7 +49,7 @@ async fn two_rotations_pass_reconnecting_clients_a_held_session_and_an_open_tran
 
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 }
 
 #[tokio::test]

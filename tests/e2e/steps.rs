@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time;
 
 pub(crate) use crate::support::PATIENCE;
@@ -77,6 +78,23 @@ pub(crate) async fn until_served(pglease: &Pglease, database: &str) -> Database 
     })
     .await;
     served.unwrap()
+}
+
+/// Waits until no credential of the world can log in any more, which `pglease`, at its end, has had revoked. It has 5 s
+/// for that: what nobody has answered by then, on a machine that stands still, is revoked here, as by an operator.
+pub(crate) async fn until_revoked(world: &World<'_>, pglease: &Pglease) {
+    let orphans = ["lease.orphaned", "token.orphaned"].map(|event| pglease.events(event)).concat();
+    if orphans.iter().any(|orphan| orphan["code"].is_null()) {
+        let path = format!("sys/leases/revoke-prefix/{}/creds", world.engine());
+        world.write(&path, json!({ "sync": true })).await;
+    }
+    until(async || world.living_roles().await.is_empty()).await;
+}
+
+/// Leases and tokens that Vault has refused to end.
+pub(crate) fn refused_revocations(pglease: &Pglease) -> usize {
+    let orphans = ["lease.orphaned", "token.orphaned"].map(|event| pglease.events(event)).concat();
+    orphans.iter().filter(|orphan| !orphan["code"].is_null()).count()
 }
 
 /// Waits until `/livez` says so, as a kubelet does: one answer that is late ends nobody.

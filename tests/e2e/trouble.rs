@@ -8,7 +8,9 @@ use crate::support::Servers;
 use crate::support::gate::Gate;
 use crate::support::pglease::Pglease;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, until_served, user_of};
+use crate::{
+    PATIENCE, pglease_for, pglease_with, start, until, until_alive, until_revoked, until_served, user_of,
+};
 
 /// Leases of this life that can be renewed for long.
 fn leases_of(default_ttl: &'static str) -> WorldOptions {
@@ -159,7 +161,7 @@ async fn stop_and_expect_nothing(pglease: &Pglease, world: &World<'_>) {
     pglease.sigterm();
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
     until(async || creations_under_way(world).await == 0).await;
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(world, pglease).await;
 }
 
 #[tokio::test]
@@ -214,5 +216,5 @@ async fn stop_before_there_is_anything_is_over_at_once() {
     pglease.wait_for_event("proof.failed", PATIENCE).await;
     pglease.sigterm();
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 }

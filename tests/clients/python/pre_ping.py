@@ -18,7 +18,7 @@ URL = sa.make_url(os.environ["DATABASE_URL"])
 # For an answer, on a machine that does much else. In seconds.
 PATIENCE = 120
 HELD = 2
-POOL = {"pool_pre_ping": True, "pool_size": HELD, "max_overflow": 0}
+POOL = {"pool_pre_ping": True, "pool_size": HELD, "max_overflow": 0, "pool_timeout": PATIENCE}
 
 
 def url(driver):

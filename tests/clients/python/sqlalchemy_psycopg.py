@@ -12,7 +12,8 @@ from contract import BIG_ROWS, BIG_VALUE, CLIENT, COPIED, IS_SLEEPING, PATIENCE,
 class Client:
     def __init__(self):
         url = URL.replace("postgresql://", "postgresql+psycopg://", 1)
-        self.engine = sa.create_engine(url, pool_pre_ping=True, pool_size=4, max_overflow=0)
+        pool = {"pool_size": 4, "max_overflow": 0, "pool_timeout": PATIENCE}
+        self.engine = sa.create_engine(url, pool_pre_ping=True, **pool)
 
     @contextlib.contextmanager
     def connection(self):

@@ -271,7 +271,8 @@ async fn two_runs_at_once_drop_each_role_once_and_no_run_drops_more_than_it_may(
     }
     let (first, second, elsewhere) = tokio::join!(reap(first), reap(&second), reap(&elsewhere));
     let mut rows = [first, second, elsewhere].concat();
-    rows.retain(|row| row.1 != "nothing done");
+    // Who waits for the other one's transaction for longer than 2 s leaves the role to it.
+    rows.retain(|row| row.1 != "nothing done" && row.2 != "canceling statement due to lock timeout");
     rows.sort();
     due.sort();
     let right: Vec<_> = due.iter().map(|db_role| row(db_role, "dropped", NOTHING)).collect();

@@ -15,7 +15,7 @@ use crate::support::pglease::Pglease;
 use crate::support::pki::Authority;
 use crate::support::tokenreview::TokenReview;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_with, start, until, user_of};
+use crate::{PATIENCE, pglease_with, start, until, until_revoked, user_of};
 
 /// The world's settings with this in place of its login, and a route.
 fn settings(world: &World<'_>, login: &str) -> String {
@@ -46,7 +46,7 @@ async fn assert_serves_and_cleans_up(world: &World<'_>, pglease: &Pglease) {
     drop(session);
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(world, pglease).await;
 }
 
 /// A `RoleID` of a new mount of approle, and that mount.

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use super::of;
 use crate::support::world::{Revocation, VaultRole, World};
-use crate::{PATIENCE, pglease_with, until, user_of};
+use crate::{PATIENCE, pglease_with, until, until_revoked, user_of};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
@@ -69,7 +69,7 @@ async fn play(revocation: Revocation, with_startup_role: bool) {
         assert_eq!(pglease.logged("rotation.done").await.len(), 1, "{by:?}");
         pglease.sigterm();
         assert!(pglease.wait_exit(PATIENCE).await.success(), "{by:?}");
-        until(async || world.living_roles().await.is_empty()).await;
+        until_revoked(&world, &pglease).await;
     }
 }
 

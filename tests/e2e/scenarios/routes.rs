@@ -9,7 +9,7 @@ use super::{assert_nothing_was_forbidden, granted};
 use crate::support::audit::Request;
 use crate::support::postgres::Database;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_with, start, until, until_alive, until_served, user_of};
+use crate::{PATIENCE, pglease_with, start, until, until_alive, until_revoked, until_served, user_of};
 
 fn reading() -> VaultRole {
     VaultRole { name: "db-read", groups: &["app_ro"], ..VaultRole::default() }
@@ -152,5 +152,5 @@ async fn twelve_routes_on_six_paths_hold_six_leases() {
 
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 }

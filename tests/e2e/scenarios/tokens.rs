@@ -6,7 +6,7 @@ use super::{granted, of};
 use crate::support::audit::Request;
 use crate::support::tokenreview::Answer;
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_with, until, user_of};
+use crate::{PATIENCE, pglease_with, refused_revocations, until_revoked, user_of};
 
 /// Settings with a route whose sessions have nothing to learn.
 fn settings(world: &World<'_>) -> String {
@@ -73,7 +73,7 @@ async fn successor_is_read_with_the_old_token_where_the_api_server_is_away() {
     pglease.sigterm();
     drop(held);
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 }
 
 #[tokio::test]
@@ -92,6 +92,6 @@ async fn batch_token_is_served_and_leaves_no_role_behind() {
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
     // Each lease was ended alone, long before the token's end.
-    until(async || world.living_roles().await.is_empty()).await;
-    assert_eq!(pglease.events("lease.orphaned").len(), 0);
+    until_revoked(&world, &pglease).await;
+    assert_eq!(refused_revocations(&pglease), 0);
 }

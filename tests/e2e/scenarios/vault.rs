@@ -21,7 +21,10 @@ use crate::support::listen_again;
 use crate::support::pglease::Pglease;
 use crate::support::pki::{Authority, Issued};
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{PATIENCE, pglease_for, pglease_with, start, until, until_alive, user_of};
+use crate::{
+    PATIENCE, pglease_for, pglease_with, refused_revocations, start, until, until_alive, until_revoked,
+    user_of,
+};
 
 /// A world in a namespace whose leases can be renewed for long.
 fn in_a_namespace() -> WorldOptions {
@@ -32,8 +35,8 @@ fn in_a_namespace() -> WorldOptions {
 async fn assert_cleans_up(world: &World<'_>, pglease: &Pglease) {
     pglease.sigterm();
     assert!(pglease.wait_exit(PATIENCE).await.success());
-    assert_eq!(pglease.events("lease.orphaned").len(), 0);
-    until(async || world.living_roles().await.is_empty()).await;
+    assert_eq!(refused_revocations(pglease), 0);
+    until_revoked(world, pglease).await;
 }
 
 #[tokio::test]

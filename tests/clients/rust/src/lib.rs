@@ -13,6 +13,8 @@ use std::time::Duration;
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 pub const POOL_SIZE: u32 = 4;
+/// For a connection, on a machine that does much else.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const BIG_ROWS: i32 = 100_000;
 pub const BIG_VALUE: i32 = 16 << 20;
 pub const COPIED: i32 = 10_000;

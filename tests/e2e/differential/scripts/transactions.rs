@@ -163,8 +163,9 @@ fn limits(names: &Names) -> Vec<Script> {
     if names.major >= 17 {
         // In one Query with its start: what came behind the end would be unread there, and reset the connection.
         let running = "BEGIN; SET LOCAL transaction_timeout = 1000; SELECT pg_sleep(600)";
+        let idle = "BEGIN; SET LOCAL transaction_timeout = 300";
         scripts.push(session("transaction_timeout in a statement").query(running).end());
-        scripts.push(session("transaction_timeout").query("BEGIN; SET LOCAL transaction_timeout = 20").end());
+        scripts.push(session("transaction_timeout").query(idle).end());
     }
     // What is said and when it is said depends on no merging.
     scripts.into_iter().map(Script::alone).collect()

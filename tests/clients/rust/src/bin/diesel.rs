@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use clients::{
-    BIG_ROWS, BIG_VALUE, COPIED, POOL_SIZE, Pool, Result, Value, client, expect, or_fail, run, url,
+    BIG_ROWS, BIG_VALUE, COPIED, PATIENCE, POOL_SIZE, Pool, Result, Value, client, expect, or_fail, run, url,
 };
 use diesel::pg::PgConnection;
 use diesel::prelude::*;
@@ -66,7 +66,8 @@ struct Numbers {
 impl Program {
     fn new() -> Result<Self> {
         let manager = ConnectionManager::new(url());
-        let pool = r2d2::Pool::builder().max_size(POOL_SIZE).test_on_check_out(true).build(manager)?;
+        let options = r2d2::Pool::builder().max_size(POOL_SIZE).connection_timeout(PATIENCE);
+        let pool = options.test_on_check_out(true).build(manager)?;
         Ok(Self { one: Mutex::new(PgConnection::establish(&url())?), pool })
     }
 

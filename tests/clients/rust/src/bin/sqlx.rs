@@ -1,7 +1,7 @@
 //! sqlx with its own pool.
 
 use clients::{
-    BIG_ROWS, BIG_VALUE, COPIED, POOL_SIZE, Pool, Result, Value, client, expect, or_fail, run, url,
+    BIG_ROWS, BIG_VALUE, COPIED, PATIENCE, POOL_SIZE, Pool, Result, Value, client, expect, or_fail, run, url,
 };
 use futures_util::TryStreamExt;
 use sqlx::AssertSqlSafe;
@@ -16,7 +16,8 @@ struct Program {
 impl Program {
     fn new() -> Result<Self> {
         let runtime = Runtime::new()?;
-        let options = PgPoolOptions::new().max_connections(POOL_SIZE).test_before_acquire(true);
+        let options = PgPoolOptions::new().max_connections(POOL_SIZE).acquire_timeout(PATIENCE);
+        let options = options.test_before_acquire(true);
         let pool = runtime.block_on(options.connect(&url()))?;
         Ok(Self { runtime, pool })
     }
