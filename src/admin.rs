@@ -1,20 +1,23 @@
-//! `/status` for people, and what they may ask for, on loopback only: the second endpoint, served like the first.
+//! `/` and `/status` for people, and what they may ask for, on loopback only: the second endpoint, served like the first.
 //!
 //! Runs on the control thread until its future is dropped. Rotations and the drain are asked for where they are done,
-//! at the chains and in `app`. A web page must not get here through a browser of this machine: requests that carry an
-//! `Origin`, or name a host that is not loopback, are refused.
+//! at the chains and in `app`. A web page must not get here through a browser of this machine: see [`origin`].
 
 pub(crate) mod client;
+mod blame;
+mod origin;
+mod page;
+mod process;
 mod status;
+pub(crate) mod text;
+mod verdict;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,19 +27,29 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{AdminConfig, RouteConfig};
+use crate::config::{AdminConfig, PodConfig, RouteConfig};
 use crate::drain::Phase;
 use crate::http::{self, BindError};
 use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
 use crate::net::Absent;
+use crate::roster::Roster;
+use crate::telemetry::Metrics;
+
+pub(crate) use status::VaultPlace;
 
 /// What the endpoint asks.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    /// Whether more is answered than `/status`.
+    /// Whether more is answered than how things stand.
     pub(crate) control: bool,
     pub(crate) chains: Vec<ChainHandle>,
     pub(crate) routes: Vec<RouteConfig>,
+    pub(crate) roster: Arc<Roster>,
+    /// How many there may be.
+    pub(crate) max_sessions: usize,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) vault: VaultPlace,
+    pub(crate) pod: PodConfig,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Asks for the drain.
     pub(crate) drain: mpsc::Sender<()>,
@@ -65,7 +78,7 @@ pub(crate) fn bind(config: AdminConfig) -> Result<(Option<TcpListener>, Option<A
     }
 }
 
-/// GET of the status, POST of the rest; another path is 404, another method 405.
+/// GET of how things stand, POST of the rest; another path is 404, another method 405.
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
     let control = Router::new()
         .route("/rotate", post(rotate))
@@ -73,36 +86,30 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/quitquitquit", post(drain))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), only_with_control));
     Router::new()
+        .route("/", get(page))
         .route("/status", get(status))
         .merge(control)
         .layer(middleware::from_fn(only_from_here))
         .with_state(admin)
 }
 
-/// Keeps web pages out: those of other origins, and those whose name was made to point here.
+/// Keeps web pages out, and what is answered in the hands of who asked.
 async fn only_from_here(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) {
-        return (StatusCode::FORBIDDEN, "not for web pages\n").into_response();
-    }
-    if !names_loopback(request.headers(), request.uri()) {
-        return (StatusCode::FORBIDDEN, "ask for localhost, 127.0.0.1 or [::1]\n").into_response();
-    }
-    next.run(request).await
-}
-
-/// Whether the request names this machine as its host, and nothing else.
-fn names_loopback(headers: &HeaderMap, uri: &Uri) -> bool {
-    let of_header = |host: &header::HeaderValue| {
-        let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-        authority.is_some_and(|authority| is_loopback(&authority))
+    let mut response = match origin::judge(request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => (StatusCode::FORBIDDEN, refusal.as_str()).into_response(),
     };
-    let mut hosts = headers.get_all(header::HOST).iter();
-    hosts.next().is_some_and(of_header) && hosts.all(of_header) && uri.authority().is_none_or(is_loopback)
-}
-
-fn is_loopback(authority: &Authority) -> bool {
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 async fn only_with_control(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
@@ -114,6 +121,10 @@ async fn only_with_control(State(admin): State<Arc<Admin>>, request: Request, ne
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     json(StatusCode::OK, &status::Status::of(&admin).await)
+}
+
+async fn page(State(admin): State<Arc<Admin>>) -> Response {
+    page::answer(&status::Status::of(&admin).await)
 }
 
 /// The answer to `/rotate`.
@@ -237,6 +248,11 @@ mod tests {
             control,
             chains: Vec::new(),
             routes: Vec::new(),
+            roster: Arc::default(),
+            max_sessions: 1000,
+            metrics: Arc::new(Metrics::new()),
+            vault: VaultPlace::default(),
+            pod: PodConfig::default(),
             phase: drain.subscribe(),
             drain: asked.0,
             deadline: Duration::from_secs(20),
@@ -249,38 +265,83 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_this_machine_is_answered_and_no_web_page() {
+    async fn who_is_kept_out_is_so_on_every_path_and_all_answers_stay_with_who_asked() {
         let (router, ..) = world(true);
-        for (head, answered) in [
-            ("Host: localhost:9633", true),
-            ("Host: LOCALHOST", true),
-            ("Host: 127.0.0.1:1", true),
-            ("Host: 127.8.9.10", true),
-            ("Host: [::1]:9633", true),
-            ("X: y", false),
-            ("Host: ", false),
-            ("Host: pglease.example.com:9633", false),
-            ("Host: localhost.example.com", false),
-            ("Host: 127.0.0.1.example.com", false),
-            ("Host: 10.0.0.1:9633", false),
-            ("Host: [::2]", false),
-            ("Host: localhost\r\nHost: example.com", false),
-            ("Host: localhost\r\nOrigin: http://localhost:9633", false),
-            ("Host: localhost\r\nOrigin: null", false),
-        ] {
-            for (method, path) in [("GET", "/status"), ("POST", "/rotate"), ("GET", "/nothing")] {
+        for (method, path) in [("GET", "/"), ("GET", "/status"), ("POST", "/rotate"), ("GET", "/nothing")] {
+            for (head, answered) in [("Host: localhost", true), ("Host: example.com", false)] {
                 let answer = ask(&router, &format!("{method} {path} HTTP/1.1\r\n{head}\r\n\r\n")).await;
-                let status = answer.split(' ').nth(1).unwrap_or_default();
-                let is_right = if answered {
-                    ["200", "404"].contains(&status)
-                } else {
-                    ["400", "403"].contains(&status)
-                };
-                assert!(is_right, "{method} {path} {head:?}: {answer}");
+                assert_eq!(
+                    !answer.starts_with("HTTP/1.1 403 "),
+                    answered,
+                    "{method} {path} {head}: {answer}"
+                );
+                for kept in [
+                    "cache-control: no-store",
+                    "x-content-type-options: nosniff",
+                    "referrer-policy: no-referrer",
+                ] {
+                    assert!(answer.contains(kept), "{kept}: {answer}");
+                }
             }
         }
-        let elsewhere = "GET http://example.com/status HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        assert!(ask(&router, elsewhere).await.starts_with("HTTP/1.1 403 "));
+        let page = ask(&router, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(
+            page.contains("content-security-policy: default-src 'none'; ") && page.ends_with("</html>\n"),
+            "{page}"
+        );
+    }
+
+    #[tokio::test]
+    async fn path_is_taken_as_it_is_written() {
+        let (router, ..) = world(true);
+        for path in [
+            "//",
+            "//status",
+            "/./status",
+            "/status/",
+            "/status/..",
+            "/status/../status",
+            "/x/../status",
+            "/%73tatus",
+            "/status%00",
+            "/%2e%2e/status",
+            "/status%2f",
+            "/STATUS",
+            "/status;x",
+            "/\\status",
+            "/..;/status",
+            "*",
+        ] {
+            let answer = ask(&router, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 404 ") || answer.starts_with("HTTP/1.1 400 "),
+                "{path}: {answer}"
+            );
+        }
+        for path in ["/status?", "/status?x=//..", "/?a=%00"] {
+            let answer = ask(&router, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn method_is_the_one_of_its_path() {
+        let (router, mut asked, _drain) = world(true);
+        for (path, methods) in [
+            ("/", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
+            ("/status", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
+            ("/drain", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
+            ("/quitquitquit", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
+        ] {
+            for method in methods {
+                let answer =
+                    ask(&router, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+                let is_refused =
+                    ["400", "403", "404", "405"].iter().any(|code| answer.split(' ').nth(1) == Some(code));
+                assert!(is_refused, "{method} {path}: {answer}");
+            }
+        }
+        assert!(asked.try_recv().is_err());
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, VaultPlace};
 use crate::config::{self, AtLeaseEnd, Config, DrainConfig, ListenConfig, PodConfig, RouteConfig};
 use crate::credential::{self, CredentialSource, Publisher};
 use crate::drain::Drain;
@@ -119,6 +119,7 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
     let shared =
         Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions)
             .with_tls(tls);
+    let roster = Arc::clone(shared.roster());
     let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
     let stop = CancellationToken::new();
     let (ask_drain, drain_asked) = mpsc::channel(1);
@@ -126,6 +127,11 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         control: config.admin.control,
         chains: parts.chains.iter().map(AnyChain::handle).collect(),
         routes: config.routes,
+        roster,
+        max_sessions,
+        metrics: Arc::clone(&metrics),
+        vault: VaultPlace::of(&config.vault),
+        pod: config.pod.clone(),
         phase: drain.subscribe(),
         drain: ask_drain,
         deadline: config.drain.deadline,

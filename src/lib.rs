@@ -20,6 +20,7 @@ mod listener;
 mod session;
 mod upstream;
 mod credential;
+mod roster;
 mod lease;
 mod vault;
 mod wire;

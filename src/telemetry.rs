@@ -3,14 +3,18 @@
 //! Log lines carry a stable name in the field `event`; metrics are `pglease_…`, with no label that a client can
 //! choose.
 
+mod answers;
+mod figures;
 mod injector;
 pub(crate) mod scrape;
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
 use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use dashmap::DashMap;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +29,8 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
+pub(crate) use answers::{Answers, Failure, in_words, unix_now};
+pub(crate) use figures::Figures;
 pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
 
 /// Starts the log on stderr: this crate's lines at the level asked for, those of its libraries from `warn` up.
@@ -109,6 +115,10 @@ pub(crate) struct Metrics {
     pub(crate) revocations_blocked: Counter,
     pub(crate) vault_requests: Family<VaultLabels, Counter>,
     pub(crate) vault_request_seconds: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    /// For `/status`, as the next.
+    pub(crate) vault_answers: Answers,
+    /// By host, as settings have it.
+    pub(crate) host_answers: DashMap<String, Arc<Answers>>,
 }
 
 impl Metrics {
@@ -142,6 +152,8 @@ impl Metrics {
             revocations_blocked: Counter::default(),
             vault_requests: Family::default(),
             vault_request_seconds: Family::new_with_constructor(request_seconds),
+            vault_answers: Answers::default(),
+            host_answers: DashMap::default(),
         };
         metrics.register_sessions();
         metrics.register_leases();

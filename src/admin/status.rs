@@ -1,33 +1,185 @@
-//! What `/status` says: docs/status.md. Nothing secret, and nothing that a client chose.
+//! What `/status` says: docs/status.md. Nothing secret. What a client chose, the names of its database and its
+//! application, is text of bounded length.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::process::ProcessStatus;
+use super::verdict::{self, Finding};
 use super::{Admin, ask_all};
-use crate::config::{AtLeaseEnd, RouteConfig};
+use crate::config::{AtLeaseEnd, LoginMethod, PodConfig, RouteConfig, VaultConfig};
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
+use crate::net::Peer;
+use crate::roster::{Line, State};
+use crate::telemetry::{Answers, Failure, Figures, Metrics, unix_now};
 
-/// The process.
-#[derive(Debug, Serialize)]
+/// All of it.
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Status {
-    version: &'static str,
+    pub(super) version: &'static str,
     /// `serving`, `draining` or `cut`.
-    phase: &'static str,
-    chains: Vec<ChainStatus>,
-    routes: Vec<RouteStatus>,
+    pub(super) phase: &'static str,
+    /// What it comes to: who is at fault. The worst first; at least one.
+    pub(super) verdict: Vec<Finding>,
+    /// Unix time, as all that ends in `at`.
+    pub(super) now: u64,
+    pub(super) pod: PodStatus,
+    pub(super) process: ProcessStatus,
+    pub(super) vault: VaultStatus,
+    pub(super) upstreams: UpstreamsStatus,
+    pub(super) chains: Vec<ChainStatus>,
+    pub(super) routes: Vec<RouteStatus>,
+    pub(super) sessions: SessionsStatus,
+}
+
+/// Where it runs, by Kubernetes' word.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct PodStatus {
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+}
+
+/// What settings say of Vault.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VaultPlace {
+    address: String,
+    login_method: &'static str,
+}
+
+impl VaultPlace {
+    pub(crate) fn of(config: &VaultConfig) -> Self {
+        let login_method = match config.login.method {
+            LoginMethod::Kubernetes { .. } => "kubernetes",
+            LoginMethod::Jwt { .. } => "jwt",
+            LoginMethod::AppRole { .. } => "approle",
+            LoginMethod::Cert { .. } => "cert",
+            LoginMethod::TokenFile { .. } => "token_file",
+        };
+        Self { address: config.address.clone(), login_method }
+    }
+}
+
+/// Vault, as it answers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct VaultStatus {
+    pub(super) address: String,
+    pub(super) login_method: &'static str,
+    /// Unix time of the last request that went well.
+    pub(super) last_ok_at: Option<u64>,
+    pub(super) last_error: Option<ErrorStatus>,
+    /// By what was asked.
+    pub(super) requests: Vec<RequestsStatus>,
+}
+
+/// What failed last, be it made good since.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct ErrorStatus {
+    pub(super) operation: &'static str,
+    pub(super) kind: &'static str,
+    /// HTTP status or SQLSTATE.
+    pub(super) code: Option<String>,
+    /// As in the log.
+    pub(super) says: String,
+    pub(super) at: u64,
+}
+
+/// Requests of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct RequestsStatus {
+    pub(super) operation: String,
+    #[serde(flatten)]
+    pub(super) figures: FiguresStatus,
+}
+
+/// How many, and how long they took.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct FiguresStatus {
+    pub(super) count: u64,
+    /// Of these.
+    pub(super) failures: u64,
+    pub(super) p50_seconds: Option<f64>,
+    pub(super) p99_seconds: Option<f64>,
+}
+
+/// All upstreams.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct UpstreamsStatus {
+    /// Of sessions, at whichever host.
+    pub(super) logins: FiguresStatus,
+    /// Each once, in the order of the routes.
+    pub(super) hosts: Vec<HostStatus>,
+}
+
+/// One host of an upstream, as it answers logins: those of sessions and those that prove a credential.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct HostStatus {
+    /// As settings have it.
+    pub(super) host: String,
+    pub(super) logins: u64,
+    pub(super) failures: u64,
+    pub(super) last_ok_at: Option<u64>,
+    /// How long that one took.
+    pub(super) last_ok_seconds: Option<f64>,
+    pub(super) last_error: Option<ErrorStatus>,
 }
 
 /// One route, in the order in which they are tried.
-#[derive(Debug, Serialize)]
-struct RouteStatus {
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct RouteStatus {
     /// `*` is any.
-    database: String,
-    user: String,
-    upstream: String,
+    pub(super) database: String,
+    pub(super) user: String,
+    pub(super) upstream: String,
     /// Names the chain.
-    vault_path: String,
-    startup_role: Option<String>,
-    at_lease_end: &'static str,
-    optional: bool,
+    pub(super) vault_path: String,
+    pub(super) startup_role: Option<String>,
+    pub(super) at_lease_end: &'static str,
+    pub(super) optional: bool,
+}
+
+/// The sessions that have a seat.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct SessionsStatus {
+    pub(super) open: usize,
+    pub(super) max: usize,
+    /// How many do what.
+    pub(super) states: StatesStatus,
+    /// The oldest first, [`MAX_LISTED`] at most.
+    pub(super) list: Vec<SessionStatus>,
+}
+
+/// How many sessions do what.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct StatesStatus {
+    pub(super) waiting: usize,
+    pub(super) login: usize,
+    pub(super) idle: usize,
+    pub(super) in_transaction: usize,
+    pub(super) active: usize,
+    pub(super) closing: usize,
+}
+
+/// One session.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct SessionStatus {
+    /// As in the log.
+    pub(super) session: String,
+    pub(super) state: &'static str,
+    pub(super) state_seconds: u64,
+    pub(super) age_seconds: u64,
+    /// What its client asked for.
+    pub(super) database: String,
+    pub(super) application_name: String,
+    /// Of the client: an address, or the user of a process at a Unix socket.
+    pub(super) client: String,
+    pub(super) vault_path: String,
+    /// None before it has a credential.
+    pub(super) generation: Option<String>,
+    /// Of the backend that serves it.
+    pub(super) pid: Option<i32>,
+    pub(super) frontend_bytes: u64,
+    pub(super) backend_bytes: u64,
 }
 
 impl Status {
@@ -37,11 +189,90 @@ impl Status {
             let status = chain.status().await;
             status.unwrap_or_else(|silence| silent(&chain, silence))
         });
-        Self {
+        let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             phase,
+            verdict: Vec::new(),
             chains: chains.await,
+            now: unix_now(),
+            pod: PodStatus::of(&admin.pod),
+            process: ProcessStatus::read(),
+            vault: VaultStatus::of(&admin.vault, &admin.metrics),
+            upstreams: UpstreamsStatus::of(&admin.routes, &admin.metrics),
             routes: admin.routes.iter().map(RouteStatus::of).collect(),
+            sessions: SessionsStatus::of(&admin.roster.lines(), admin.max_sessions),
+        };
+        status.verdict = verdict::verdict(&status);
+        status
+    }
+}
+
+impl PodStatus {
+    fn of(pod: &PodConfig) -> Self {
+        Self { name: pod.name.clone(), namespace: pod.namespace.clone() }
+    }
+}
+
+impl VaultStatus {
+    fn of(place: &VaultPlace, metrics: &Metrics) -> Self {
+        let requests = metrics.vault_figures().into_iter();
+        Self {
+            address: place.address.clone(),
+            login_method: place.login_method,
+            last_ok_at: metrics.vault_answers.last_ok().map(|(at, _)| at),
+            last_error: metrics.vault_answers.last_failure().map(ErrorStatus::of),
+            requests: requests
+                .map(|(operation, figures)| RequestsStatus {
+                    operation,
+                    figures: FiguresStatus::of(&figures),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl ErrorStatus {
+    fn of(Failure { operation, kind, code, says, at }: Failure) -> Self {
+        Self { operation, kind, code, says, at }
+    }
+}
+
+impl FiguresStatus {
+    fn of(figures: &Figures) -> Self {
+        let Figures { count, failures, p50, p99 } = *figures;
+        // To the microsecond.
+        let rounded = |seconds: f64| (seconds * 1e6).round() / 1e6;
+        Self { count, failures, p50_seconds: p50.map(rounded), p99_seconds: p99.map(rounded) }
+    }
+}
+
+impl UpstreamsStatus {
+    fn of(routes: &[RouteConfig], metrics: &Metrics) -> Self {
+        let mut seen = BTreeSet::new();
+        let hosts = routes.iter().flat_map(|route| &route.upstream.hosts).map(ToString::to_string);
+        let host = |host: String| {
+            let answers =
+                metrics.host_answers.get(&host).map(|answers| HostStatus::of(&host, answers.value()));
+            answers.unwrap_or_else(|| HostStatus { host, ..HostStatus::default() })
+        };
+        Self {
+            logins: FiguresStatus::of(&metrics.login_figures()),
+            hosts: hosts.filter(|host| seen.insert(host.clone())).map(host).collect(),
+        }
+    }
+}
+
+impl HostStatus {
+    fn of(host: &str, answers: &Answers) -> Self {
+        let [ok, failures] = answers.counts();
+        let last_ok = answers.last_ok();
+        Self {
+            host: host.to_owned(),
+            logins: ok + failures,
+            failures,
+            last_ok_at: last_ok.map(|(at, _)| at),
+            last_ok_seconds: last_ok.map(|(_, took)| took.as_secs_f64()),
+            last_error: answers.last_failure().map(ErrorStatus::of),
         }
     }
 }
@@ -71,5 +302,86 @@ impl RouteStatus {
             },
             optional: route.optional,
         }
+    }
+}
+
+impl SessionsStatus {
+    fn of(lines: &[impl AsRef<Line>], max: usize) -> Self {
+        let mut states = StatesStatus::default();
+        for line in lines {
+            let count = match line.as_ref().state() {
+                State::Waiting => &mut states.waiting,
+                State::Login => &mut states.login,
+                State::Idle => &mut states.idle,
+                State::InTransaction => &mut states.in_transaction,
+                State::Active => &mut states.active,
+                State::Closing => &mut states.closing,
+            };
+            *count += 1;
+        }
+        let list = lines.iter().take(MAX_LISTED).map(|line| SessionStatus::of(line.as_ref())).collect();
+        Self { open: lines.len(), max, states, list }
+    }
+}
+
+impl SessionStatus {
+    fn of(line: &Line) -> Self {
+        let [frontend_bytes, backend_bytes] = line.bytes();
+        Self {
+            session: line.session.to_string(),
+            state: line.state().as_str(),
+            state_seconds: line.in_state().as_secs(),
+            age_seconds: line.age().as_secs(),
+            database: line.database().to_owned(),
+            application_name: line.application_name().to_owned(),
+            client: match line.peer {
+                Peer::Tcp(address) => address.to_string(),
+                Peer::Unix { uid } => format!("uid {uid}"),
+            },
+            vault_path: line.vault_path().to_owned(),
+            generation: line.generation().map(|generation| generation.to_string()),
+            pid: line.pid(),
+            frontend_bytes,
+            backend_bytes,
+        }
+    }
+}
+
+/// Sessions that are listed one by one.
+pub(super) const MAX_LISTED: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::roster::{Newcomer, Roster};
+
+    #[tokio::test]
+    async fn oldest_sessions_are_listed_and_all_are_counted() {
+        let roster = Arc::new(Roster::default());
+        let newcomer = |id| Newcomer {
+            session: SessionId(id),
+            began: Instant::now(),
+            peer: Peer::Unix { uid: 1000 },
+            database: "wizard",
+            application_name: "",
+            vault_path: "database/creds/db-app",
+        };
+        let listed: Vec<_> = (1..=1500).rev().map(|id| roster.enter(newcomer(id))).collect();
+        listed[0].line().enter(State::Active);
+        let sessions = SessionsStatus::of(&roster.lines(), 2000);
+        assert_eq!((sessions.open, sessions.max, sessions.list.len()), (1500, 2000, MAX_LISTED));
+        assert_eq!((sessions.states.login, sessions.states.active), (1499, 1));
+        let ends =
+            [&sessions.list[0], &sessions.list[MAX_LISTED - 1]].map(|session| session.session.as_str());
+        assert_eq!(ends, ["s1", "s1000"]);
+        assert_eq!(
+            (sessions.list[0].client.as_str(), sessions.list[0].generation.as_deref()),
+            ("uid 1000", None)
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! The commands that ask a running pglease: `rotate`, `drain`, `status`.
 
+mod status;
+
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -34,9 +36,13 @@ pub(super) fn commands() -> [Command; 3] {
     let drain = Command::new("drain").about("Have the running pglease drain and end").long_about(
         "Asks the running pglease to drain, as SIGTERM does, and returns when it has ended. Needs admin.control = true.",
     );
-    let status = Command::new("status").about("Print how the running pglease and its credentials stand").arg(
-        Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("As /status has it, see docs/status.md"),
-    );
+    let status =
+        Command::new("status").about("Print who is at fault, and how the running pglease stands").arg(
+            Arg::new(JSON)
+                .long(JSON)
+                .action(ArgAction::SetTrue)
+                .help("As /status has it, see docs/status.md"),
+        );
     [rotate, drain, status].map(|command| command.args(config::admin_flags()))
 }
 
@@ -64,7 +70,7 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
         match name {
             "rotate" => rotate(address, matches.get_flag(CLOSE)).await,
             "drain" => drain(address).await,
-            _ => status(address, matches.get_flag(JSON)).await,
+            _ => ask_status(address, matches.get_flag(JSON)).await,
         }
     });
     match done {
@@ -135,57 +141,10 @@ async fn drain(address: SocketAddr) -> Result<Outcome, AskError> {
     Ok(Outcome { text: "still draining, although its deadline is over".to_owned(), is_done: false })
 }
 
-async fn status(address: SocketAddr, json: bool) -> Result<Outcome, AskError> {
+async fn ask_status(address: SocketAddr, json: bool) -> Result<Outcome, AskError> {
     let (_, said) = client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await?;
-    let text = if json { said } else { table(&parse(address, &said)?) };
+    let text = if json { said } else { status::text(&parse(address, &said)?) };
     Ok(Outcome { text, is_done: true })
-}
-
-/// A line for the process, for each chain, and for each of its generations.
-fn table(status: &Value) -> String {
-    let mut text = format!("pglease {}: {}\n", word(status, "version"), word(status, "phase"));
-    for chain in items(status, "chains") {
-        let _ = writeln!(
-            text,
-            "{} ({}): {}, {} waiting{}{}",
-            word(chain, "vault_path"),
-            word(chain, "kind"),
-            word(chain, "state"),
-            number(chain, "clients_waiting"),
-            rotation(chain),
-            last_error(chain, ", failed last: "),
-        );
-        for generation in items(chain, "generations") {
-            let _ = writeln!(
-                text,
-                "  {:4} {:10} {}, lease {} {}, token {}, {} sessions, {}{}",
-                word(generation, "generation"),
-                word(generation, "state"),
-                word(generation, "db_role"),
-                generation.get("lease").and_then(Value::as_str).unwrap_or("none"),
-                left(generation, "lease_seconds"),
-                left(generation, "token_seconds"),
-                number(generation, "holders"),
-                word(generation, "standing"),
-                if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
-            );
-        }
-    }
-    text
-}
-
-fn left(generation: &Value, name: &str) -> String {
-    let seconds = generation.get(name).and_then(Value::as_u64);
-    seconds.map_or_else(|| "(no end)".to_owned(), |seconds| format!("({seconds} s)"))
-}
-
-fn rotation(chain: &Value) -> String {
-    let rotation = chain.get("rotation").unwrap_or(&Value::Null);
-    if rotation.is_null() {
-        return String::new();
-    }
-    let trigger = rotation.get("trigger").and_then(Value::as_str).unwrap_or("start");
-    format!(", rotation ({trigger}) {}", word(rotation, "attempt"))
 }
 
 fn last_error(chain: &Value, before: &str) -> String {

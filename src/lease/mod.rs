@@ -67,7 +67,9 @@ use crate::vault::VaultApi;
 pub(crate) use self::control::{ChainHandle, NoAnswer, Rotated};
 pub(crate) use self::end::ChainEnd;
 pub(crate) use self::static_role::StaticChain;
-pub(crate) use self::status::{ChainStatus, LastError as ChainError};
+#[cfg(test)]
+pub(crate) use self::status::RotationStatus;
+pub(crate) use self::status::{ChainStatus, GenerationStatus, LastError as ChainError};
 pub(crate) use self::token::{LiveToken, Requests};
 
 /// Tries a credential at one upstream.

@@ -6,7 +6,9 @@ use super::chain::{Attempt, Phase};
 use super::clock::Now;
 use super::control::ChainHandle;
 use super::generation::Generation;
+use super::term::Term;
 use super::{Chain, Prove, whole_seconds};
+use crate::telemetry;
 use crate::upstream::UpstreamError;
 use crate::vault::{VaultApi, VaultError};
 
@@ -55,6 +57,8 @@ pub(crate) struct LastError {
     pub(crate) kind: &'static str,
     /// HTTP status or SQLSTATE.
     pub(crate) code: Option<String>,
+    /// The error in words, as the log has it.
+    pub(crate) says: String,
     /// Unix time.
     pub(crate) at: u64,
 }
@@ -72,6 +76,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) lease_seconds: Option<u64>,
     /// None where the token does not end.
     pub(crate) token_seconds: Option<u64>,
+    /// Of what a whole grant is.
+    pub(crate) lease_ttl_seconds: Option<u64>,
+    pub(crate) token_ttl_seconds: Option<u64>,
     /// No renewal will move the end any more.
     pub(crate) end_is_final: bool,
     /// Every route's upstream has accepted it.
@@ -104,8 +111,9 @@ impl LastError {
     pub(super) fn of_vault(error: &VaultError, now: Now) -> Self {
         Self {
             operation: error.operation().as_str(),
-            kind: error.answer().as_str(),
+            kind: error.kind(),
             code: error.status().map(|status| status.to_string()),
+            says: telemetry::in_words(error),
             at: now.wall.as_secs(),
         }
     }
@@ -116,6 +124,7 @@ impl LastError {
             operation: "proof",
             kind: error.map_or("timeout", UpstreamError::reason),
             code: error.and_then(UpstreamError::sqlstate).map(|code| code.to_string()),
+            says: error.map_or_else(|| NO_VERDICT.to_owned(), |error| telemetry::in_words(error)),
             at: now.wall.as_secs(),
         }
     }
@@ -164,6 +173,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
 
 impl Generation {
     fn status(&mut self, now: Now) -> GenerationStatus {
+        let (lease, token) = self.keeper.lease_and_token();
+        let (lease_ttl, token_ttl) = (lease.nominal(), token.map(Term::nominal));
         GenerationStatus {
             generation: self.id().to_string(),
             holders: self.count_holds(),
@@ -173,6 +184,8 @@ impl Generation {
             age_seconds: Some(whole_seconds(self.keeper.age(now))),
             lease_seconds: Some(whole_seconds(self.keeper.lease_left(now))),
             token_seconds: self.keeper.token_left(now).map(whole_seconds),
+            lease_ttl_seconds: Some(whole_seconds(lease_ttl)),
+            token_ttl_seconds: token_ttl.map(whole_seconds),
             end_is_final: self.keeper.window().is_some(),
             proven: self.is_proven(),
             standing: self.standing().as_str(),
@@ -203,3 +216,6 @@ impl Attempt {
         }
     }
 }
+
+/// Where a proof brought no error and no login.
+const NO_VERDICT: &str = "no upstream has given a verdict on the credential in time";

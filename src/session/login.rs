@@ -13,6 +13,7 @@ use tracing::warn;
 use super::cancel;
 use super::route::Route;
 use crate::credential::{Hold, SourceClosed};
+use crate::roster::{Line, State};
 use crate::telemetry::{ConnectFailureLabels, Metrics};
 use crate::upstream::{LoggedIn, OnCredential, UpstreamError};
 use crate::wire::error::{ClientError, SqlState};
@@ -74,6 +75,8 @@ pub(crate) struct Attempt<'a> {
     /// Of a cancel key in the client's version of the protocol, in bytes.
     pub(crate) secret_len: usize,
     pub(crate) metrics: &'a Metrics,
+    /// What the session does is told there.
+    pub(crate) line: &'a Line,
     /// `connect_wait`, and when it is over.
     pub(crate) connect_wait: Duration,
     pub(crate) deadline: Instant,
@@ -96,7 +99,7 @@ impl Attempt<'_> {
 
     async fn log_in(&self) -> Result<Login, LoginError> {
         let source = &self.route.source;
-        let waiting = (!source.is_ready()).then(|| Waiting::begin(&self.metrics.clients_waiting));
+        let waiting = (!source.is_ready()).then(|| self.wait());
         let hold = self.credential(source.hold()).await?;
         drop(waiting);
 
@@ -109,11 +112,15 @@ impl Attempt<'_> {
             outcome => return self.settle(outcome, hold),
         }
 
-        let waiting = Waiting::begin(&self.metrics.clients_waiting);
+        let waiting = self.wait();
         let hold = self.credential(source.replace(hold)).await?;
         drop(waiting);
         let outcome = self.log_in_in_time(&hold).await;
         self.settle(outcome, hold)
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        Waiting::begin(&self.metrics.clients_waiting, self.line)
     }
 
     fn settle(&self, outcome: Result<LoggedIn, LoginError>, hold: Hold) -> Result<Login, LoginError> {
@@ -203,18 +210,20 @@ async fn hang_up<C: AsyncRead + Unpin>(client: &mut C, early: &mut BytesMut) {
 }
 
 /// Counted as waiting for as long as it lives.
-struct Waiting<'a>(&'a Gauge);
+struct Waiting<'a>(&'a Gauge, &'a Line);
 
 impl<'a> Waiting<'a> {
-    fn begin(gauge: &'a Gauge) -> Self {
+    fn begin(gauge: &'a Gauge, line: &'a Line) -> Self {
         gauge.inc();
-        Self(gauge)
+        line.enter(State::Waiting);
+        Self(gauge, line)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.dec();
+        self.1.enter(State::Login);
     }
 }
 

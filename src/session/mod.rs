@@ -38,6 +38,7 @@ use crate::credential::{CredentialSource, Hold};
 use crate::drain::Phase;
 use crate::ids::SessionId;
 use crate::net::{ClientStream, Peer, Stream};
+use crate::roster::{Listed, Newcomer, Roster, State};
 use crate::telemetry::{DirectionLabels, Metrics};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::message::TERMINATE;
@@ -51,8 +52,8 @@ use encryption::{ClientTls, Transport};
 use error::SessionError;
 use fault::caught;
 use login::{Attempt, Login};
-use record::Record;
-use relay::{Relay, RelayEnd};
+use record::{Name, Record};
+use relay::{Relay, RelayEnd, Tally};
 use route::{Outbound, Route};
 use startup::{Startup, StartupError};
 use watch::{MaxAge, Watch};
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     tls: Option<ClientTls>,
     seats: Seats,
     places: Arc<Places>,
+    roster: Arc<Roster>,
     last_id: AtomicU64,
     /// Client to upstream, upstream to client.
     bytes: [Counter; 2],
@@ -96,6 +98,7 @@ impl Shared {
             tls: None,
             seats: Seats::new(max_sessions),
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
+            roster: Arc::default(),
             last_id: AtomicU64::new(0),
             bytes,
         }
@@ -113,6 +116,11 @@ impl Shared {
     /// Returns when no new session may begin any more. Cancel safe.
     pub(crate) async fn refuses(&self) {
         watch::refused(self.phase()).await;
+    }
+
+    /// The sessions that are open.
+    pub(crate) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     pub(crate) fn places(&self) -> &Arc<Places> {
@@ -243,12 +251,22 @@ where
     *admission = Admission::Seat(shared.admit()?);
 
     let route = route::find(&shared.routes, &asking)?;
+    let application_name = asking.message.parameters.get("application_name").unwrap_or_default();
+    let listed = shared.roster.enter(Newcomer {
+        session: record.id(),
+        began: record.began(),
+        peer,
+        database: &Name(&asking.database).to_string(),
+        application_name: &Name(application_name).to_string(),
+        vault_path: &route.config.vault_path,
+    });
     let Outbound { parameters, at_lease_end } = route::outbound(&asking, &route.config);
     let attempt = Attempt {
         route,
         parameters: &parameters,
         secret_len: asking.message.version.cancel_secret_len(),
         metrics: &shared.metrics,
+        line: listed.line(),
         connect_wait: shared.connect_wait,
         deadline,
     };
@@ -265,6 +283,7 @@ where
         .transpose()?;
     let key = registration.as_ref().map(Registration::key);
     let greeting = login::greeting(&logged_in, key);
+    listed.line().logged_in(hold.credential().generation, key.map_or(0, |key| key.pid));
     let mut opened = Box::new(Opened {
         upstream: logged_in.stream,
         after_key: logged_in.after_key,
@@ -273,6 +292,7 @@ where
         registration,
         at_lease_end,
         max_age: route.config.max_session_age.map(|max_age| (max_age, route.source.clone())),
+        listed,
     });
     record.opened(&asking, &logged_in.address, opened.hold.credential(), opened.registration.as_ref());
     owed.unsplit(greeting);
@@ -307,6 +327,7 @@ struct Opened {
     registration: Option<Registration>,
     at_lease_end: AtLeaseEnd,
     max_age: Option<(Duration, CredentialSource)>,
+    listed: Listed,
 }
 
 impl Opened {
@@ -315,12 +336,13 @@ impl Opened {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { upstream, after_key, early, hold, registration, at_lease_end, max_age } = *self;
+        let Self { upstream, after_key, early, hold, registration, at_lease_end, max_age, listed } = *self;
         let seed = fastrand::f64();
         let mut tracker = Tracker::new();
         tracker.backend(&after_key);
         drop(after_key);
-        let mut relay = Relay::new(client, upstream, tracker, &early, shared.bytes.clone());
+        let mut relay =
+            Relay::new(client, upstream, tracker, &early, Tally::new(shared.bytes.clone(), &listed));
         drop(early);
         let mut watch = Watch {
             standing: hold.standing(),
@@ -345,11 +367,13 @@ impl Opened {
             .cancellable
             .as_deref()
             .filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
+        listed.line().enter(State::Closing);
         record.closed(&end, &relay);
         drop(end);
         Box::pin(close::close(&mut relay, error.as_ref(), cancel)).await;
         // With the hold in it.
         drop(watch);
+        drop(listed);
     }
 }
 

@@ -34,6 +34,11 @@ impl Record {
         self.id
     }
 
+    /// When the connection came.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Upstream has let us in.
     pub(crate) fn opened(
         &mut self,

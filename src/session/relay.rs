@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +20,7 @@ use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
 use super::watch::Watch;
+use crate::roster::{Line, Listed, State};
 use crate::wire::status::Tracker;
 
 /// Why a relay ended.
@@ -60,6 +62,21 @@ pub(crate) struct Relay<C, U> {
     /// [`Pump::bytes`] of the frontend direction when the session was last seen quiet.
     frontend_seen: u64,
     idle_since: Option<Instant>,
+    line: Option<Arc<Line>>,
+}
+
+/// Where bytes are counted, and what the session does is told: both for whoever looks.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Of all sessions, client to upstream and upstream to client.
+    bytes: [Counter; 2],
+    line: Option<Arc<Line>>,
+}
+
+impl Tally {
+    pub(crate) fn new(bytes: [Counter; 2], listed: &Listed) -> Self {
+        Self { bytes, line: Some(Arc::clone(listed.line())) }
+    }
 }
 
 impl<C, U> Relay<C, U>
@@ -68,14 +85,8 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     /// `early` is what the client has already sent; it goes upstream first.
-    pub(crate) fn new(
-        client: C,
-        upstream: U,
-        mut tracker: Tracker,
-        early: &[u8],
-        bytes: [Counter; 2],
-    ) -> Self {
-        let [frontend_bytes, backend_bytes] = bytes;
+    pub(crate) fn new(client: C, upstream: U, mut tracker: Tracker, early: &[u8], tally: Tally) -> Self {
+        let Tally { bytes: [frontend_bytes, backend_bytes], line } = tally;
         let mut frontend = Pump { closes_writer: true, ..Pump::new(frontend_bytes) };
         tracker.frontend(early);
         frontend.count(early.len());
@@ -92,6 +103,7 @@ where
             stirred: true,
             frontend_seen: 0,
             idle_since: None,
+            line,
         }
     }
 
@@ -170,7 +182,10 @@ where
             polled.set(None);
             (sent, received)
         });
-        self.stirred |= std::mem::take(&mut self.frontend.moved) | std::mem::take(&mut self.backend.moved);
+        if std::mem::take(&mut self.frontend.moved) | std::mem::take(&mut self.backend.moved) {
+            self.stirred = true;
+            self.tell();
+        }
 
         self.quiet =
             matches!(sent, Ok(Progress::Quiet | Progress::Done)) && matches!(received, Ok(Progress::Quiet));
@@ -195,6 +210,19 @@ where
             Ok(Progress::Quiet | Progress::Blocked | Progress::Busy) => {}
         }
         None
+    }
+
+    /// For whoever looks: a few plain stores.
+    fn tell(&self) {
+        let Some(line) = &self.line else { return };
+        let state = if self.tracker.is_idle() {
+            State::Idle
+        } else if self.tracker.is_in_transaction() {
+            State::InTransaction
+        } else {
+            State::Active
+        };
+        line.relayed([self.frontend.bytes, self.backend.bytes], state);
     }
 
     /// Takes note of what the session does, once it is quiet after something has happened; says whether it is.

@@ -34,7 +34,7 @@ use tracing::{debug, info, warn};
 use crate::config::{self, ChannelBinding, TargetSessionAttrs, UpstreamConfig};
 use crate::credential::Credential;
 use crate::net::Stream;
-use crate::telemetry::{Causes, HostFailureLabels, Metrics};
+use crate::telemetry::{Answers, Causes, HostFailureLabels, Metrics};
 use crate::tls::TlsError;
 use crate::wire::message::TERMINATE;
 use crate::wire::negotiation::Versions;
@@ -67,6 +67,8 @@ pub(crate) struct Upstream {
     /// For key derivations, which take a processor for a while each.
     turns: Arc<Semaphore>,
     failures: Option<Family<HostFailureLabels, Counter>>,
+    /// Of the servers, in their order.
+    answers: Vec<Arc<Answers>>,
 }
 
 /// A session that upstream has opened for us.
@@ -128,13 +130,24 @@ impl Upstream {
         let tls = Tls::load(config)?;
         let server = |host| Server::new(host, tls.is_some()).map(Arc::new);
         let servers = config.hosts.iter().map(server).collect::<Result<_, _>>()?;
-        let turns = Arc::new(Semaphore::new(MAX_DERIVATIONS));
-        Ok(Self { config: config.clone(), servers, tls, unbound: Once::new(), turns, failures: None })
+        Ok(Self {
+            config: config.clone(),
+            servers,
+            tls,
+            unbound: Once::new(),
+            turns: Arc::new(Semaphore::new(MAX_DERIVATIONS)),
+            failures: None,
+            answers: Vec::new(),
+        })
     }
 
-    /// Has failures counted.
+    /// Has failures counted, and answers noted.
     pub(crate) fn counting(self, metrics: &Metrics) -> Self {
-        Self { failures: Some(metrics.upstream_host_failures.clone()), ..self }
+        let answers = |server: &Arc<Server>| {
+            Arc::clone(&metrics.host_answers.entry(server.host().to_string()).or_default())
+        };
+        let answers = self.servers.iter().map(answers).collect();
+        Self { failures: Some(metrics.upstream_host_failures.clone()), answers, ..self }
     }
 
     /// Connects and logs in before `deadline`. `parameters` go as they are, with `user` set to the credential's. Not
@@ -166,12 +179,19 @@ impl Upstream {
             match self.log_in_to(server, &asking, &mut tried).await {
                 Ok(logged_in) => {
                     note_back(server);
+                    if let Some(answers) = self.answers.get(index) {
+                        answers.note_ok(now.elapsed());
+                    }
                     return Ok(logged_in);
                 }
                 Err(outcome) => plan.take(index, outcome),
             }
             if let Some(error) = error::telling(tried.get(before..).unwrap_or_default()) {
                 self.note_failure(server, error);
+                if let Some(answers) = self.answers.get(index) {
+                    let sqlstate = error.sqlstate().map(|code| code.to_string());
+                    answers.note_failure("login", error.reason(), sqlstate, error);
+                }
             }
         }
         Err(self.conclude(&plan, wanted, tried))

@@ -195,6 +195,17 @@ impl VaultError {
         }
     }
 
+    /// The word in `/status`: as [`Self::answer`] has it, but for what was not sent because of a file.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } | Self::Spent { .. } | Self::HeldBack { .. } => "file",
+            Self::NoConnection { .. }
+            | Self::NoAnswer { .. }
+            | Self::Refused { .. }
+            | Self::Unusable { .. } => self.answer().as_str(),
+        }
+    }
+
     /// What was asked.
     pub(crate) fn operation(&self) -> Operation {
         match self {

@@ -214,6 +214,13 @@ impl Vault {
         self.metrics.vault_requests.get_or_create(&VaultLabels { op, code }).inc();
         let seconds = self.metrics.vault_request_seconds.get_or_create(&OperationLabels { op });
         seconds.observe(asked_at.elapsed().as_secs_f64());
+        let answers = &self.metrics.vault_answers;
+        match &result {
+            Ok(_) => answers.note_ok(asked_at.elapsed()),
+            Err(error) => {
+                answers.note_failure(op, error.kind(), status.map(|status| status.to_string()), error);
+            }
+        }
         result.map(|(_, body)| body)
     }
 

@@ -125,6 +125,15 @@ impl Tracker {
         self.flow.is_idle() && self.frontend.is_at_boundary() && self.backend.is_at_boundary()
     }
 
+    /// Whether a transaction is open, be it one that has failed, and the client's next word is awaited.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        matches!(self.flow.transaction, b'T' | b'E')
+            && !self.is_running()
+            && self.flow.batch == 0
+            && self.frontend.is_at_boundary()
+            && self.backend.is_at_boundary()
+    }
+
     /// Whether upstream works on something. Not so between the statements of a transaction, nor in a batch of
     /// which each message is answered, nor while half a message has come.
     pub(crate) fn is_running(&self) -> bool {

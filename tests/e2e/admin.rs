@@ -169,7 +169,11 @@ async fn status_is_as_documented() {
     let world = World::shared(WorldOptions::default()).await;
     let pglease = pglease_for(&world).await;
     let session = pglease.connect("app").await.unwrap();
+    session.batch_execute("SET application_name = 'set later'; BEGIN").await.unwrap();
+    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     rotate(&pglease, &[]).await;
+    // What its client has read is told a moment later.
+    until(async || pglease.status().await["sessions"]["states"]["in_transaction"] == 1).await;
 
     let printed: Value =
         serde_json::from_slice(&pglease.run_command(&["status", "--json"]).await.stdout).unwrap();
@@ -183,6 +187,17 @@ async fn status_is_as_documented() {
         assert_eq!((&held["state"], &held["holders"]), (&"superseded".into(), &1.into()));
         assert_eq!(held["db_role"], user_of(&session).await);
         assert_eq!((&current["state"], &current["holders"]), (&"current".into(), &0.into()));
+
+        let [listed] = &status["sessions"]["list"].as_array().unwrap()[..] else { panic!("{status}") };
+        assert_eq!((&listed["database"], &listed["generation"]), (&"app".into(), &"g1".into()));
+        assert_eq!((&listed["pid"], &listed["state"]), (&pid.into(), &"in_transaction".into()));
+        assert!(listed["frontend_bytes"].as_u64() > Some(50), "{listed}");
+        let host = &status["upstreams"]["hosts"][0];
+        assert!(host["logins"].as_u64() >= Some(3) && host["last_ok_at"].is_u64(), "{host}");
+        let creds =
+            |requests: &&Value| requests["operation"] == "creds" && requests["count"].as_u64() >= Some(2);
+        assert!(status["vault"]["requests"].as_array().unwrap().iter().any(|of| creds(&of)), "{status}");
+        assert_eq!(status["verdict"][0]["fault"], "none", "{status}");
     }
 }
 

@@ -115,6 +115,8 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             age_seconds: None,
             lease_seconds: None,
             token_seconds,
+            lease_ttl_seconds: None,
+            token_ttl_seconds: None,
             end_is_final: false,
             proven: true,
             holders: *issued.holds().borrow(),

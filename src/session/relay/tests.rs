@@ -57,7 +57,7 @@ async fn scene(pipe_len: usize) -> Scene {
     let hold = source.hold().await.unwrap();
     let (phase, phase_rx) = channel::channel(Phase::Serving);
     Scene {
-        relay: Relay::new(client, upstream, tracker, b"", Default::default()),
+        relay: Relay::new(client, upstream, tracker, b"", Tally::default()),
         watch: Watch {
             standing: hold.standing(),
             doubts: Doubts::new(hold, Arc::new(Metrics::new())),
@@ -174,7 +174,7 @@ async fn early_bytes_of_the_client_go_first_and_count() {
     let (upstream, far_upstream) = duplex(1024);
     let mut tracker = Tracker::new();
     tracker.backend(READY);
-    scene.relay = Relay::new(client, upstream, tracker, QUERY, Default::default());
+    scene.relay = Relay::new(client, upstream, tracker, QUERY, Tally::default());
     (scene.far.client, scene.far.upstream) = (far_client, far_upstream);
     assert!(scene.relay.tracker.is_running());
 
@@ -225,7 +225,7 @@ async fn last_words_of_an_upstream_that_takes_nothing_more_are_passed_on() {
     let (upstream, mut far_upstream) = duplex(1024);
     far_upstream.write_all(b"E\0\0\0\x08abcd").await.unwrap();
     drop(far_upstream);
-    scene.relay = Relay::new(scene.relay.client, upstream, scene.relay.tracker, b"", Default::default());
+    scene.relay = Relay::new(scene.relay.client, upstream, scene.relay.tracker, b"", Tally::default());
 
     let (end, relay, ()) = play(scene, async |mut far: Far| {
         far.client.write_all(QUERY).await.unwrap();
@@ -285,7 +285,7 @@ async fn bytes_inside_a_layer_neither_stall_nor_stay() {
         let upstream =
             Layered { readable: down.clone(), per_read, written: Vec::new(), flushed: Arc::clone(&flushed) };
         let Scene { relay, mut watch, mut far } = scene(1 << 20).await;
-        let mut relay = Relay::new(relay.client, upstream, relay.tracker, b"", Default::default());
+        let mut relay = Relay::new(relay.client, upstream, relay.tracker, b"", Tally::default());
         let script = async {
             far.client.write_all(QUERY).await.unwrap();
             expect(&mut far.client, &down).await;

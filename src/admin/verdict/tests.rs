@@ -1,0 +1,299 @@
+use super::*;
+use crate::admin::status::{SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
+use crate::lease::{GenerationStatus, RotationStatus};
+
+const NOW: u64 = 1_764_115_200;
+const PATH: &str = "database/creds/db-app";
+
+/// One route to one host, of which all is well.
+pub(in crate::admin) fn healthy() -> Status {
+    let generation = GenerationStatus {
+        generation: "g1".to_owned(),
+        state: "current",
+        db_role: "v-app".to_owned(),
+        lease: Some("0f3a9c4b7d21".to_owned()),
+        age_seconds: Some(100),
+        lease_seconds: Some(3500),
+        token_seconds: Some(3600),
+        lease_ttl_seconds: Some(3600),
+        token_ttl_seconds: Some(3600),
+        end_is_final: false,
+        proven: true,
+        holders: 0,
+        standing: "kept",
+    };
+    let chain = ChainStatus {
+        vault_path: PATH.to_owned(),
+        kind: "leased",
+        state: "serving",
+        current: Some("g1".to_owned()),
+        rotation: None,
+        last_error: None,
+        end_is_harmless: None,
+        clients_waiting: 0,
+        revocations: 0,
+        generations: vec![generation],
+    };
+    let host = HostStatus {
+        host: "db:5432".to_owned(),
+        logins: 9,
+        last_ok_at: Some(NOW - 60),
+        last_ok_seconds: Some(0.002),
+        ..HostStatus::default()
+    };
+    Status {
+        version: "0.1.0",
+        phase: "serving",
+        now: NOW,
+        vault: VaultStatus {
+            address: "https://vault:8200".to_owned(),
+            login_method: "kubernetes",
+            last_ok_at: Some(NOW - 100),
+            ..VaultStatus::default()
+        },
+        upstreams: UpstreamsStatus { hosts: vec![host], ..UpstreamsStatus::default() },
+        chains: vec![chain],
+        sessions: SessionsStatus { open: 3, max: 1000, ..SessionsStatus::default() },
+        ..Status::default()
+    }
+}
+
+fn error(operation: &'static str, kind: &'static str, code: &str, says: &str) -> ErrorStatus {
+    let code = Some(code.to_owned()).filter(|code| !code.is_empty());
+    ErrorStatus { operation, kind, code, says: says.to_owned(), at: NOW - 10 }
+}
+
+fn chain_error(error: &ErrorStatus) -> ChainError {
+    let ErrorStatus { operation, kind, code, says, at } = error.clone();
+    ChainError { operation, kind, code, says, at }
+}
+
+/// Without a credential, for this.
+fn without(error: &ErrorStatus) -> Status {
+    let mut status = healthy();
+    status.chains[0].current = None;
+    status.chains[0].generations.clear();
+    status.chains[0].clients_waiting = 4;
+    status.chains[0].last_error = Some(chain_error(error));
+    status
+}
+
+fn only(status: &Status) -> Finding {
+    let [finding] = &verdict(status)[..] else { panic!("{:?}", verdict(status)) };
+    finding.clone()
+}
+
+#[test]
+fn nothing_is_at_fault_while_all_answer_and_what_was_made_good_is_not_told() {
+    let mut status = healthy();
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::None, Severity::Ok));
+    assert!(
+        finding.says.contains("3 of 1000 sessions") && finding.cure.contains("application"),
+        "{finding:?}"
+    );
+
+    let earlier = ErrorStatus { at: NOW - 200, ..error("renew", "unavailable", "500", "away") };
+    status.vault.last_error = Some(earlier.clone());
+    status.chains[0].last_error = Some(chain_error(&earlier));
+    status.upstreams.hosts[0].last_error = Some(ErrorStatus { kind: "connect", ..earlier });
+    assert_eq!(only(&status).fault, Fault::None);
+}
+
+#[test]
+fn without_a_credential_whoever_keeps_it_from_us_is_at_fault() {
+    use Fault as F;
+    let refused = "no connection to Vault for login: http://vault:8200: tcp connect error: Connection refused (os error 111)";
+    for (operation, kind, code, says, fault, what, cure) in [
+        ("login", "not_sent", "", refused, F::Vault, "Nobody listened", "vault status"),
+        ("login", "not_sent", "", "failed to lookup address information", F::Network, "name", "DNS"),
+        (
+            "login",
+            "not_sent",
+            "",
+            "invalid peer certificate: Expired",
+            F::Vault,
+            "certificate",
+            "vault.ca_file",
+        ),
+        ("login", "not_sent", "", "operation timed out", F::Network, "reached", "NetworkPolicy"),
+        ("login", "file", "", "vault.login.jwt_file", F::Kubernetes, "token", "vault.login.jwt_file"),
+        ("login", "denied", "403", "permission denied", F::Kubernetes, "refused the login", "ServiceAccount"),
+        ("login", "bad_request", "400", "invalid role name", F::Vault, "refused the login", "vault.login"),
+        ("login", "not_found", "404", "", F::Settings, "at that path", "vault.login.mount"),
+        ("login", "unavailable", "500", "", F::Kubernetes, "reviewed", "system:auth-delegator"),
+        ("login", "unavailable", "503", "Vault is sealed", F::Vault, "sealed", "unseal"),
+        ("creds", "denied", "403", "", F::Vault, "policy", "pglease check"),
+        ("creds", "not_found", "404", "", F::Settings, "at that path", "vault_path"),
+        ("creds", "unavailable", "500", "", F::Postgresql, "make a user", "Vault's log"),
+        ("creds", "no_answer", "", "", F::Vault, "did not answer", "load"),
+        ("creds", "try_later", "429", "", F::Vault, "left alone", "quota"),
+        ("creds", "redirect", "307", "", F::Settings, "another address", "redirect_hosts"),
+        ("creds", "malformed", "200", "", F::Settings, "as Vault does", "proxy"),
+        ("renew", "denied", "403", "", F::Vault, "keep a credential alive", "audit log"),
+        ("proof", "auth_rejected", "28P01", "", F::Postgresql, "leased user", "pg_hba.conf"),
+        ("proof", "timeout", "", "", F::Network, "reached", "NetworkPolicy"),
+    ] {
+        let finding = only(&without(&error(operation, kind, code, says)));
+        assert_eq!(
+            (finding.fault, finding.severity),
+            (fault, Severity::Error),
+            "{operation} {kind} {finding:?}"
+        );
+        let begin = "There is no credential of database/creds/db-app: 4 clients wait now";
+        for part in [begin, what, "10 s ago", says] {
+            assert!(finding.says.contains(part), "{part}: {finding:?}");
+        }
+        assert!(finding.cure.contains(cure), "{finding:?}");
+    }
+}
+
+#[test]
+fn login_by_other_means_than_a_pods_token_is_not_kubernetes_fault() {
+    let mut status = without(&error("login", "denied", "403", ""));
+    status.vault.login_method = "approle";
+    assert_eq!(only(&status).fault, Fault::Vault);
+    let mut status = without(&error("login", "file", "", ""));
+    status.vault.login_method = "approle";
+    assert_eq!(only(&status).fault, Fault::Settings);
+}
+
+#[test]
+fn start_is_no_fault_before_something_fails() {
+    let mut status = without(&error("login", "denied", "403", ""));
+    status.chains[0].last_error = None;
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::None, Severity::Warning));
+}
+
+#[test]
+fn credential_that_cannot_be_kept_is_a_warning_until_it_ends_soon() {
+    let sealed = error("renew", "unavailable", "503", "Vault is sealed");
+    let mut status = healthy();
+    status.chains[0].state = "degraded";
+    status.chains[0].last_error = Some(chain_error(&sealed));
+    status.vault.last_error = Some(sealed);
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::Vault, Severity::Warning));
+    assert!(finding.says.contains("for 58 min more"), "{finding:?}");
+
+    status.chains[0].generations[0].lease_seconds = Some(90);
+    assert_eq!(only(&status).severity, Severity::Error);
+
+    // A rotation that waits for its next try.
+    let rotation =
+        RotationStatus { trigger: Some("planned"), attempt: "waiting", in_seconds: Some(3), close: false };
+    status.chains[0].rotation = Some(rotation);
+    status.chains[0].state = "rotating";
+    assert_eq!(only(&status).fault, Fault::Vault);
+    // One that runs has not failed.
+    status.chains[0].rotation.as_mut().unwrap().attempt = "running";
+    status.vault.last_error = None;
+    assert_eq!(only(&status).fault, Fault::None);
+}
+
+#[test]
+fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
+    use Fault as F;
+    for (kind, code, says, fault, what) in [
+        ("connect", "", "Connection refused (os error 111)", F::Postgresql, "Nobody listened"),
+        ("connect", "", "No route to host (os error 113)", F::Network, "reached"),
+        ("timeout", "", "", F::Network, "reached"),
+        ("resolve", "", "", F::Network, "resolved"),
+        ("tls", "", "invalid peer certificate: Expired", F::Postgresql, "secure"),
+        ("untrusted", "", "", F::Postgresql, "prove"),
+        ("auth_rejected", "28P01", "", F::Postgresql, "leased user"),
+        ("refused", "53300", "", F::Postgresql, "no connection left"),
+        ("refused", "57P03", "", F::Postgresql, "starting"),
+        ("refused", "3D000", "", F::Application, "database"),
+        ("refused", "28000", "", F::Postgresql, "let us in"),
+        ("refused", "42501", "", F::Postgresql, "allow"),
+        ("refused", "22023", "", F::Postgresql, "refused"),
+        ("session_attrs", "", "", F::Postgresql, "kind of server"),
+        ("lost", "", "", F::Postgresql, "broke off"),
+    ] {
+        let mut status = healthy();
+        status.upstreams.hosts[0].last_error = Some(error("login", kind, code, says));
+        let finding = only(&status);
+        assert_eq!((finding.fault, finding.severity), (fault, Severity::Error), "{kind} {code} {finding:?}");
+        assert!(finding.says.contains(what) && finding.says.contains("db:5432"), "{finding:?}");
+
+        status
+            .upstreams
+            .hosts
+            .push(HostStatus { host: "other:5432".to_owned(), ..healthy().upstreams.hosts.remove(0) });
+        let finding = only(&status);
+        let expected = if kind == "session_attrs" { Severity::Ok } else { Severity::Warning };
+        assert_eq!(finding.severity, expected, "{finding:?}");
+    }
+}
+
+#[test]
+fn proof_that_a_host_prevents_is_told_once() {
+    let mut status = healthy();
+    let refused = error("proof", "connect", "", "Connection refused (os error 111)");
+    let rotation =
+        RotationStatus { trigger: Some("planned"), attempt: "waiting", in_seconds: Some(3), close: false };
+    status.chains[0].rotation = Some(rotation);
+    status.chains[0].last_error = Some(chain_error(&refused));
+    status.upstreams.hosts[0].last_error = Some(ErrorStatus { operation: "login", ..refused });
+    assert!(only(&status).says.contains("db:5432"));
+}
+
+#[test]
+fn vault_that_fails_at_what_nobody_waits_for_is_a_warning() {
+    let mut status = healthy();
+    status.vault.last_error = Some(error("lookup", "no_answer", "", "no answer from Vault to lookup"));
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::Vault, Severity::Warning));
+    assert!(finding.says.starts_with("The last request to Vault failed; clients are served."), "{finding:?}");
+    status.now += 3600;
+    status.vault.last_ok_at = None;
+    assert_eq!(only(&status).fault, Fault::None);
+}
+
+#[test]
+fn application_is_at_fault_for_seats_and_for_transactions_that_it_forgets() {
+    for (open, severity) in [(899, None), (900, Some(Severity::Warning)), (1000, Some(Severity::Error))] {
+        let mut status = healthy();
+        status.sessions.open = open;
+        let finding = only(&status);
+        assert_eq!(finding.severity, severity.unwrap_or_default(), "{open}");
+        assert_eq!(finding.fault == Fault::Application, severity.is_some(), "{finding:?}");
+    }
+    let mut status = healthy();
+    let session = |session: &str, state, state_seconds| SessionStatus {
+        session: session.to_owned(),
+        state,
+        state_seconds,
+        ..SessionStatus::default()
+    };
+    status.sessions.list = vec![
+        session("s1", "active", 9999),
+        session("s2", "in_transaction", 299),
+        session("s3", "in_transaction", 1),
+    ];
+    assert_eq!(only(&status).fault, Fault::None);
+    status.sessions.list.push(session("s4", "in_transaction", 3700));
+    let finding = only(&status);
+    assert!(finding.fault == Fault::Application && finding.says.contains("s4 for 1 h 1 min"), "{finding:?}");
+}
+
+#[test]
+fn chain_that_says_nothing_is_a_bug_and_a_drain_is_told() {
+    let mut status = healthy();
+    status.chains[0].state = "silent";
+    status.chains[0].current = None;
+    assert_eq!(only(&status).fault, Fault::Pglease);
+    let mut status = healthy();
+    status.phase = "draining";
+    assert!(only(&status).says.contains("stopping"));
+}
+
+#[test]
+fn worst_comes_first() {
+    let mut status = without(&error("creds", "unavailable", "500", "x"));
+    status.phase = "draining";
+    let severities: Vec<_> = verdict(&status).iter().map(|finding| finding.severity).collect();
+    assert_eq!(severities, [Severity::Error, Severity::Warning]);
+}
