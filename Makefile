@@ -25,7 +25,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes bench-fleet bench-admission fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser bench-fleet bench-admission fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -63,6 +63,12 @@ test-kubernetes: servers ## those on a real Kubernetes control plane: API server
 	@python3 tests/kubernetes/build.py >/dev/null
 	@$(CARGO) test --locked --no-run --test kubernetes
 	@RUST_TEST_THREADS=4 $(RUN) $(CARGO) test --quiet --locked --test kubernetes
+
+# The pictures that it takes stay in target/browser.
+test-browser: MAJORS := 18
+test-browser: servers ## the page for people in Chromium, on a phone and on a desk; skipped where there is none
+	@$(CARGO) test --locked --no-run --test browser
+	@RUST_TEST_THREADS=4 $(RUN) $(CARGO) test --quiet --locked --test browser
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet
