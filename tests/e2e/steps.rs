@@ -71,13 +71,16 @@ pub(crate) async fn rotate(pglease: &Pglease, arguments: &[&str]) {
 /// A session, however often it has to be asked for: where clients are not to wait for long, a busy machine may need
 /// longer for a login.
 pub(crate) async fn until_served(pglease: &Pglease, database: &str) -> Database {
-    let mut served = None;
-    until(async || {
-        served = pglease.connect(database).await.ok();
-        served.is_some()
-    })
-    .await;
-    served.unwrap()
+    let served = async {
+        loop {
+            if let Ok(session) = pglease.connect(database).await {
+                return session;
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let served = time::timeout(PATIENCE, served).await;
+    served.unwrap_or_else(|_| panic!("nobody is served; the last lines:\n{}", pglease.lines().tail()))
 }
 
 /// Waits until no credential of the world can log in any more, which `pglease`, at its end, has had revoked. It has 5 s

@@ -194,8 +194,9 @@ async fn case_c17_without_an_owner_it_is_as_direct_and_the_blocked_revocation_is
     assert_eq!(error.code(), Some(&SqlState::UNDEFINED_OBJECT));
     assert_eq!(error.code(), error_of_direct.code());
     until(async || !objections(&world, &user).is_empty()).await;
-    let blocked = pglease.wait_for_event("lease.revocation_blocked", PATIENCE).await;
-    assert_eq!(blocked["db_role"], user.as_str(), "{blocked}");
+    // Others may take longer than 10 s for it, on a busy machine.
+    let is_blocked = |blocked: &serde_json::Value| blocked["db_role"] == user.as_str();
+    until(async || pglease.events("lease.revocation_blocked").iter().any(is_blocked)).await;
     assert!(pglease.metric("pglease_lease_revocations_blocked_total", "").await > 0.0);
     assert_nothing_was_forbidden(&world, &pglease).await;
 }

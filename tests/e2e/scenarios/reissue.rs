@@ -28,7 +28,11 @@ async fn storm(world: &World<'_>, pglease: &Pglease, span: Duration) {
             let refused = pglease.connect("app").await.err().unwrap();
             let later =
                 [&SqlState::CANNOT_CONNECT_NOW, &SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION];
-            assert!(refused.code().is_some_and(|code| later.contains(&code)), "{refused:?}");
+            // Nothing is said to who has said nothing for 10 s, on a busy machine.
+            assert!(
+                refused.is_closed() || refused.code().is_some_and(|code| later.contains(&code)),
+                "{refused:?}"
+            );
         }
     };
     tokio::join!(client(), client(), client(), client(), client(), client(), client(), client());

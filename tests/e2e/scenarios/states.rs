@@ -16,7 +16,7 @@ use crate::support::Servers;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::Database;
 use crate::support::world::{Revocation, VaultRole, World};
-use crate::{PATIENCE, pglease_with};
+use crate::{PATIENCE, pglease_with, until_served};
 
 /// What a session does all its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +111,7 @@ async fn play(pglease: Arc<Pglease>, is_done: Arc<AtomicBool>) -> BTreeMap<State
         let state = STATES[number % STATES.len()];
         sessions.spawn(async move {
             let turn = turns.acquire().await.unwrap();
-            let session = pglease.connect("app").await.unwrap();
+            let session = until_served(&pglease, "app").await;
             drop(turn);
             let Err(error) = live(&session, state, &is_done).await else { return (state, None) };
             // A goodbye that no statement waits for is heard by the connection.
