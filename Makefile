@@ -14,7 +14,7 @@ CARGO_FUZZ := 0.13.2
 demo up: MAJORS := 18
 test-all: MAJORS := 18 17 16 15 14
 # Drivers speak to pglease the same, whatever server is behind it: once is enough.
-test: ON_FURTHER_MAJORS := --skip clients::
+test: ON_FURTHER_MAJORS := --skip clients:: --skip operators::
 
 define run-tests
 @$(CARGO) test --locked --no-run
@@ -25,7 +25,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser bench-fleet bench-admission fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench-fleet bench-admission fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -69,6 +69,13 @@ test-browser: MAJORS := 18
 test-browser: servers ## the page for people in Chromium, on a phone and on a desk; skipped where there is none
 	@$(CARGO) test --locked --no-run --test browser
 	@RUST_TEST_THREADS=4 $(RUN) $(CARGO) test --quiet --locked --test browser
+
+test-monitoring: MAJORS := 18
+test-monitoring: servers ## metrics and alerts by Prometheus's own tool, which it gets where it can
+	@python3 tests/monitoring/promtool.py --fetch >/dev/null
+	@$(CARGO) test --locked --no-run --test docs --test e2e
+	@$(RUN) $(CARGO) test --quiet --locked --test docs
+	@$(RUN) $(CARGO) test --quiet --locked --test e2e -- operators::alerts:: operators::trouble::
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet

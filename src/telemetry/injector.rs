@@ -22,7 +22,8 @@ pub(crate) struct InjectorMetrics {
 }
 
 impl InjectorMetrics {
-    /// The metrics, all registered. Those with labels appear with their first count.
+    /// The metrics, all registered, from 0 where an alert waits for the first of its kind: of a series that begins at 1
+    /// Prometheus sees no increase.
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
             registry: registry(),
@@ -33,6 +34,13 @@ impl InjectorMetrics {
             tls_handshakes: Family::default(),
         };
         metrics.register();
+        for result in ["ok", "failed"] {
+            let _ = metrics.certificate_reloads.get_or_create(&ResultLabels { result });
+            let _ = metrics.tls_handshakes.get_or_create(&ResultLabels { result });
+        }
+        for outcome in ["injected", "refused", "bad_request", "failed"] {
+            let _ = metrics.reviews.get_or_create(&OutcomeLabels { outcome });
+        }
         metrics
     }
 
@@ -87,12 +95,13 @@ mod tests {
     #[test]
     fn docs_list_every_metric() {
         let metrics = InjectorMetrics::new();
-        let result = ResultLabels { result: "word" };
-        metrics.reviews.get_or_create(&OutcomeLabels { outcome: "word" }).inc();
-        metrics.certificate_reloads.get_or_create(&result).inc();
-        metrics.tls_handshakes.get_or_create(&result).inc();
-
         let text = metrics.encode().unwrap();
+        for line in [
+            "pglease_injector_certificate_reloads_total{result=\"failed\"} 0\n",
+            "pglease_injector_reviews_total{outcome=\"refused\"} 0\n",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
+        }
         assert_eq!(faults(&text), Vec::<String>::new());
         let table = docs_table(&text);
         let docs = include_str!("../../docs/metrics.md");

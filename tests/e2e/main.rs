@@ -53,6 +53,7 @@ mod auth;
 mod protocol;
 mod differential;
 mod isolation;
+mod operators;
 
 use steps::{
     BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, refused_revocations, rotate, start, until,

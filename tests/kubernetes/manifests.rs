@@ -45,7 +45,12 @@ async fn every_shape_of_the_chart_is_accepted() {
             "sidecar.native=false",
             "sidecar.settings.listen\\.max_sessions=50",
         ],
-        &["serviceMonitor.enabled=true", "podMonitor.enabled=true", "replicas=1"],
+        &[
+            "serviceMonitor.enabled=true",
+            "podMonitor.enabled=true",
+            "prometheusRule.enabled=true",
+            "replicas=1",
+        ],
     ] {
         let mut arguments = vec!["template", "pglease", crate::chart::CHART, "--namespace", "pglease"];
         for value in values {

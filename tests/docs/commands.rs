@@ -1,0 +1,198 @@
+//! Every command of the pages is run by a test, or stands below with why none can.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::pages::{self, Page};
+
+/// What holds a block of commands.
+enum Held {
+    /// These tests run it, or what it stands for: file and name.
+    By(&'static [(&'static str, &'static str)]),
+    /// No test does, as it needs what tests do not have.
+    Not(&'static str),
+}
+
+use Held::{By, Not};
+
+/// Page, first words of the block, and what holds it.
+const BLOCKS: &[(&str, &str, Held)] = &[
+    ("README.md", "make demo", Not(DEMO)),
+    (
+        "README.md",
+        "# A password for Vault's user",
+        By(&[
+            ("tests/e2e/setup.rs", "commands_of_the_readme_let_its_application_in"),
+            ("tests/kubernetes/deploy.rs", "readme_shows_the_application_that_it_applies"),
+            ("tests/kubernetes/workloads.rs", "pods_of_the_readmes_deployment_have_it"),
+        ]),
+    ),
+    ("README.md", "pglease proxy --config-file", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("README.md", "pglease proxy --vault-address", By(&[("src/config/tests/docs.rs", SMALLEST)])),
+    (
+        "docs/check.md",
+        "pglease check --config-file",
+        By(&[("tests/e2e/check.rs", "healthy_way_is_gone_to_its_end_and_nothing_is_left_of_it")]),
+    ),
+    (
+        "docs/injector.md",
+        "pglease injector certificate",
+        By(&[("tests/kubernetes/certificate.rs", "certificate_near_its_end_is_made_anew_by_the_cron_job")]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "helm install",
+        By(&[("tests/kubernetes/manifests.rs", "every_shape_of_the_chart_is_accepted")]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "kubectl get pods -A",
+        By(&[(
+            "tests/kubernetes/outage.rs",
+            "pod_let_through_without_its_sidecar_is_never_touched_afterwards_and_is_found",
+        )]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "helm upgrade",
+        By(&[("tests/kubernetes/certificate.rs", "no_pod_is_refused_over_upgrade_scaling_and_rollback")]),
+    ),
+    ("docs/runbook.md", "# How the credentials of a pod stand", Not(KUBELET)),
+    ("docs/runbook.md", "SELECT rolname, rolcanlogin", Not(LOOKS)),
+    ("docs/runbook.md", "SELECT r.rolname, d.deptype", Not(LOOKS)),
+    (
+        "docs/security.md",
+        "psql -XAt",
+        By(&[("tests/e2e/auth.rs", "users_of_pg_authid_get_in_with_their_passwords_and_nobody_else_does")]),
+    ),
+    ("docs/settings.md", "pglease proxy", By(&[("src/config/tests/docs.rs", SMALLEST)])),
+    ("docs/setup.md", "# As a superuser", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/setup.md", "SELECT * FROM pglease.reap()", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/setup.md", "# jwt: tokens", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/setup.md", "vault policy write team-db-app", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/setup.md", "CREATE ROLE report", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/setup.md", "vault write database/static-roles", By(&[("tests/e2e/setup.rs", SETS_UP)])),
+    ("docs/start.md", "make demo", Not(DEMO)),
+];
+
+const SETS_UP: &str = "documented_set_up_and_settings_serve_an_application";
+const SMALLEST: &str = "smallest_sets_of_settings_are_valid_and_the_same_with_and_without_a_file";
+const LOOKS: &str = "its test comes with the next change: it only looks at catalogues";
+const DEMO: &str =
+    "it fetches its servers and takes 45 s; it is built with the tests, and made of their parts";
+const KUBELET: &str = "the control plane of the tests has no kubelet, which exec and logs ask";
+
+/// Languages of blocks that nobody is to type.
+const SHOWN: &[&str] = &["", "json", "text", "toml", "yaml"];
+
+#[test]
+fn every_block_of_commands_is_known() {
+    let mut rows: BTreeSet<_> = (0..BLOCKS.len()).collect();
+    for page in pages::all() {
+        for block in page.blocks().filter(|block| !SHOWN.contains(&block.language)) {
+            let first = block.text.lines().next().unwrap();
+            let row =
+                BLOCKS.iter().position(|(of, begins, _)| *of == page.path && block.text.starts_with(begins));
+            let row = row.unwrap_or_else(|| panic!("{}: no test is known to run: {first}", page.path));
+            assert!(rows.remove(&row), "{}: two blocks begin with: {first}", page.path);
+        }
+    }
+    let left: Vec<_> = rows.iter().map(|&row| (BLOCKS[row].0, BLOCKS[row].1)).collect();
+    assert!(left.is_empty(), "no page has these any more: {left:?}");
+}
+
+#[test]
+fn every_test_that_is_named_is_there() {
+    for (page, begins, held) in BLOCKS {
+        match held {
+            By(tests) => {
+                for (file, name) in *tests {
+                    let text = fs::read_to_string(pages::root().join(file))
+                        .unwrap_or_else(|error| panic!("{file}: {error}"));
+                    assert!(
+                        text.contains(&format!("fn {name}()")),
+                        "{page}: {begins}: no test {name} in {file}"
+                    );
+                }
+            }
+            Not(why) => assert!(why.len() > 20, "{page}: {begins}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_shown_is_no_command() {
+    for page in pages::all() {
+        for block in page.blocks().filter(|block| SHOWN.contains(&block.language)) {
+            let typed = |line: &str| {
+                ["$ ", "kubectl ", "helm ", "vault ", "psql ", "make "].iter().any(|of| line.starts_with(of))
+            };
+            assert!(!block.text.lines().any(typed), "{}: call it sh:\n{}", page.path, block.text);
+        }
+    }
+}
+
+/// What stands between backticks, and the lines of blocks, that begins with `program`: its words without comments.
+fn said(page: &Page, program: &str) -> Vec<Vec<String>> {
+    let blocks: Vec<_> = page
+        .blocks()
+        .filter(|block| !SHOWN.contains(&block.language))
+        .map(|block| block.text.replace("\\\n", " "))
+        .collect();
+    let prose = page.prose();
+    let spans = prose.split('`').skip(1).step_by(2).map(str::to_owned);
+    let lines = blocks.iter().flat_map(|text| text.lines()).map(str::to_owned);
+    let after = |text: String| text.split_once("-- /").map_or(text.clone(), |(_, inside)| inside.to_owned());
+    let texts = spans.chain(lines.map(after)).filter(|text| text.starts_with(&format!("{program} ")));
+    texts.map(|text| text.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn pglease_knows_every_command_and_flag_that_a_page_has() {
+    let mut tried = BTreeSet::new();
+    for page in pages::all() {
+        for words in said(&page, "pglease") {
+            let is_plain =
+                |word: &&String| word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_lowercase());
+            let command: Vec<_> = words[1..]
+                .iter()
+                .take_while(|word| is_plain(word) && !word.starts_with("--"))
+                .cloned()
+                .collect();
+            let flags = words.iter().filter(|word| word.starts_with("--") && word.len() > 2);
+            let flags: Vec<_> = flags.map(|flag| flag.split(['=', '…']).next().unwrap().to_owned()).collect();
+            tried.insert((page.path.clone(), command, flags));
+        }
+    }
+    assert!(tried.len() > 10, "{tried:?}");
+    for (page, command, flags) in tried {
+        let mut help = Command::new(env!("CARGO_BIN_EXE_pglease"));
+        let done = help.args(&command).arg("--help").env_clear().stdin(Stdio::null()).output().unwrap();
+        assert!(done.status.success(), "{page}: pglease {command:?}");
+        let help = String::from_utf8(done.stdout).unwrap();
+        for flag in flags {
+            assert!(help.contains(&flag), "{page}: pglease {command:?} has no {flag}");
+        }
+    }
+}
+
+#[test]
+fn chart_knows_every_value_that_a_page_sets() {
+    let values = fs::read_to_string(pages::root().join("deploy/helm/pglease/values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&values).unwrap();
+    let mut count = 0;
+    for page in pages::all() {
+        for words in said(&page, "helm") {
+            let set = words.iter().zip(&words[1..]).filter(|(flag, _)| *flag == "--set");
+            for (key, _) in set.filter_map(|(_, value)| value.split_once('=')) {
+                let pointer = format!("/{}", key.replace('.', "/"));
+                assert!(values.pointer(&pointer).is_some(), "{}: the chart has no {key}", page.path);
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 6, "{count}");
+}

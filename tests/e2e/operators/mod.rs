@@ -1,0 +1,4 @@
+//! What operators look at. Which PostgreSQL is behind does not matter: the tests run on one of them.
+
+mod promtool;
+mod alerts;
