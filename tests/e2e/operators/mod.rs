@@ -2,3 +2,6 @@
 
 mod promtool;
 mod alerts;
+mod trouble;
+mod cardinality;
+mod runbook;
