@@ -13,7 +13,7 @@ MAJORS := 18 14
 CARGO_FUZZ := 0.13.2
 demo up: MAJORS := 18
 test-all: MAJORS := 18 17 16 15 14
-# Drivers speak to pglease the same, whatever server is behind it: once is enough.
+# Drivers speak to pglease the same, and operators see the same, whatever server is behind it: once is enough.
 test: ON_FURTHER_MAJORS := --skip clients:: --skip operators::
 
 define run-tests

@@ -400,7 +400,7 @@ impl StopSignals {
 /// Raises the limit of open files to what `max_sessions` needs, or lowers `max_sessions` to what can be had: running
 /// out of descriptors would cost the leases as well.
 fn fit_descriptors(config: &mut ListenConfig) {
-    let wanted = descriptors(config.max_sessions);
+    let wanted = config::needed_descriptors(config.max_sessions);
     let limit = getrlimit(Resource::Nofile);
     let granted = limit.maximum.unwrap_or(u64::MAX).min(wanted.max(limit.current.unwrap_or(u64::MAX)));
     let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
@@ -409,8 +409,7 @@ fn fit_descriptors(config: &mut ListenConfig) {
         Err(_) => limit.current.unwrap_or(u64::MAX),
     };
     if granted < wanted {
-        let sessions = (granted.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_SESSION).max(1);
-        let sessions = usize::try_from(sessions).unwrap_or(usize::MAX);
+        let sessions = config::sessions_within(granted);
         warn!(
             event = "listen.max_sessions_lowered",
             from = config.max_sessions,
@@ -422,11 +421,6 @@ fn fit_descriptors(config: &mut ListenConfig) {
     }
 }
 
-fn descriptors(sessions: usize) -> u64 {
-    let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
-    sessions.saturating_mul(DESCRIPTORS_PER_SESSION).saturating_add(RESERVED_DESCRIPTORS)
-}
-
 fn current_thread() -> io::Result<Runtime> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
@@ -434,11 +428,5 @@ fn current_thread() -> io::Result<Runtime> {
 fn join(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
-
-/// Client, upstream, and a connection that has no seat.
-const DESCRIPTORS_PER_SESSION: u64 = 3;
-
-/// For listeners, Vault, probes, the kubelet, cancels, and further connections without a seat.
-const RESERVED_DESCRIPTORS: u64 = 200;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Target;
 use super::name::Name;
 use super::report::{Class, Found, Recorder};
-use crate::config::{Config, ConfigErrors, Loaded, VaultConfig};
+use crate::config::{Config, ConfigErrors, Loaded, VaultConfig, grace_warning};
 use crate::session::auth::Auth;
 use crate::session::encryption::ClientTls;
 use crate::telemetry::{Causes, Metrics};
@@ -15,12 +15,18 @@ use crate::vault::Vault;
 
 /// Settings that hold, and what is made of them.
 pub(super) struct Parts {
+    pub(super) config: Config,
     pub(super) vault: Arc<Vault>,
     pub(super) targets: Vec<Target>,
 }
 
-/// Looks at all of it; `None` where something is wrong, all of which is written down.
-pub(super) async fn check(loaded: Result<Loaded, ConfigErrors>, record: &Recorder) -> Option<Parts> {
+/// Looks at all of it; `None` where something is wrong, all of which is written down. What is of the pod is left to its
+/// own step, where there is one.
+pub(super) async fn check(
+    loaded: Result<Loaded, ConfigErrors>,
+    offline: bool,
+    record: &Recorder,
+) -> Option<Parts> {
     let name = Name::ConfigSettings;
     let Loaded { config, warnings } = match loaded {
         Ok(loaded) => loaded,
@@ -31,11 +37,12 @@ pub(super) async fn check(loaded: Result<Loaded, ConfigErrors>, record: &Recorde
             return None;
         }
     };
-    for warning in warnings {
+    let of_pod = grace_warning(&config).filter(|_| !offline);
+    for warning in warnings.into_iter().filter(|warning| Some(warning) != of_pod.as_ref()) {
         record.write(name, "", Duration::ZERO, warning_found(&warning)).await;
     }
     record.write(name, "", Duration::ZERO, Found::fine(overview(&config))).await;
-    record.step(Name::ConfigFiles, "", async { files(&config) }).await
+    record.step(Name::ConfigFiles, "", async { files(config) }).await
 }
 
 /// Errors of the settings say all in one line: what is written and where, what is wrong with it, and the cure.
@@ -61,7 +68,7 @@ fn overview(config: &Config) -> String {
 }
 
 /// What a start of the proxy reads before it serves.
-fn files(config: &Config) -> Found<Parts> {
+fn files(config: Config) -> Found<Parts> {
     let metrics = Arc::new(Metrics::new());
     // The directory is the running sidecar's: nothing of the check is kept there.
     let of_vault = VaultConfig { state_dir: None, ..config.vault.clone() };
@@ -90,7 +97,7 @@ fn files(config: &Config) -> Found<Parts> {
             }
         }
     }
-    Found::fine("all files that the settings name can be used").with(Parts { vault, targets })
+    Found::fine("all files that the settings name can be used").with(Parts { config, vault, targets })
 }
 
 #[cfg(test)]

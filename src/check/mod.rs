@@ -10,7 +10,9 @@ mod name;
 mod report;
 mod text;
 mod throwaway;
+mod certificate;
 mod config;
+mod pod;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,12 +28,14 @@ pub(crate) use text::{json, line, summary};
 
 use name::Name;
 use report::{Class, Found, Recorder};
-use throwaway::{OwnCredential, Throwaway};
+use throwaway::Throwaway;
 
-use crate::config::{ConfigErrors, Loaded, RouteConfig};
+use crate::config::{Config, ConfigErrors, Loaded, RouteConfig};
 use crate::upstream::Upstream;
+use crate::vault::Vault;
 
 use self::config::Parts;
+use self::vault::Way;
 
 /// How far to go, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -60,27 +64,15 @@ pub(crate) async fn run(
     let begins_at = Instant::now();
     let mut told = Told { steps: Vec::new(), tell };
     let ((record, mut written), mut parts) = (Recorder::new(), None);
-    told.all_while(&mut written, async { parts = config::check(loaded, &record).await }).await;
-    if let Some(Parts { vault, targets }) = parts.filter(|_| !asked.offline) {
-        let throwaway = Arc::new(Throwaway::new(vault));
+    told.all_while(&mut written, async { parts = config::check(loaded, asked.offline, &record).await }).await;
+    if let Some(Parts { config, vault, targets }) = parts.filter(|_| !asked.offline) {
+        let throwaway = Arc::new(Throwaway::new(Arc::clone(&vault)));
         let mut walking = JoinSet::new();
-        let walk = Walk { targets, throwaway: Arc::clone(&throwaway), record: record.clone() };
+        let walk = Walk { config, vault, targets, throwaway: Arc::clone(&throwaway), record: record.clone() };
         walking.spawn(Box::pin(walk.go()));
-        let ended = async {
-            tokio::select! {
-                biased;
-                ended = walking.join_next() => match ended {
-                    Some(Err(fault)) if fault.is_panic() => Some("a bug of pglease ended the check".to_owned()),
-                    _ => None,
-                },
-                signal = stop => Some(format!("stopped by {signal}")),
-                () = time::sleep(asked.limit) => {
-                    Some(format!("not done within {}", humantime::format_duration(asked.limit)))
-                }
-            }
-        };
         let mut broken_off = None;
-        told.all_while(&mut written, async { broken_off = ended.await }).await;
+        told.all_while(&mut written, async { broken_off = end_of(&mut walking, stop, asked.limit).await })
+            .await;
         walking.shutdown().await;
         if let Some(reason) = broken_off {
             let ending = Box::pin(end_early(&throwaway, &record, reason));
@@ -88,6 +80,23 @@ pub(crate) async fn run(
         }
     }
     Report { steps: told.steps, took: begins_at.elapsed() }
+}
+
+/// Why the walk was not gone to its end, if so.
+async fn end_of(
+    walking: &mut JoinSet<()>,
+    stop: impl Future<Output = &'static str>,
+    limit: Duration,
+) -> Option<String> {
+    tokio::select! {
+        biased;
+        ended = walking.join_next() => match ended {
+            Some(Err(fault)) if fault.is_panic() => Some("a bug of pglease ended the check".to_owned()),
+            _ => None,
+        },
+        signal = stop => Some(format!("stopped by {signal}")),
+        () = time::sleep(limit) => Some(format!("not done within {}", humantime::format_duration(limit))),
+    }
 }
 
 /// Says why the walk was not gone to its end, and gives back what it has made.
@@ -129,6 +138,8 @@ impl<F: FnMut(&Step)> Told<F> {
 
 /// The way behind the settings.
 struct Walk {
+    config: Config,
+    vault: Arc<Vault>,
     targets: Vec<Target>,
     throwaway: Arc<Throwaway>,
     record: Recorder,
@@ -136,29 +147,52 @@ struct Walk {
 
 impl Walk {
     async fn go(self) {
-        let Self { throwaway, record, .. } = &self;
-        let credentials = self.take_credentials().await;
-        drop(credentials);
-        vault::give_back(throwaway, record).await;
-    }
-
-    /// One for each `vault_path`, all of one login.
-    async fn take_credentials(&self) -> BTreeMap<&str, OwnCredential> {
-        let Self { throwaway, record, targets, .. } = self;
+        let Self { config, vault, targets, throwaway, record } = self;
+        pod::check(&config, &record).await;
+        let paths: BTreeSet<&str> = targets.iter().map(|target| target.route.vault_path.as_str()).collect();
+        let vault_paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let mut way = Way::new(vault, config.vault, vault_paths, record.clone());
+        let is_reached = way.reach().await;
+        let login = if is_reached { way.log_in(&throwaway).await } else { None };
         let mut credentials = BTreeMap::new();
-        let paths = targets.iter().map(|target| target.route.vault_path.as_str());
-        let paths: BTreeSet<&str> = paths.collect();
-        let Some(login) = vault::log_in(throwaway, record).await else {
-            for path in paths {
-                record.skip(Name::VaultCreds, path, "vault.login failed").await;
-            }
-            return credentials;
-        };
         for path in paths {
-            if let Some(made) = vault::read_creds(throwaway, &login, path, record).await {
-                credentials.insert(path, made);
+            let Some(login) = &login else {
+                record.skip(Name::VaultCreds, path, "there is no login").await;
+                continue;
+            };
+            if let Some(own) = way.read_creds(&throwaway, login, path).await {
+                credentials.insert(path, own);
             }
         }
-        credentials
+        if let Some(login) = &login {
+            let credentials: Vec<_> = credentials.iter().map(|(path, own)| (*path, own)).collect();
+            way.look_ahead(login, &credentials).await;
+        }
+        vault::give_back(&throwaway, &record).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    async fn ended(
+        walk: impl Future<Output = ()> + Send + 'static,
+        stop: impl Future<Output = &'static str>,
+    ) -> Option<String> {
+        let mut walking = JoinSet::new();
+        walking.spawn(walk);
+        end_of(&mut walking, stop, Duration::from_secs(90)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn walk_ends_by_itself_by_a_signal_at_the_limit_or_in_a_panic() {
+        assert_eq!(ended(ready(()), pending()).await, None);
+        assert_eq!(ended(pending(), ready("SIGTERM")).await.unwrap(), "stopped by SIGTERM");
+        assert_eq!(ended(pending(), pending()).await.unwrap(), "not done within 1m 30s");
+        let bug = async { panic!("as a step may") };
+        assert_eq!(ended(bug, pending()).await.unwrap(), "a bug of pglease ended the check");
     }
 }

@@ -138,9 +138,32 @@ impl<T> Found<T> {
         Self { outcome: Outcome::Skipped, text: because.into(), remedy: None, value: None }
     }
 
+    /// A failure that is no more than a nuisance.
+    pub(crate) fn at_most_a_warning(self) -> Self {
+        match self.outcome {
+            Outcome::Failed(_) => Self { outcome: Outcome::Warning, ..self },
+            Outcome::Passed | Outcome::Warning | Outcome::Skipped => self,
+        }
+    }
+
     fn into_step(self, name: Name, subject: String, took: Duration) -> (Step, Option<T>) {
         let Self { outcome, text, remedy, value } = self;
         (Step { name, subject, took, outcome, found: text, remedy }, value)
+    }
+}
+
+#[cfg(test)]
+impl<T> Found<T> {
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    pub(crate) fn found(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn cure(&self) -> Option<&str> {
+        self.remedy.as_ref().map(|remedy| remedy.cure.as_str())
     }
 }
 

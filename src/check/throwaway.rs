@@ -13,7 +13,7 @@ use tokio::time;
 use crate::credential::Credential;
 use crate::ids::{GenerationId, LeaseId};
 use crate::lease::{LiveToken, Requests};
-use crate::vault::{Grant, Login, Operation, TokenKind, Vault, VaultApi, VaultError};
+use crate::vault::{Grant, Login, Operation, StaticCredential, TokenKind, Vault, VaultApi, VaultError};
 
 /// The login and the leases of one check.
 #[derive(Debug)]
@@ -114,6 +114,19 @@ impl Throwaway {
         self.to_its_end(read).await.flatten().unwrap_or(Err(lost(Operation::ReadCreds)))
     }
 
+    /// Reads the credential of a static role, which makes nothing.
+    pub(crate) async fn read_static_creds(
+        &self,
+        login: &OwnLogin,
+        vault_path: &str,
+    ) -> Result<OwnCredential, VaultError> {
+        let StaticCredential { user, password, ttl } =
+            self.vault.read_static_creds(login.token.token(), vault_path).await?;
+        let credential = Credential { user, password, lease: None, generation: GenerationId(1) };
+        let grant = Grant { ttl: Some(ttl), renewable: false };
+        Ok(OwnCredential { credential: Arc::new(credential), grant })
+    }
+
     /// Gives back what was made, after what is under way. `None` where there is nothing.
     pub(crate) async fn give_back(&self) -> Option<GivenBack> {
         let mut tasks = std::mem::take(&mut *locked(&self.tasks));
@@ -129,7 +142,12 @@ impl Throwaway {
     /// The token with its leases; these alone where the token is not ours to end, or cannot be.
     async fn revoke(&self, made: &Made) -> Result<(), VaultError> {
         if made.token.can_be_revoked() {
-            return made.token.revoke(&*self.vault).await;
+            made.token.revoke(&*self.vault).await?;
+            // What may look itself up and not end itself is told as what is gone already.
+            return match self.vault.look_up_self(made.token.token()).await {
+                Ok(_) => self.vault.revoke_self(made.token.token()).await,
+                Err(_) => Ok(()),
+            };
         }
         let mut result = Ok(());
         for lease in &made.leases {

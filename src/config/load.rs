@@ -310,15 +310,7 @@ fn pod(reader: &mut Reader<'_>) -> PodConfig {
 /// What the settings give up, once for each upstream.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = auth::warnings(&config.listen);
-    let deadline = config.drain.deadline;
-    if let Some(grace) = config.pod.termination_grace.filter(|grace| deadline >= *grace) {
-        warnings.push(format!(
-            "drain.deadline {} is not below the pod's terminationGracePeriodSeconds, {}: Kubernetes kills pglease before \
-             it has revoked its leases; make it shorter by 5 s at least",
-            humantime::format_duration(deadline),
-            humantime::format_duration(grace)
-        ));
-    }
+    warnings.extend(grace_warning(config));
     if !vault::is_private(&config.vault.address) {
         warnings.push(format!(
             "vault.address {} is plain HTTP: whoever is on the way reads tokens and database passwords; use https://",
@@ -350,4 +342,16 @@ fn warnings(config: &Config) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// That Kubernetes ends the pod before the drain is over.
+pub(crate) fn grace_warning(config: &Config) -> Option<String> {
+    let deadline = config.drain.deadline;
+    let grace = config.pod.termination_grace.filter(|grace| deadline >= *grace)?;
+    Some(format!(
+        "drain.deadline {} is not below the pod's terminationGracePeriodSeconds, {}: Kubernetes kills pglease before it \
+         has revoked its leases; make it shorter by 5 s at least",
+        humantime::format_duration(deadline),
+        humantime::format_duration(grace)
+    ))
 }

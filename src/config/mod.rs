@@ -18,7 +18,8 @@ pub(crate) use {
         Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, SidecarConfig, token_expiration,
     },
     keys::nearest,
-    load::{Loaded, load, load_admin, load_injector},
+    load::{Loaded, grace_warning, load, load_admin, load_injector},
+    needs::{descriptors as needed_descriptors, memory_mib, sessions_within},
     quantity::{is_cpu, is_memory, parse as parse_quantity},
     require_auth::RequireAuth,
     server::{
@@ -46,6 +47,7 @@ mod injector;
 mod keys;
 mod keywords;
 mod load;
+mod needs;
 mod quantity;
 mod require_auth;
 mod routes;

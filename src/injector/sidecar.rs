@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::annotations::{Annotations, Notes, PREFIX};
 use super::proxy::{Proxy, TOKEN_DIRECTORY};
 use super::{agent, pod};
-use crate::config::{ProjectedToken, SidecarConfig, is_cpu, is_memory, parse_quantity, token_expiration};
+use crate::config::{
+    ProjectedToken, SidecarConfig, is_cpu, is_memory, memory_mib, parse_quantity, token_expiration,
+};
 
 /// What a pod gets.
 #[derive(Debug)]
@@ -141,7 +143,7 @@ fn resources(annotations: &Annotations, proxy: &Proxy, defaults: &SidecarConfig,
         memory("resources-memory-request", notes).unwrap_or_else(|| Some(defaults.memory_request.clone()));
     let cpu_limit = cpu("resources-cpu-limit", notes).unwrap_or_else(|| defaults.cpu_limit.clone());
     let derived = || {
-        let limit = memory_limit(proxy.config.listen.max_sessions);
+        let limit = format!("{}Mi", memory_mib(proxy.config.listen.max_sessions));
         // Who asks for more shall have it.
         if exceeds(memory_request.as_ref(), &limit) { memory_request.clone() } else { Some(limit) }
     };
@@ -189,13 +191,6 @@ fn memory(text: &str) -> Result<Option<String>, String> {
         text if is_memory(text) => Ok(Some(text.to_owned())),
         _ => Err("not a quantity of memory; write it like \"64Mi\"".to_owned()),
     }
-}
-
-/// The process and its sessions with full buffers, some of them those of TLS; `docs/session.md` has what was measured.
-fn memory_limit(max_sessions: usize) -> String {
-    const BASE: usize = 32;
-    const KIB_PER_SESSION: usize = 128;
-    format!("{}Mi", BASE + max_sessions.saturating_mul(KIB_PER_SESSION).div_ceil(1024))
 }
 
 fn security(pod: &Value, annotations: &Annotations, notes: &mut Notes) -> Value {

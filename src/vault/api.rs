@@ -161,6 +161,12 @@ pub(super) fn parse_login(body: &[u8]) -> Result<Login, Unusable> {
     Ok(Login { token: Token(token), kind, grant, jwt_expiry: None })
 }
 
+/// The token of a login that is of no use otherwise.
+pub(super) fn parse_token(body: &[u8]) -> Option<Token> {
+    let AuthAnswer { auth } = parse(body).ok()?;
+    auth.client_token.filter(is_header_value).map(Token)
+}
+
 /// What was wrapped.
 pub(super) fn parse_unwrapped(body: &[u8]) -> Result<SecretString, Unusable> {
     let UnwrapAnswer { data } = parse(body)?;
@@ -289,7 +295,7 @@ pub(super) const MAX_BODY_LEN: usize = 1 << 20;
 const MAX_ERROR_CHARS: usize = 400;
 
 /// A hundred years. More is cut down to it, so that no sum of a time and a TTL overflows.
-const MAX_TTL: Duration = Duration::from_hours(100 * 365 * 24);
+pub(super) const MAX_TTL: Duration = Duration::from_hours(100 * 365 * 24);
 
 #[cfg(test)]
 mod tests {

@@ -117,7 +117,7 @@ fn is_same(one: &SecretString, other: &SecretString) -> bool {
 pub(super) const SPENT: &str = "the wrapping token is spent or has expired: unless pglease has opened it before, \
                                 somebody else may have, and hold the SecretID";
 
-const SECRET_ID_FILE: &str = "vault.login.secret_id_file";
+pub(super) const SECRET_ID_FILE: &str = "vault.login.secret_id_file";
 
 /// A first refusal may be a passing trouble of Vault's.
 const FREE_TRIES: u32 = 2;

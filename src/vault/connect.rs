@@ -91,7 +91,7 @@ pub(super) enum Connector {
 }
 
 impl Connector {
-    fn new(config: &VaultConfig) -> Result<Self, VaultSetupError> {
+    pub(super) fn new(config: &VaultConfig) -> Result<Self, VaultSetupError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

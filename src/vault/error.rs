@@ -24,6 +24,20 @@ pub(crate) enum Operation {
     ExpireLease,
     ReadStaticCreds,
     RevokeSelf,
+    /// Of `pglease check` alone, as those below.
+    Health,
+    Capabilities,
+    StretchLease,
+}
+
+/// Whose namespace a request is made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// That of the token.
+    Login,
+    Secrets,
+    /// None.
+    Server,
 }
 
 impl Operation {
@@ -40,20 +54,29 @@ impl Operation {
             Self::ExpireLease => "expire",
             Self::ReadStaticCreds => "static_creds",
             Self::RevokeSelf => "revoke_self",
+            Self::Health => "health",
+            Self::Capabilities => "capabilities",
+            Self::StretchLease => "stretch",
         }
     }
 }
 
 impl Operation {
-    /// Whether it is about the token, not about secrets.
-    pub(super) fn is_of_login(self) -> bool {
+    pub(super) fn scope(self) -> Scope {
         match self {
-            Self::Login | Self::Unwrap | Self::LookUpSelf | Self::RenewSelf | Self::RevokeSelf => true,
+            Self::Login
+            | Self::Unwrap
+            | Self::LookUpSelf
+            | Self::RenewSelf
+            | Self::RevokeSelf
+            | Self::Capabilities => Scope::Login,
             Self::ReadCreds
             | Self::RenewLease
             | Self::LookUpLease
             | Self::ExpireLease
-            | Self::ReadStaticCreds => false,
+            | Self::ReadStaticCreds
+            | Self::StretchLease => Scope::Secrets,
+            Self::Health => Scope::Server,
         }
     }
 }
@@ -253,10 +276,13 @@ mod tests {
             Op::ExpireLease,
             Op::ReadStaticCreds,
             Op::RevokeSelf,
+            Op::Health,
+            Op::Capabilities,
+            Op::StretchLease,
         ] {
             assert_eq!(docs.matches(&format!("\n| `{operation}` | `")).count(), 1, "{operation}");
         }
-        assert_eq!(docs.matches("\n| `").count(), 10);
+        assert_eq!(docs.matches("\n| `").count(), 13);
     }
 
     fn refused(status: u16, retry_after: Option<Duration>) -> VaultError {

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use hyper::Method;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::error::{FileProblem, Operation};
-use super::{Call, LOGIN_TIMEOUT, Login, Token, TokenKind, Unusable, Vault, VaultError, api, unusable};
+use super::inspect::Claims;
+use super::{
+    Call, LOGIN_TIMEOUT, Login, Token, TokenKind, Unusable, Vault, VaultApi, VaultError, api, unusable,
+};
 use crate::config::LoginMethod;
 
 /// POST `auth/<mount>/login` of the methods `kubernetes` and `jwt`.
@@ -87,7 +91,12 @@ impl Vault {
         let path = format!("auth/{mount}/login");
         let call = Call::new(Operation::Login, Method::POST, &path, LOGIN_TIMEOUT);
         let answer = self.call(call.secret(secret).body(body)).await?;
-        api::parse_login(&answer).map_err(unusable(Operation::Login))
+        let login = api::parse_login(&answer);
+        if let (Err(_), Some(token)) = (&login, api::parse_token(&answer)) {
+            // It is of no use to us, and would live on.
+            let _ = self.revoke_self(&token).await;
+        }
+        login.map_err(unusable(Operation::Login))
     }
 
     /// A token that somebody else has logged in for: lookup-self tells what it is worth.
@@ -127,16 +136,28 @@ pub(super) fn read_file(setting: &'static str, path: &Path) -> Result<SecretStri
     }
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    exp: u64,
+/// What a JWT (RFC 7519 §4.1) says of itself, unverified: its end moves a plan and nothing more.
+pub(super) fn claims(jwt: &str) -> Option<Claims> {
+    let payload = jwt.split('.').nth(1)?;
+    let payload: Value = serde_json::from_slice(&decode_base64url(payload)?).ok()?;
+    let payload = payload.as_object()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    // One text, or several.
+    let audience = match payload.get("aud") {
+        Some(Value::Array(several)) => several.iter().filter_map(text).collect(),
+        one => one.and_then(text).into_iter().collect(),
+    };
+    let moment = |name: &str| payload.get(name)?.as_u64().map(Duration::from_secs);
+    Some(Claims {
+        audience,
+        subject: payload.get("sub").and_then(text),
+        issued_at: moment("iat"),
+        expires_at: moment("exp"),
+    })
 }
 
-/// `exp` of a JWT (RFC 7519 §4.1.4) as Unix time, unverified: it moves a plan and nothing more.
 fn expiry(jwt: &str) -> Option<Duration> {
-    let payload = jwt.split('.').nth(1)?;
-    let claims: Claims = serde_json::from_slice(&decode_base64url(payload)?).ok()?;
-    Some(Duration::from_secs(claims.exp))
+    claims(jwt)?.expires_at
 }
 
 /// RFC 4648 §5 without padding, as JWTs are written.
@@ -162,8 +183,8 @@ fn decode_base64url(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-const JWT_FILE: &str = "vault.login.jwt_file";
-const TOKEN_FILE: &str = "vault.login.token_file";
+pub(super) const JWT_FILE: &str = "vault.login.jwt_file";
+pub(super) const TOKEN_FILE: &str = "vault.login.token_file";
 
 /// Longest file that is read: no JWT is longer.
 const MAX_FILE_LEN: u64 = 64 * 1024;

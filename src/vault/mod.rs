@@ -11,6 +11,7 @@ mod connect;
 mod elsewhere;
 mod error;
 mod http;
+mod inspect;
 mod leftovers;
 mod login;
 mod state_dir;
@@ -34,10 +35,12 @@ pub(crate) use api::Unusable;
 #[cfg(any(test, fuzzing))]
 pub(crate) use api::fuzz_answer;
 pub(crate) use error::{Answer, Operation, VaultError, VaultSetupError};
+pub(crate) use inspect::{Claims, Health, Hop, Identity, ShownTls, TokenFacts};
 
 use approle::SecretIds;
 use connect::Connection;
 use elsewhere::Elsewhere;
+use error::Scope;
 use http::{BodyError, Failed, Outgoing};
 use state_dir::StateDir;
 
@@ -263,7 +266,11 @@ impl Vault {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("pglease/", env!("CARGO_PKG_VERSION"))));
         headers.insert(VAULT_REQUEST, HeaderValue::from_static("true"));
         let Namespaces { secrets, login } = &self.namespaces;
-        let namespace = if operation.is_of_login() { login } else { secrets };
+        let namespace = match operation.scope() {
+            Scope::Login => login,
+            Scope::Secrets => secrets,
+            Scope::Server => &None,
+        };
         if let Some(namespace) = namespace {
             headers.insert(VAULT_NAMESPACE, namespace.clone());
         }
@@ -284,7 +291,7 @@ impl Vault {
     /// What Vault answers 404 to, and to some 403, where the namespace is wrong.
     fn namespace_in_question(&self, operation: Operation, status: StatusCode) -> Option<String> {
         let VaultConfig { namespace, login, .. } = &self.config;
-        let (setting, namespace) = if !operation.is_of_login() || login.namespace == *namespace {
+        let (setting, namespace) = if operation.scope() != Scope::Login || login.namespace == *namespace {
             (NAMESPACE, namespace)
         } else {
             (LOGIN_NAMESPACE, &login.namespace)
