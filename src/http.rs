@@ -317,6 +317,10 @@ pub(crate) mod tests {
             ),
             ("POST /readyz HTTP/1.1\r\nhost: pod\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 405 ", "\r\n\r\n"),
             ("GET /status HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("GET //metrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("GET /x/../metrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("GET /%6detrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
+            ("TRACE /metrics HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 405 ", "\r\n\r\n"),
             ("GET /readyz/ HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 404 ", "\r\n\r\n"),
             ("\x16\x03\x01\0\r\n\r\n", "HTTP/1.1 400 ", "\r\n\r\n"),
         ] {

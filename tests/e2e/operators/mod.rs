@@ -6,3 +6,4 @@ mod alerts;
 mod trouble;
 mod cardinality;
 mod runbook;
+mod ports;
