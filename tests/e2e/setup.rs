@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio_postgres::error::SqlState;
 
 use crate::support::Servers;
+use crate::support::pages::{self, adapted, blocks, blocks_in};
 use crate::support::tokenreview::TokenReview;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::{PATIENCE, pglease_with, until};
@@ -17,39 +18,12 @@ use crate::{PATIENCE, pglease_with, until};
 const README: &str = include_str!("../../README.md");
 const SETUP: &str = include_str!("../../docs/setup.md");
 
-/// The blocks of code, each with its language, in their order.
-fn blocks(docs: &str) -> Vec<(&str, &str)> {
-    docs.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n')).collect()
-}
-
-/// Those in this language, one after the other.
-fn blocks_in(docs: &str, language: &str) -> String {
-    blocks(docs).into_iter().filter(|(of, _)| *of == language).map(|(_, text)| text).collect()
-}
-
-/// `text` with each of these replaced, all of which it has.
-fn adapted(text: &str, replacements: &[(&str, String)]) -> String {
-    replacements.iter().fold(text.to_owned(), |text, (from, to)| {
-        assert!(text.contains(from), "no {from} in\n{text}");
-        text.replace(from, to)
-    })
-}
-
 /// Does what the page says, from its beginning to its end, in `folder`.
 async fn set_up(docs: &str, folder: &Path, servers: &Servers) {
     let Servers { postgres, openbao } = servers;
     symlink(openbao.program(), folder.join("vault")).unwrap();
     symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy"), folder.join("deploy")).unwrap();
-    let variables = [
-        ("PATH", format!("{}:{}:/usr/bin:/bin", folder.display(), postgres.bin().display())),
-        ("HOME", folder.display().to_string()),
-        ("VAULT_ADDR", openbao.address()),
-        ("VAULT_TOKEN", "root".to_owned()),
-        ("PGHOST", "localhost".to_owned()),
-        ("PGPORT", postgres.port().to_string()),
-        ("PGUSER", "postgres".to_owned()),
-        ("PGPASSWORD", "postgres".to_owned()),
-    ];
+    let variables = pages::variables(folder, servers);
     let superuser = postgres.connect("wizard").await;
     for (language, text) in blocks(docs) {
         if language == "sql" {
@@ -63,16 +37,9 @@ async fn set_up(docs: &str, folder: &Path, servers: &Servers) {
     }
 }
 
-/// Where things are on this machine, in the variables of `setup.sh`; `reviewer` is a file with a token.
+/// Where things are on this machine, with this responder for an API server.
 fn addresses(servers: &Servers, token_review: &TokenReview) -> String {
-    let postgres = &servers.postgres;
-    format!(
-        "DB_HOST=localhost DB_PORT={} DB_PARAMETERS='sslmode=verify-full&sslrootcert={ca_file}' \
-         KUBERNETES_HOST={} KUBERNETES_CA_FILE={ca_file} KUBERNETES_REVIEWER_TOKEN_FILE=reviewer ",
-        postgres.port(),
-        token_review.url(),
-        ca_file = postgres.ca_file().display(),
-    )
+    pages::addresses(servers, &token_review.url(), &servers.postgres.ca_file())
 }
 
 #[tokio::test]

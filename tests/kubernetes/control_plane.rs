@@ -94,7 +94,12 @@ impl ControlPlane {
         self.port
     }
 
-    /// PEM of the CA that vouches for the API server.
+    /// The PEM file of the CA that vouches for the API server.
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// PEM of that CA.
     pub(crate) fn ca(&self) -> &str {
         &self.ca
     }
@@ -107,24 +112,29 @@ impl ControlPlane {
 
     /// What a line of a shell says, in which `kubectl` is the one above.
     pub(crate) async fn shell(&self, line: &str) -> String {
-        let kubectl = json!(self.programs.control_plane);
-        let script = format!("kubectl() {{ {kubectl} kubectl \"$@\"; }}\n{line}");
-        let mut command = tokio::process::Command::new("/bin/sh");
-        command.args(["-c", &script]);
-        text(&self.run(command, "").await)
+        text(&self.script(line, self.folder.path(), &[]).await)
+    }
+
+    /// Lines of a shell, in this folder and with these further variables; `kubectl` and `helm` are those above.
+    pub(crate) async fn script(&self, lines: &str, folder: &Path, variables: &[(&str, String)]) -> Output {
+        let (kubectl, helm) = (json!(self.programs.control_plane), json!(self.programs.helm()));
+        let programs = format!("kubectl() {{ {kubectl} kubectl \"$@\"; }}\nhelm() {{ {helm} \"$@\"; }}\n");
+        let mut command = self.command(Path::new("/bin/sh"));
+        command.args(["-euc", &(programs + lines)]).current_dir(folder);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        self.run(command, "").await
     }
 
     /// Helm as `admin`, likewise.
     pub(crate) async fn helm(&self, arguments: &[&str]) -> Output {
-        let helm = self.programs.helm.get_or_init(|| program("helm"));
-        self.get_through(helm, arguments, "").await
+        self.get_through(self.programs.helm(), arguments, "").await
     }
 
     /// Runs a program again that has not got as far as a connection: both have 10 s of patience with a machine that
     /// does much else, and no flag for more.
     async fn get_through(&self, program: &Path, arguments: &[&str], input: &str) -> Output {
         for _ in 0..10 {
-            let mut command = tokio::process::Command::new(program);
+            let mut command = self.command(program);
             command.args(arguments);
             let output = self.run(command, input).await;
             if output.status.success() || !text(&output).contains("TLS handshake timeout") {
@@ -134,9 +144,15 @@ impl ControlPlane {
         panic!("{} does not get through: {arguments:?}", program.display())
     }
 
-    async fn run(&self, mut command: tokio::process::Command, input: &str) -> Output {
+    /// As `admin`, in an environment of its own.
+    fn command(&self, program: &Path) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(program);
         let home = self.folder.path().join("home");
         command.env_clear().env("HOME", &home).env("KUBECONFIG", self.folder.path().join("kubeconfig"));
+        command
+    }
+
+    async fn run(&self, mut command: tokio::process::Command, input: &str) -> Output {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("a program of the control plane starts");
         let mut stdin = child.stdin.take().unwrap();
@@ -176,6 +192,10 @@ fn program(name: &str) -> PathBuf {
 impl Programs {
     fn find() -> Self {
         Self { control_plane: program("control-plane"), helm: OnceLock::new() }
+    }
+
+    fn helm(&self) -> &Path {
+        self.helm.get_or_init(|| program("helm"))
     }
 
     /// Starts a part of the control plane in `folder`, which flags may name files of.

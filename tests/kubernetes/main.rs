@@ -33,4 +33,5 @@ mod limits;
 mod logins;
 mod manifests;
 mod outage;
+mod readme;
 mod workloads;

@@ -81,7 +81,9 @@ async fn expect_accepted(from: &str, manifests: &str) -> usize {
         let reply = control_plane.api().try_create(&path, &object).await;
         assert!(reply.is_ok() || reply.status == 409, "{}", reply.body);
     }
-    let arguments = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"];
+    // Another test may have some of them applied for good.
+    let arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict"];
+    let arguments = [&arguments[..], &["--filename=-"]].concat();
     let output = control_plane.kubectl(&arguments, &documents.join("\n---\n")).await;
     assert!(output.status.success(), "{from}: {}", text(&output));
     let said = text(&output);

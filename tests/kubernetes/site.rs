@@ -157,7 +157,7 @@ pub(crate) async fn token(
 }
 
 /// The token that OpenBao reviews others with: of an account that may do nothing else.
-async fn reviewer(api: &Api) -> &'static str {
+pub(crate) async fn reviewer(api: &Api) -> &'static str {
     static TOKEN: OnceCell<String> = OnceCell::const_new();
     TOKEN.get_or_init(|| create_reviewer(api)).await
 }

@@ -19,6 +19,7 @@ pub(crate) mod gate;
 pub(crate) mod injector;
 mod install;
 pub(crate) mod openbao;
+pub(crate) mod pages;
 pub(crate) mod pglease;
 pub(crate) mod pki;
 pub(crate) mod postgres;

@@ -210,7 +210,7 @@ async fn what_is_no_review_gets_a_code_and_a_reason() {
         (chunked(&long), "413", "longer than 3145728 bytes"),
         (chunked(REVIEW), "200", ""),
         (b"\x16\x03\x01\0\r\n\r\n".to_vec(), "400", ""),
-        (post("/mutate", &format!("x: {}\r\n", "x".repeat(MAX_BUF_LEN)), REVIEW), "431", ""),
+        (post("/mutate", &format!("x: {}\r\n", "x".repeat(4 * MAX_BUF_LEN)), REVIEW), "431", ""),
     ] {
         let answer = world.ask(&request).await;
         let shown = String::from_utf8_lossy(&request[..request.len().min(100)]).into_owned();
