@@ -54,12 +54,12 @@ async fn its_pod_drops_what_is_due_without_a_password_and_leaves_nothing_of_itse
     let token = deployment.file("token", &jwt("default", "web-reaper"));
     let addresses = [
         ("PGLEASE_VAULT_ADDRESS", "https://vault.vault.svc:8200", openbao.tls_address()),
-        ("PGLEASE_VAULT_CA_FILE", "/etc/pglease/ca/vault.pem", openbao.ca_file().display().to_string()),
+        ("PGLEASE_VAULT_CA_FILE", "/etc/pglease/vault-ca/ca.crt", openbao.ca_file().display().to_string()),
         ("PGLEASE_VAULT_LOGIN_JWT_FILE", "/var/run/secrets/pglease/token", token),
         ("PGLEASE_VAULT_PATH", "database/creds/db-app-reaper", deployment.creds("-reaper")),
         (
             "PGLEASE_UPSTREAM",
-            "postgresql://postgres:5432/wizard?sslmode=verify-full&sslrootcert=/etc/pglease/ca/postgres.pem",
+            "postgresql://postgres:5432/wizard?sslrootcert=/etc/pglease/upstream-ca/ca.crt",
             postgres.url(&deployment.database()),
         ),
     ];
