@@ -25,7 +25,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench-fleet bench-admission fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench-fleet bench-admission bench-ready fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -82,6 +82,10 @@ bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod
 
 bench-admission: ## 100 reviews a second over HTTPS: p50 and p99 of the injector, three rounds of 30 s
 	@$(CARGO) bench --quiet --locked --bench admission
+
+bench-ready: MAJORS := 18
+bench-ready: servers ## start of a sidecar to its readiness, on real servers: shortest, median and longest of 20
+	@$(CARGO) bench --quiet --locked --bench ready
 
 # Of each target, in seconds; all of them run side by side.
 FUZZ_TIME ?= 900

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use tokio::sync::OnceCell;
 
 use crate::control_plane::{ControlPlane, text};
+use crate::patience::until;
 use crate::site::path_in;
 
 #[tokio::test]
@@ -63,9 +65,21 @@ async fn every_shape_of_the_chart_is_accepted() {
     }
 }
 
+#[tokio::test]
+async fn manifest_of_an_operator_with_a_slip_is_refused() {
+    define_kinds().await;
+    let monitor = fs::read_to_string(root().join("deploy/examples/podmonitor.yaml")).unwrap();
+    for (right, slip) in [("interval: 30s", "interval: 30 s"), ("interval: 30s", "intervall: 30s")] {
+        let manifest = monitor.replace(right, slip);
+        let output = ControlPlane::shared().await.kubectl(&APPLY, &manifest).await;
+        assert!(!output.status.success(), "{}", text(&output));
+    }
+}
+
 /// The number of manifests; fails the test where one is refused.
 async fn expect_accepted(from: &str, manifests: &str) -> usize {
     let control_plane = ControlPlane::shared().await;
+    define_kinds().await;
     let documents: Vec<_> = manifests.split("\n---").filter(|document| is_known(document)).collect();
     if documents.is_empty() {
         return 0;
@@ -81,23 +95,47 @@ async fn expect_accepted(from: &str, manifests: &str) -> usize {
         let reply = control_plane.api().try_create(&path, &object).await;
         assert!(reply.is_ok() || reply.status == 409, "{}", reply.body);
     }
-    // Another test may have some of them applied for good.
-    let arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict"];
-    let arguments = [&arguments[..], &["--filename=-"]].concat();
-    let output = control_plane.kubectl(&arguments, &documents.join("\n---\n")).await;
+    let output = control_plane.kubectl(&APPLY, &documents.join("\n---\n")).await;
     assert!(output.status.success(), "{from}: {}", text(&output));
     let said = text(&output);
     assert!(!said.contains("Warning"), "{from}: {said}");
     documents.len()
 }
 
-/// Whether it is a manifest, of a kind that this API server has: operators' kinds come with their operators.
+/// Another test may have the same applied for good.
+const APPLY: [&str; 6] =
+    ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-"];
+
+/// Whether it is a manifest, of a kind that this API server has.
 fn is_known(document: &str) -> bool {
-    let group = document.lines().find_map(|line| line.strip_prefix("apiVersion: "));
-    group.is_some_and(|group| {
-        !group.starts_with("monitoring.coreos.com/") && !group.starts_with("cert-manager.io/")
-    })
+    let value = |key: &str| document.lines().find_map(|line| line.strip_prefix(key));
+    let Some(group) = value("apiVersion: ") else { return false };
+    let is_of_operator =
+        ["monitoring.coreos.com/", "cert-manager.io/"].iter().any(|it| group.starts_with(it));
+    !is_of_operator || value("kind: ").is_some_and(|kind| OPERATORS.contains(&format!("{{kind: {kind},")))
 }
+
+/// The API server has the kinds of operators, too.
+async fn define_kinds() {
+    static DEFINED: OnceCell<()> = OnceCell::const_new();
+    let define = async || {
+        let control_plane = ControlPlane::shared().await;
+        let output = control_plane.kubectl(&["apply", "--server-side", "--filename=-"], OPERATORS).await;
+        assert!(output.status.success(), "{}", text(&output));
+        for (group, plural) in [
+            ("cert-manager.io", "certificates"),
+            ("cert-manager.io", "issuers"),
+            ("monitoring.coreos.com", "podmonitors"),
+            ("monitoring.coreos.com", "servicemonitors"),
+        ] {
+            let path = format!("/apis/{group}/v1/namespaces/default/{plural}");
+            until(async || control_plane.api().has(&path).await).await;
+        }
+    };
+    DEFINED.get_or_init(define).await;
+}
+
+const OPERATORS: &str = include_str!("operators.yaml");
 
 fn namespaces(document: &str) -> Vec<&str> {
     document.lines().filter_map(|line| line.strip_prefix("  namespace: ")).map(str::trim).collect()
