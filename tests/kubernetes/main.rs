@@ -34,4 +34,5 @@ mod logins;
 mod manifests;
 mod outage;
 mod readme;
+mod rights;
 mod workloads;
