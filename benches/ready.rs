@@ -27,8 +27,8 @@ async fn main() -> ExitCode {
     let world = World::shared(WorldOptions::default()).await;
     let openbao = &world.servers.openbao;
     let settings = world.settings_with("info", &openbao.tls_address(), "") + &world.route("db-app");
-    let settings =
-        settings.replacen("[vault]\n", &format!("[vault]\nca_file = {:?}\n", openbao.ca_file()), 1);
+    let ca_file = openbao.ca_file().display().to_string();
+    let settings = settings.replacen("[vault]\n", &format!("[vault]\nca_file = {ca_file:?}\n"), 1);
     let mut took = Vec::new();
     for _ in 0..RUNS {
         let began = Instant::now();

@@ -133,14 +133,18 @@ def run_with_progress(name, command, **options):
     child = subprocess.Popen(
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
     )
-    for line in child.stderr:
-        # Of a package, of a download, or of what went wrong.
-        packages += bool(re.fullmatch(r"[\w.~/-]+\n", line))
-        lines.append(line)
-        now = time.monotonic()
-        if now - reported > REPORT_EVERY:
-            reported = now
-            say(name, f"{packages} packages after {now - start:.0f} s")
+    try:
+        for line in child.stderr:
+            # Of a package, of a download, or of what went wrong.
+            packages += bool(re.fullmatch(r"[\w.~/-]+\n", line))
+            lines.append(line)
+            now = time.monotonic()
+            if now - reported > REPORT_EVERY:
+                reported = now
+                say(name, f"{packages} packages after {now - start:.0f} s")
+    except BaseException:
+        child.terminate()
+        raise
     if child.wait():
         fail(f"{name} does not build:\n{''.join(lines[-40:]).strip()}")
     say(name, f"built in {time.monotonic() - start:.0f} s")

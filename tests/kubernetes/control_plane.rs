@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use tokio::time;
 
 use crate::api::Api;
+use crate::patience::PATIENCE;
 use crate::support;
 use crate::support::pki::Authority;
 use crate::support::process::{Folder, Process, Spawn};
@@ -313,6 +314,3 @@ async fn until_answers(api: &Api, path: &str, processes: &[&Process]) -> Result<
         time::sleep(Duration::from_millis(50)).await;
     }
 }
-
-/// For a start, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_mins(2);

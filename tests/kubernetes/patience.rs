@@ -15,5 +15,5 @@ pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
 
-/// On a machine that does much else, with controllers that take turns.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+/// On a machine that does much else, with controllers that take turns, and programs of 100 MB to load.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(10);

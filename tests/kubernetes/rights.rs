@@ -1,4 +1,4 @@
-//! What the chart's ServiceAccounts may do, and what is left when it is uninstalled.
+//! What the chart's accounts may do, and what is left when it is uninstalled.
 
 use serde_json::{Value, json};
 
