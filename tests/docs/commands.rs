@@ -60,6 +60,7 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         "helm upgrade",
         By(&[("tests/kubernetes/certificate.rs", "no_pod_is_refused_over_upgrade_scaling_and_rollback")]),
     ),
+    ("docs/kubernetes.md", "kubectl exec", Not(KUBELET)),
     ("docs/runbook.md", "# How the credentials of a pod stand", Not(KUBELET)),
     ("docs/runbook.md", "SELECT rolname, rolcanlogin", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
     ("docs/runbook.md", "SELECT r.rolname, d.deptype", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
@@ -145,7 +146,7 @@ fn said(page: &Page, program: &str) -> Vec<Vec<String>> {
     let prose = page.prose();
     let spans = prose.split('`').skip(1).step_by(2).map(str::to_owned);
     let lines = blocks.iter().flat_map(|text| text.lines()).map(str::to_owned);
-    let after = |text: String| text.split_once("-- /").map_or(text.clone(), |(_, inside)| inside.to_owned());
+    let after = |text: String| text.split_once(" -- ").map_or(text.clone(), |(_, inside)| inside.to_owned());
     let texts = spans.chain(lines.map(after)).filter(|text| text.starts_with(&format!("{program} ")));
     texts.map(|text| text.split_whitespace().map(str::to_owned).collect()).collect()
 }
