@@ -14,6 +14,7 @@ mod certificate;
 mod config;
 mod pod;
 mod vault;
+mod postgres;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +49,6 @@ pub(crate) struct Asked {
 
 /// A route and its upstream.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the steps at PostgreSQL use it")]
 struct Target {
     route: RouteConfig,
     upstream: Arc<Upstream>,
@@ -153,6 +153,7 @@ impl Walk {
         let vault_paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let mut way = Way::new(vault, config.vault, vault_paths, record.clone());
         let is_reached = way.reach().await;
+        let hosts = postgres::Hosts::reach(&targets, &record).await;
         let login = if is_reached { way.log_in(&throwaway).await } else { None };
         let mut credentials = BTreeMap::new();
         for path in paths {
@@ -164,11 +165,13 @@ impl Walk {
                 credentials.insert(path, own);
             }
         }
+        let watched = hosts.look(&credentials, config.listen.max_sessions, &record).await;
         if let Some(login) = &login {
             let credentials: Vec<_> = credentials.iter().map(|(path, own)| (*path, own)).collect();
             way.look_ahead(login, &credentials).await;
         }
-        vault::give_back(&throwaway, &record).await;
+        let given = vault::give_back(&throwaway, &record).await;
+        watched.after_revocation(given, &record).await;
     }
 }
 

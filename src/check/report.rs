@@ -146,6 +146,12 @@ impl<T> Found<T> {
         }
     }
 
+    /// What it gave, or itself where there is nothing to go on with.
+    pub(crate) fn into_value(self) -> Result<T, Found<()>> {
+        let Self { outcome, text, remedy, value } = self;
+        value.ok_or(Found { outcome, text, remedy, value: None })
+    }
+
     fn into_step(self, name: Name, subject: String, took: Duration) -> (Step, Option<T>) {
         let Self { outcome, text, remedy, value } = self;
         (Step { name, subject, took, outcome, found: text, remedy }, value)
@@ -160,6 +166,10 @@ impl<T> Found<T> {
 
     pub(crate) fn found(&self) -> &str {
         &self.text
+    }
+
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.remedy.as_ref().map(|remedy| remedy.cause.as_str())
     }
 
     pub(crate) fn cure(&self) -> Option<&str> {

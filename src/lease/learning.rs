@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task;
-use tokio::time::{self, Instant};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -18,7 +18,7 @@ use super::clock::Now;
 use super::generation::Generation;
 use super::requests::Report;
 use super::token::{self, LiveToken, Requests};
-use super::witness::{Effect, Footing, Judgement, Witness, judge};
+use super::witness::{self, Effect, Footing, MAX_WATCH, Seen, Witness};
 use super::{Causes, Chain, Prove, count, schedule};
 use crate::credential::Credential;
 use crate::ids::{GenerationId, LeaseId};
@@ -297,37 +297,15 @@ impl<V: VaultApi, P: Prove> Trial<V, P> {
         }
     }
 
-    /// Looks until the revocation has shown itself: Vault accepts it before it is done.
     async fn watch(&self, witness: &mut P::Witness, before: Footing) -> Outcome {
-        let until = Instant::now() + MAX_WATCH;
-        let (mut pause, mut nologin_since) = (MIN_PAUSE, None);
-        while Instant::now() < until {
-            let seen = witness.look().await;
-            match judge(before, &seen) {
-                Judgement::NotYet => {}
-                // More may follow, so one look is not enough.
-                Judgement::Known(Effect::NoLogin) => {
-                    let since: Instant = *nologin_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SETTLED {
-                        return Outcome::Learned(Effect::NoLogin);
-                    }
-                }
-                Judgement::Known(effect) => return Outcome::Learned(effect),
-                Judgement::Ended if self.server_goes_on().await => {
-                    return Outcome::Learned(Effect::Terminated);
-                }
-                Judgement::Ended => return Outcome::Unknown("the server ends its sessions".to_owned()),
-                Judgement::Unclear => {
-                    return match seen {
-                        Ok(_) => Outcome::Unknown(String::new()),
-                        Err(error) => Outcome::unknown("session", &error),
-                    };
-                }
-            }
-            time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+        match witness::watch(witness, before).await {
+            Seen::Effect(effect) => Outcome::Learned(effect),
+            Seen::Ended if self.server_goes_on().await => Outcome::Learned(Effect::Terminated),
+            Seen::Ended => Outcome::Unknown("the server ends its sessions".to_owned()),
+            Seen::Unclear(Some(error)) => Outcome::unknown("session", &error),
+            Seen::Unclear(None) => Outcome::Unknown(String::new()),
+            Seen::Nothing => Outcome::Unknown(format!("the role was not revoked within {MAX_WATCH:?}")),
         }
-        Outcome::Unknown(format!("the role was not revoked within {MAX_WATCH:?}"))
     }
 
     /// Whether a session ended for itself alone: a server that stops or fails over lets nobody in.
@@ -372,13 +350,3 @@ impl Outcome {
 /// For the login of a session, and for a probe.
 const MAX_OPEN: Duration = Duration::from_secs(5);
 const PAUSE_WHILE_REJECTED: Duration = Duration::from_millis(250);
-
-/// From the moment that Vault has accepted the revocation. Behind another one that is slow it takes over 10 s.
-const MAX_WATCH: Duration = Duration::from_secs(20);
-
-/// Between two looks.
-const MIN_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-
-/// A role that has lost its login for so long loses nothing more.
-const SETTLED: Duration = Duration::from_millis(500);

@@ -57,7 +57,6 @@ use self::learning::Learning;
 use self::requests::Report;
 use self::status::LastError;
 use self::warnings::Warnings;
-use self::witness::{RoleWitness, Witness};
 use crate::credential::{Credential, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, Metrics, ResultLabels};
@@ -71,6 +70,7 @@ pub(crate) use self::static_role::StaticChain;
 pub(crate) use self::status::RotationStatus;
 pub(crate) use self::status::{ChainStatus, GenerationStatus, LastError as ChainError};
 pub(crate) use self::token::{LiveToken, Requests};
+pub(crate) use self::witness::{Effect, Footing, MAX_WATCH, RoleWitness, Seen, Witness, watch};
 
 /// Tries a credential at one upstream.
 pub(crate) trait Prove: Send + Sync + 'static {

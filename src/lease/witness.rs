@@ -2,6 +2,9 @@
 //! revocation.
 
 use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
 
 use crate::upstream::{Inquiry, QueryError};
 
@@ -26,7 +29,7 @@ pub(crate) struct Footing {
 
 /// What a revocation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// It took away the right to log in, and nothing else.
     NoLogin,
     Dropped,
@@ -56,9 +59,46 @@ impl Effect {
     }
 }
 
+/// What came of watching a role whose revocation Vault has accepted.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Effect(Effect),
+    /// The server has ended the session, for itself or with all others.
+    Ended,
+    /// Something else was said, or nothing that could be read.
+    Unclear(Option<QueryError>),
+    /// Nothing within [`MAX_WATCH`].
+    Nothing,
+}
+
+/// Looks until the revocation of a role that stood as `before` has shown itself: Vault accepts it before it is done.
+pub(crate) async fn watch(witness: &mut impl Witness, before: Footing) -> Seen {
+    let until = Instant::now() + MAX_WATCH;
+    let (mut pause, mut nologin_since) = (MIN_PAUSE, None);
+    while Instant::now() < until {
+        let seen = witness.look().await;
+        match judge(before, &seen) {
+            Judgement::NotYet => {}
+            // More may follow, so one look is not enough.
+            Judgement::Known(Effect::NoLogin) => {
+                let since: Instant = *nologin_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= SETTLED {
+                    return Seen::Effect(Effect::NoLogin);
+                }
+            }
+            Judgement::Known(effect) => return Seen::Effect(effect),
+            Judgement::Ended => return Seen::Ended,
+            Judgement::Unclear => return Seen::Unclear(seen.err()),
+        }
+        time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+    Seen::Nothing
+}
+
 /// What one look tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+enum Judgement {
     /// All is as before.
     NotYet,
     Known(Effect),
@@ -69,7 +109,7 @@ pub(super) enum Judgement {
 }
 
 /// Judges a look at a role that could log in and stood as `before`.
-pub(super) fn judge(before: Footing, seen: &Result<Option<Footing>, QueryError>) -> Judgement {
+fn judge(before: Footing, seen: &Result<Option<Footing>, QueryError>) -> Judgement {
     match seen {
         Ok(None) => Judgement::Known(Effect::Dropped),
         Ok(Some(now)) if Footing { can_login: before.can_login, ..*now } != before => {
@@ -104,8 +144,13 @@ pub(crate) struct RoleWitness {
 }
 
 impl RoleWitness {
-    pub(super) fn new(session: Inquiry) -> Self {
+    pub(crate) fn new(session: Inquiry) -> Self {
         Self { session, oid: None }
+    }
+
+    /// To ask something else.
+    pub(crate) fn session(&mut self) -> &mut Inquiry {
+        &mut self.session
     }
 }
 
@@ -143,13 +188,22 @@ const LOOK: &str = "SELECT r.oid, r.rolcanlogin, \
      WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.refobjid = r.oid) \
     FROM pg_catalog.pg_roles r";
 
+/// From the moment that Vault has accepted the revocation. Behind another one that is slow it takes over 10 s.
+pub(crate) const MAX_WATCH: Duration = Duration::from_secs(20);
+
+/// Between two looks.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A role that has lost its login for so long loses nothing more.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// Syntax error or access rule violation. PostgreSQL manual, appendix A.
 const CLASS_OF_DENIALS: &str = "42";
 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::time::Duration;
 
     use super::*;
     use crate::wire::error::{ErrorResponse, SqlState};

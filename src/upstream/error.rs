@@ -106,6 +106,22 @@ impl UpstreamError {
         }
     }
 
+    /// The one attempt that tells most, where there were several.
+    pub(crate) fn most_telling(&self) -> &Self {
+        match self {
+            Self::NoHost(no_host) => telling(&no_host.tried).unwrap_or(self),
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::TimedOut { .. }
+            | Self::Tls { .. }
+            | Self::Login { .. }
+            | Self::Cancel { .. }
+            | Self::CredentialRejected { .. }
+            | Self::Refused { .. }
+            | Self::Unfit { .. } => self,
+        }
+    }
+
     /// The same where other hosts have told something of it, too.
     pub(super) fn beside(mut self, others: OnCredential) -> Self {
         if let Self::Refused { credential, .. } = &mut self {

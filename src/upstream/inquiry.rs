@@ -50,7 +50,7 @@ pub(crate) struct Inquiry<S = Stream> {
 
 impl Inquiry {
     /// Takes over a session whose greeting nobody else wants.
-    pub(super) fn new(LoggedIn { stream, mut after_key, .. }: LoggedIn) -> Self {
+    pub(crate) fn new(LoggedIn { stream, mut after_key, .. }: LoggedIn) -> Self {
         let _greeting = Self::greeting_of(&mut after_key);
         Self { stream, read: after_key, aside: None }
     }

@@ -10,6 +10,7 @@ mod refusal;
 mod attrs;
 mod inquiry;
 mod error;
+mod survey;
 #[cfg(test)]
 mod fake;
 #[cfg(any(test, fuzzing))]
@@ -42,15 +43,16 @@ use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
 
 pub(crate) use address::Address;
-pub(crate) use error::UpstreamError;
+pub(crate) use attrs::Unfit;
+pub(crate) use connect::NegotiationError;
+pub(crate) use error::{LoginError, UpstreamError};
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::fuzz_login;
 pub(crate) use inquiry::{Inquiry, QueryError};
 pub(crate) use refusal::OnCredential;
+pub(crate) use survey::Shown;
 
 use address::{Server, Socket};
-use attrs::Unfit;
-use connect::NegotiationError;
 use error::NoHost;
 use hosts::{Conclusion, Outcome, Plan, Telling};
 use login::{Greeting, Terms};

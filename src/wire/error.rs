@@ -16,6 +16,7 @@ impl SqlState {
     pub(crate) const UNABLE_TO_CONNECT: Self = Self(*b"08001");
     pub(crate) const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub(crate) const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    pub(crate) const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     pub(crate) const INVALID_AUTHORIZATION: Self = Self(*b"28000");
     pub(crate) const INVALID_PASSWORD: Self = Self(*b"28P01");
     pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
@@ -111,6 +112,12 @@ impl ErrorResponse {
             key.encode_key_data(&mut message);
             before_key.extend_from_slice(&message);
         }
+    }
+
+    /// Field `R`: the function of PostgreSQL that said so. Not translated as the message is, and not there where a pooler
+    /// said it.
+    pub(crate) fn routine(&self) -> Option<&str> {
+        fields(&self.body).find(|(name, _)| *name == b'R').and_then(|(_, value)| str::from_utf8(value).ok())
     }
 
     /// The code for people, who are told where there is none.

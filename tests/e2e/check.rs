@@ -1,5 +1,7 @@
 //! `pglease check` on real servers: how it is run here, and how it goes where all is well.
 
+mod postgres;
+
 use std::fs;
 use std::process::Output;
 

@@ -1,0 +1,143 @@
+//! Leased roles: what they may become, what they own, what they leave.
+
+use super::{NO_LOGIN, as_owner, cure, failure, found, run, settings, statement, step, step_of, write_role};
+use crate::check::check;
+use crate::support::world::{VaultRole, World, WorldOptions};
+
+#[tokio::test]
+async fn startup_role_that_leased_roles_cannot_become_is_told_with_the_grant_that_is_missing() {
+    let world = World::shared(WorldOptions::default()).await;
+    let stranger = world.group("stranger");
+    let as_stranger = settings(&world, &format!("startup_role = {stranger:?}\n"));
+
+    let missing = failure(&world, &as_stranger, "postgres.startup_role", 78).await;
+    run(&world, cure(&missing)).await;
+    let refused = failure(&world, &as_stranger, "postgres.startup_role", 77).await;
+    assert!(refused["cause"].as_str().unwrap().contains("no member"), "{refused}");
+    // From 16 on, as the cure says; before that CREATEROLE was enough.
+    run(&world, &format!("GRANT {stranger} TO {} WITH ADMIN OPTION;", world.group("vault_admin"))).await;
+    write_role(&world, &[statement(cure(&refused))], NO_LOGIN).await;
+    let checked = check(&world, &as_stranger, &[]).await;
+    step_of(&checked, "postgres.startup_role", "passed");
+    let ownership = step_of(&checked, "postgres.ownership", "passed");
+    assert!(found(&ownership).contains("in no schema"), "{ownership}");
+
+    if world.servers.postgres.major() >= 16 {
+        let login = statement(cure(&refused)).replace(&format!(" IN ROLE {stranger}"), "");
+        let grant = format!("GRANT {stranger} TO \"{{{{name}}}}\" WITH SET FALSE;");
+        write_role(&world, &[&login, &grant], NO_LOGIN).await;
+        let refused = failure(&world, &as_stranger, "postgres.startup_role", 77).await;
+        let cured = cure(&refused).lines().last().unwrap();
+        write_role(&world, &[&login, &grant, cured], NO_LOGIN).await;
+        step(&world, &as_stranger, "postgres.startup_role", "passed").await;
+    }
+}
+
+#[tokio::test]
+async fn role_that_may_make_things_or_has_no_rights_is_told_which_startup_role_helps() {
+    let world = World::shared(WorldOptions::default()).await;
+    let startup_role = format!("startup_role = \"{}\"", world.group("app_owner"));
+    let without = settings(&world, "");
+    let warned = step(&world, &without, "postgres.ownership", "warning").await;
+    assert!(cure(&warned).contains(&startup_role), "{warned}");
+    assert!(warned["cause"].as_str().unwrap().contains("2BP01"), "{warned}");
+    let ownership = step(&world, &as_owner(&world), "postgres.ownership", "passed").await;
+    assert!(found(&ownership).contains("rolled back"), "{ownership}");
+    let left = world.superuser.rows("SELECT count(*) FROM pg_class WHERE relname ~ '^pglease_check'").await;
+    assert_eq!(left, [[Some("0".to_owned())]]);
+
+    world.write_vault_role(&VaultRole { attributes: "NOINHERIT", ..VaultRole::default() }).await;
+    let warned = step(&world, &without, "postgres.startup_role", "warning").await;
+    assert!(cure(&warned).contains(&startup_role), "{warned}");
+    step(&world, &as_owner(&world), "postgres.startup_role", "passed").await;
+
+    // Everybody's right, as before PostgreSQL 15.
+    world.write_vault_role(&VaultRole { groups: &["app_rw"], ..VaultRole::default() }).await;
+    step(&world, &without, "postgres.ownership", "passed").await;
+    run(&world, "GRANT CREATE ON SCHEMA public TO PUBLIC;").await;
+    run(&world, cure(&step(&world, &without, "postgres.ownership", "warning").await)).await;
+    step(&world, &without, "postgres.ownership", "passed").await;
+}
+
+#[tokio::test]
+async fn case_c17_what_leased_roles_own_is_told_with_what_clears_it_away() {
+    let world = World::shared(WorldOptions::default()).await;
+    let without = settings(&world, "");
+    step(&world, &without, "postgres.belongings", "passed").await;
+
+    run(
+        &world,
+        &format!(
+            "CREATE EXTENSION postgres_fdw;\nCREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;\n\
+             GRANT USAGE ON FOREIGN SERVER far TO {};",
+            world.group("app_rw")
+        ),
+    )
+    .await;
+    let leased = world.lease("db-app").await;
+    let postgres = &world.servers.postgres;
+    let session = postgres.connect_as(&world.database(), &leased.user, &leased.password).await.unwrap();
+    let making = format!(
+        "CREATE TABLE made (id int);
+         CREATE TEMP TABLE passing (id int);
+         CREATE USER MAPPING FOR CURRENT_USER SERVER far;
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {}",
+        world.group("app_ro")
+    );
+    session.batch_execute(&making).await.unwrap();
+
+    let warned = step(&world, &without, "postgres.belongings", "warning").await;
+    let what = "1 leased role: default privileges, tables, sequences or views, user mappings (3 in all)";
+    assert_eq!(found(&warned), format!("things belong to {what}"));
+    let blocks = warned["cause"].as_str().unwrap().contains("2BP01");
+    assert!(blocks && cure(&warned).contains(&leased.user), "{warned}");
+    drop(session);
+    run(&world, cure(&warned)).await;
+    step(&world, &without, "postgres.belongings", "passed").await;
+    let owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'made'";
+    assert_eq!(world.superuser.rows(owner).await, [[Some(world.group("app_owner"))]]);
+}
+
+#[tokio::test]
+async fn roles_and_grants_that_pile_up_are_told_of() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = as_owner(&world);
+    let begin = format!("{}db-app-Ab0", world.role_prefix());
+    let make = async |attributes: &str, from: u32, to: u32| {
+        let sql = format!(
+            "DO $$ BEGIN FOR i IN {from}..{to} LOOP
+                 EXECUTE format('CREATE ROLE %I {attributes}', '{begin}' || lpad(i::text, 17, '0'));
+             END LOOP; END $$"
+        );
+        world.superuser.batch_execute(&sql).await.unwrap();
+    };
+    make("NOLOGIN", 1, 100).await;
+    let warned = step(&world, &settings, "postgres.stale_roles", "warning").await;
+    assert!(cure(&warned).contains("\\i deploy/postgres/reaper.sql"), "{warned}");
+    let dropping = format!(
+        "DO $$ DECLARE r name; BEGIN FOR r IN SELECT rolname FROM pg_roles WHERE starts_with(rolname, '{begin}')
+             LOOP EXECUTE format('DROP ROLE %I', r); END LOOP; END $$"
+    );
+    world.superuser.batch_execute(&dropping).await.unwrap();
+    step(&world, &settings, "postgres.stale_roles", "passed").await;
+
+    make("LOGIN VALID UNTIL ''2001-01-01''", 101, 101).await;
+    let warned = step(&world, &settings, "postgres.stale_roles", "warning").await;
+    let query: Vec<_> = cure(&warned).lines().skip(1).take(2).collect();
+    let roles = world.superuser.rows(&query.join(" ")).await;
+    let [role] = &roles[..] else { panic!("{roles:?}") };
+    let dropping = cure(&warned).lines().last().unwrap().replace('…', role[0].as_ref().unwrap());
+    run(&world, &dropping).await;
+    step(&world, &settings, "postgres.stale_roles", "passed").await;
+
+    run(&world, &format!("GRANT SELECT ON t TO {} WITH GRANT OPTION;", world.group("vault_admin"))).await;
+    let creation = format!(
+        "CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}' IN ROLE {};",
+        world.group("app_owner")
+    );
+    write_role(&world, &[&creation, "GRANT SELECT ON t TO \"{{name}}\";"], NO_LOGIN).await;
+    let warned = step(&world, &settings, "postgres.grants", "warning").await;
+    assert!(found(&warned).contains("granted to the leased role itself"), "{warned}");
+    write_role(&world, &[statement(cure(&warned))], NO_LOGIN).await;
+    step(&world, &settings, "postgres.grants", "passed").await;
+}
