@@ -26,8 +26,8 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         "# A password for Vault's user",
         By(&[
             ("tests/e2e/setup.rs", "commands_of_the_readme_let_its_application_in"),
+            ("tests/kubernetes/readme.rs", "five_commands_lead_to_an_application_without_a_password"),
             ("tests/kubernetes/deploy.rs", "readme_shows_the_application_that_it_applies"),
-            ("tests/kubernetes/workloads.rs", "pods_of_the_readmes_deployment_have_it"),
         ]),
     ),
     ("README.md", "pglease proxy --config-file", By(&[("tests/e2e/setup.rs", SETS_UP)])),
@@ -47,6 +47,7 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         "helm install",
         By(&[("tests/kubernetes/manifests.rs", "every_shape_of_the_chart_is_accepted")]),
     ),
+    ("docs/kubernetes.md", "kubectl exec deploy/web", Not(KUBELET)),
     (
         "docs/kubernetes.md",
         "kubectl get pods -A",
