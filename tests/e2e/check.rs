@@ -31,6 +31,12 @@ async fn healthy_way_is_gone_to_its_end_and_nothing_is_left_of_it() {
     assert!(text.contains("✓ config.settings ") && text.contains("✓ vault.revoke "), "{text}");
     assert!(text.lines().last().unwrap().contains(" passed"), "{text}");
 
+    let jwt = fs::read_to_string(world.jwt_file()).unwrap();
+    let lease = format!("{}/", world.vault_path("db-app"));
+    for secret in [jwt.as_str(), lease.as_str(), "hvs."] {
+        assert!(!text.contains(secret) && !checked.document.to_string().contains(secret), "{text}");
+    }
+
     let before = world.requests().len();
     let offline = check(&world, &settings, &["--offline"]).await;
     assert_eq!((offline.code, offline.names()), (0, vec!["config.settings", "config.files"]));
