@@ -369,6 +369,7 @@ mod tests {
             accept_for: Duration::ZERO,
             grace: Duration::ZERO,
             deadline: Duration::from_secs(20),
+            strict_exit: false,
         };
         let (drain_request, quit_request) = (request("/drain"), request("/quitquitquit"));
         let (one, other, ()) =

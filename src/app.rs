@@ -80,8 +80,17 @@ impl AppError {
     }
 }
 
+/// What a drain could not end well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Losses {
+    /// Sessions that were still busy when time was up.
+    pub(crate) sessions_cut: u64,
+    /// Credentials that could not be revoked: they end by themselves.
+    pub(crate) not_revoked: usize,
+}
+
 /// Serves until told to stop by SIGTERM or SIGINT, and returns when everything is given back.
-pub(crate) fn run(config: Config) -> Result<(), AppError> {
+pub(crate) fn run(config: Config) -> Result<Losses, AppError> {
     // Credentials are in memory only: not in a core, and not for others of the same user to read.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
     let runtime = current_thread()?;
@@ -91,7 +100,7 @@ pub(crate) fn run(config: Config) -> Result<(), AppError> {
     served
 }
 
-async fn serve(mut config: Config) -> Result<(), AppError> {
+async fn serve(mut config: Config) -> Result<Losses, AppError> {
     let signals = StopSignals::register()?;
     fit_descriptors(&mut config.listen);
     let drain = Drain::default();
@@ -120,7 +129,8 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions)
             .with_tls(tls);
     let roster = Arc::clone(shared.roster());
-    let sessions_ended = start_data_thread(listeners, Arc::new(shared), pings)?;
+    let shared = Arc::new(shared);
+    let sessions_ended = start_data_thread(listeners, Arc::clone(&shared), pings)?;
     let stop = CancellationToken::new();
     let (ask_drain, drain_asked) = mpsc::channel(1);
     let admin = Admin {
@@ -165,10 +175,12 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
             }
         };
         stop.cancel();
+        let mut not_revoked = 0;
         while let Some(chain) = chains.join_next().await {
+            not_revoked += chain.as_ref().map_or(1, |end| end.failed);
             report_fault(chain);
         }
-        ended
+        ended.map(|()| Losses { sessions_cut: shared.cut(), not_revoked })
     };
     // The endpoints answer until all is given back.
     let ended = tokio::select! {
@@ -176,8 +188,10 @@ async fn serve(mut config: Config) -> Result<(), AppError> {
         never = http::serve(http_listener, http::router(health), http::EXCHANGE_TIMEOUT) => match never {},
         never = serve_admin(admin_listener, admin) => match never {},
     };
-    info!(event = "process.end");
-    ended.map_err(AppError::DataThread)
+    let losses = ended.map_err(AppError::DataThread)?;
+    let Losses { sessions_cut, not_revoked } = losses;
+    info!(event = "process.end", sessions_cut, not_revoked);
+    Ok(losses)
 }
 
 /// In one warning, what of the defaults this machine does not have.

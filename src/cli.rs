@@ -1,23 +1,29 @@
 //! The subcommands, and all that pglease prints.
 
+mod about;
 mod certificate;
 mod check;
 mod operate;
+mod wait;
 
+use std::error::Error;
 use std::ffi::OsString;
+use std::fmt::{Display, Write as _};
 use std::io;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
+use tokio::runtime;
 use tracing::warn;
 
-use crate::app::{self, AppError};
+use crate::app::{self, AppError, Losses};
 use crate::config::{self, ConfigErrors, Loaded, LogConfig};
 use crate::telemetry::{self, Causes};
 
 /// Runs the command that `arguments` ask for, the program's own name being the first of them.
 ///
-/// Exit codes: 0 done; 1 failure at run time; 2 usage or settings; those of `check` are its own.
+/// Exit codes: 0 done; 1 failure at run time; 2 usage or settings; 3 drained with losses, under `drain.strict_exit`;
+/// those of `check` are its own.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -28,40 +34,74 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match matches.subcommand() {
-        Some(("proxy", matches)) => return proxy(matches),
-        Some(("injector", matches)) => {
-            return match matches.subcommand() {
-                Some((_, matches)) => certificate::run(matches),
-                None => injector(matches),
-            };
-        }
-        Some(("check", matches)) => return check::run(matches),
-        Some((name @ ("rotate" | "drain" | "status"), matches)) => return operate::run(name, matches),
-        _ => {}
+        Some(("proxy", matches)) => proxy(matches),
+        Some(("injector", matches)) => match matches.subcommand() {
+            Some((_, matches)) => certificate::run(matches),
+            None => injector(matches),
+        },
+        Some(("check", matches)) => check::run(matches),
+        Some(("wait", matches)) => wait::run(matches),
+        Some((name @ ("rotate" | "drain" | "status"), matches)) => operate::run(name, matches),
+        Some((name, matches)) => about::run(name, matches),
+        None => USAGE.into(),
     }
-    say(&mut io::stdout(), concat!("pglease ", env!("CARGO_PKG_VERSION")));
-    ExitCode::SUCCESS
 }
 
 fn command() -> Command {
-    let proxy = Command::new("proxy")
+    let commands = [proxy_command(), injector_command(), check::command(), wait::command()];
+    let command = Command::new("pglease")
+        .about("Lets applications reach PostgreSQL without a password, on credentials leased from Vault or OpenBao")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(commands)
+        .subcommands(operate::commands())
+        .subcommands(about::commands())
+        .after_help(
+            "pglease COMMAND --help says more of each. Every setting is a key of the file, a variable and a flag.\n\
+             Exit codes: 0 done; 1 it failed while it ran; 2 usage or settings, and nothing was begun;\n\
+             3 drained with losses, where drain.strict_exit is set. Those of check are its own.",
+        );
+    let template = format!(
+        "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{}Options:\n{{options}}\n\n{{after-help}}",
+        list(&command)
+    );
+    command.help_template(template)
+}
+
+/// The commands by what they are for, each with its line.
+fn list(command: &Command) -> String {
+    let mut list = String::new();
+    for (heading, names) in GROUPS {
+        let _ = writeln!(list, "{heading}:");
+        for name in *names {
+            let about = command.find_subcommand(name).and_then(Command::get_about);
+            // That of clap comes later.
+            let about =
+                about.map_or_else(|| "Print this, or the help of a command".to_owned(), ToString::to_string);
+            let _ = writeln!(list, "  {name:<12} {about}");
+        }
+        list.push('\n');
+    }
+    list
+}
+
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Serve", &["proxy", "injector"]),
+    ("See how it stands", &["check", "wait", "status"]),
+    ("Have the running one", &["rotate", "drain"]),
+    ("Know pglease", &["schema", "version", "completions", "man", "help"]),
+];
+
+fn proxy_command() -> Command {
+    Command::new("proxy")
         .about("Serve applications until SIGTERM")
         .long_about(
             "Listens for PostgreSQL clients on loopback, and logs in to PostgreSQL for them with credentials leased \
              from Vault or OpenBao. On SIGTERM sessions end, then every lease is revoked; a second signal does not \
              wait for sessions.\n\nEvery setting is a key of the file, a variable and a flag: docs/settings.md.",
         )
-        .args(config::flags());
-    Command::new("pglease")
-        .about("Lets applications reach PostgreSQL without a password, on credentials leased from Vault or OpenBao")
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(proxy)
-        .subcommand(injector_command())
-        .subcommands(operate::commands())
-        .subcommand(check::command())
-        .subcommand(Command::new("version").about("Print the version"))
+        .args(config::flags())
 }
 
 fn injector_command() -> Command {
@@ -80,7 +120,11 @@ fn proxy(matches: &ArgMatches) -> ExitCode {
     serve(
         config::load(matches, config::environment()),
         |Loaded { config, warnings }| (config.log.clone(), config, warnings),
-        app::run,
+        |config| {
+            let is_strict = config.drain.strict_exit;
+            let losses = app::run(config)?;
+            Ok(if is_strict && losses != Losses::default() { LOSSES.into() } else { ExitCode::SUCCESS })
+        },
     )
 }
 
@@ -88,7 +132,7 @@ fn injector(matches: &ArgMatches) -> ExitCode {
     serve(
         config::load_injector(matches, config::environment()),
         |config| (config.log.clone(), config, Vec::new()),
-        app::run_injector,
+        |config| app::run_injector(config).map(|()| ExitCode::SUCCESS),
     )
 }
 
@@ -96,29 +140,58 @@ fn injector(matches: &ArgMatches) -> ExitCode {
 fn serve<T, C>(
     loaded: Result<T, ConfigErrors>,
     parts: impl FnOnce(T) -> (LogConfig, C, Vec<String>),
-    run: impl FnOnce(C) -> Result<(), AppError>,
+    run: impl FnOnce(C) -> Result<ExitCode, AppError>,
 ) -> ExitCode {
     let (log, config, warnings) = match loaded {
         Ok(loaded) => parts(loaded),
-        Err(errors) => {
-            say(&mut io::stderr(), &errors.to_string());
-            return USAGE.into();
-        }
+        Err(errors) => return refuse(&errors),
     };
     if let Err(error) = telemetry::start_log(&log) {
-        say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
-        return FAILURE.into();
+        return fail(&Causes(&error));
     }
     for warning in warnings {
         warn!(event = "config.warning", "{warning}");
     }
     match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
-            if error.is_of_settings() { USAGE.into() } else { FAILURE.into() }
+            let code = fail(&Causes(&error));
+            if error.is_of_settings() { USAGE.into() } else { code }
         }
     }
+}
+
+/// What a command that asks the running one has to print, and whether all that was asked for is done.
+struct Outcome {
+    text: String,
+    is_done: bool,
+}
+
+/// Asks to the end, and prints what came of it.
+fn ask<E: Error>(asking: impl Future<Output = Result<Outcome, E>>) -> ExitCode {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(asking) {
+        Ok(Outcome { text, is_done }) => {
+            say(&mut io::stdout(), text.trim_end());
+            if is_done { ExitCode::SUCCESS } else { FAILURE.into() }
+        }
+        Err(error) => fail(&Causes(&error)),
+    }
+}
+
+/// Says all that is wrong with the settings.
+fn refuse(errors: &ConfigErrors) -> ExitCode {
+    say(&mut io::stderr(), &errors.to_string());
+    USAGE.into()
+}
+
+/// Says what has failed.
+fn fail(error: &impl Display) -> ExitCode {
+    say(&mut io::stderr(), &format!("pglease: {error}"));
+    FAILURE.into()
 }
 
 /// A line for whoever is there to read it.
@@ -129,3 +202,8 @@ fn say(out: &mut impl io::Write, text: &str) {
 const FAILURE: u8 = 1;
 
 const USAGE: u8 = 2;
+
+const LOSSES: u8 = 3;
+
+#[cfg(test)]
+mod tests;

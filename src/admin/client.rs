@@ -1,7 +1,7 @@
 //! Asks a running pglease, for the commands that do.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
 use axum::body::{self, Body};
@@ -11,7 +11,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time;
 
-use crate::config::AdminConfig;
 use crate::net;
 
 /// Why there is no answer.
@@ -46,12 +45,17 @@ pub(crate) async fn ask(
     Err(AskError::Refused { status, said })
 }
 
-/// Where the running one answers by this configuration: by default where the machine has such an address.
-pub(crate) fn address(config: AdminConfig) -> Option<SocketAddr> {
-    config.address.map(|address| {
-        let is_absent = || StdListener::bind((address.ip(), 0)).is_err_and(|error| net::is_absent(&error));
-        if !config.explicit && is_absent() { net::counterpart(address) } else { address }
-    })
+/// Where the running one is asked that listens there: on loopback where it listens on all addresses, and where nobody
+/// asked for the address, on one that the machine has.
+pub(crate) fn address(address: SocketAddr, explicit: bool) -> SocketAddr {
+    let loopback = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    let address = SocketAddr::new(loopback, address.port());
+    let is_absent = || StdListener::bind((loopback, 0)).is_err_and(|error| net::is_absent(&error));
+    if !explicit && is_absent() { net::counterpart(address) } else { address }
 }
 
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {

@@ -69,4 +69,5 @@ const DRAIN: DrainConfig = DrainConfig {
     accept_for: Duration::from_secs(5),
     grace: Duration::ZERO,
     deadline: Duration::from_secs(15),
+    strict_exit: false,
 };

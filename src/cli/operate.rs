@@ -11,13 +11,11 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
-use tokio::runtime;
 use tokio::time::{self, Instant};
 
-use super::{FAILURE, USAGE, say};
+use super::{Outcome, USAGE, ask, refuse, say};
 use crate::admin::client::{self, AskError};
-use crate::config;
-use crate::telemetry::Causes;
+use crate::config::{self, AdminConfig};
 
 /// The commands, each with the settings that say whom to ask.
 pub(super) fn commands() -> [Command; 3] {
@@ -49,46 +47,20 @@ pub(super) fn commands() -> [Command; 3] {
 /// Runs one of [`commands`].
 pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     let address = match config::load_admin(matches, config::environment()) {
-        Ok(admin) => client::address(admin),
-        Err(errors) => {
-            say(&mut io::stderr(), &errors.to_string());
+        Ok(AdminConfig { address: Some(address), explicit, .. }) => client::address(address, explicit),
+        Ok(_) => {
+            say(&mut io::stderr(), "pglease: admin.address is off, so there is nobody to ask");
             return USAGE.into();
         }
+        Err(errors) => return refuse(&errors),
     };
-    let Some(address) = address else {
-        say(&mut io::stderr(), "pglease: admin.address is off, so there is nobody to ask");
-        return USAGE.into();
-    };
-    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(&mut io::stderr(), &format!("pglease: {error}"));
-            return FAILURE.into();
-        }
-    };
-    let done = runtime.block_on(async {
+    ask(async {
         match name {
             "rotate" => rotate(address, matches.get_flag(CLOSE)).await,
             "drain" => drain(address).await,
             _ => ask_status(address, matches.get_flag(JSON)).await,
         }
-    });
-    match done {
-        Ok(Outcome { text, is_done }) => {
-            say(&mut io::stdout(), text.trim_end());
-            if is_done { ExitCode::SUCCESS } else { FAILURE.into() }
-        }
-        Err(error) => {
-            say(&mut io::stderr(), &format!("pglease: {}", Causes(&error)));
-            FAILURE.into()
-        }
-    }
-}
-
-/// What to print, and whether all that was asked for is done.
-struct Outcome {
-    text: String,
-    is_done: bool,
+    })
 }
 
 async fn rotate(address: SocketAddr, close: bool) -> Result<Outcome, AskError> {
@@ -147,7 +119,7 @@ async fn ask_status(address: SocketAddr, json: bool) -> Result<Outcome, AskError
     Ok(Outcome { text, is_done: true })
 }
 
-fn last_error(chain: &Value, before: &str) -> String {
+pub(super) fn last_error(chain: &Value, before: &str) -> String {
     let error = chain.get("last_error").unwrap_or(&Value::Null);
     if error.is_null() {
         return String::new();
@@ -156,15 +128,15 @@ fn last_error(chain: &Value, before: &str) -> String {
     format!("{before}{} {} ({code})", word(error, "operation"), word(error, "kind"))
 }
 
-fn parse(address: SocketAddr, text: &str) -> Result<Value, AskError> {
+pub(super) fn parse(address: SocketAddr, text: &str) -> Result<Value, AskError> {
     serde_json::from_str(text).map_err(|_| AskError::Foreign { address })
 }
 
-fn items<'a>(of: &'a Value, name: &str) -> &'a [Value] {
+pub(super) fn items<'a>(of: &'a Value, name: &str) -> &'a [Value] {
     of.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn word<'a>(of: &'a Value, name: &str) -> &'a str {
+pub(super) fn word<'a>(of: &'a Value, name: &str) -> &'a str {
     of.get(name).and_then(Value::as_str).unwrap_or("?")
 }
 
@@ -179,9 +151,9 @@ const JSON: &str = "json";
 const MAX_ROTATE_WAIT: Duration = Duration::from_secs(45);
 
 /// Of what is answered at once.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// From the cut of the last sessions to the end of the process: revocations take 5 s at most.
 const MAX_END: Duration = Duration::from_secs(15);
 
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);

@@ -29,7 +29,16 @@ fn flags_of(command: Reads) -> Vec<Arg> {
 
 /// Those of [`flags`] that say where a running pglease is asked.
 pub(crate) fn admin_flags() -> Vec<Arg> {
-    let is_wanted = |arg: &Arg| [CONFIG_FILE, "admin.address"].contains(&arg.get_id().as_str());
+    flags_for(&["admin.address"])
+}
+
+/// Those that say where it answers its probes, and what it says of itself.
+pub(crate) fn wait_flags() -> Vec<Arg> {
+    flags_for(&["http.address", "admin.address"])
+}
+
+fn flags_for(keys: &[&str]) -> Vec<Arg> {
+    let is_wanted = |arg: &Arg| arg.get_id() == CONFIG_FILE || keys.contains(&arg.get_id().as_str());
     flags().into_iter().filter(is_wanted).collect()
 }
 

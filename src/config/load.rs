@@ -46,13 +46,15 @@ pub(crate) fn load_admin(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<AdminConfig, ConfigErrors> {
-    let mut errors = Vec::new();
-    let read = read(Reads::Proxy, matches, variables, &mut errors);
-    let admin = read.and_then(|(settings, _)| admin(&mut Reader::new(&settings, &mut errors, Files::Here)));
-    match admin {
-        Some(admin) if errors.is_empty() => Ok(admin),
-        _ => Err(ConfigErrors::new(errors)),
-    }
+    load_part(Reads::Proxy, matches, variables, admin)
+}
+
+/// Reads where it answers its probes, in the same way.
+pub(crate) fn load_http(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<HttpConfig, ConfigErrors> {
+    load_part(Reads::Proxy, matches, variables, |reader| http(reader, None))
 }
 
 /// Reads the settings of `pglease injector`; those that are the proxy's alone are left alone.
@@ -60,10 +62,19 @@ pub(crate) fn load_injector(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<InjectorConfig, ConfigErrors> {
+    load_part(Reads::Injector, matches, variables, injector::read)
+}
+
+/// What `part` makes of the settings that are no route's.
+fn load_part<T>(
+    command: Reads,
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    part: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
     let mut errors = Vec::new();
-    let read = read(Reads::Injector, matches, variables, &mut errors);
-    let config =
-        read.and_then(|(settings, _)| injector::read(&mut Reader::new(&settings, &mut errors, Files::Here)));
+    let read = read(command, matches, variables, &mut errors);
+    let config = read.and_then(|(settings, _)| part(&mut Reader::new(&settings, &mut errors, Files::Here)));
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(ConfigErrors::new(errors)),
@@ -224,10 +235,11 @@ fn drain(reader: &mut Reader<'_>) -> Option<DrainConfig> {
     let accept_for = reader.value("drain.accept_for", value::duration);
     let grace = reader.value("drain.grace", value::duration);
     let deadline = reader.value("drain.deadline", value::duration);
+    let strict_exit = reader.value("drain.strict_exit", value::boolean);
     let (accept_for, grace, deadline) = (accept_for?, grace?, deadline?);
     check_at_most(reader, "drain.accept_for", accept_for, deadline);
     check_at_most(reader, "drain.grace", grace, deadline);
-    Some(DrainConfig { accept_for, grace, deadline })
+    Some(DrainConfig { accept_for, grace, deadline, strict_exit: strict_exit? })
 }
 
 fn check_at_most(reader: &mut Reader<'_>, name: &'static str, duration: Duration, deadline: Duration) {

@@ -13,15 +13,16 @@ pub(crate) use {
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
     env::environment,
     error::ConfigErrors,
-    flags::{admin_flags, flags, injector_flags},
+    flags::{admin_flags, flags, injector_flags, wait_flags},
     injector::{
         Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, SidecarConfig, token_expiration,
     },
     keys::nearest,
-    load::{Loaded, grace_warning, load, load_admin, load_injector},
+    load::{Loaded, grace_warning, load, load_admin, load_http, load_injector},
     needs::{descriptors as needed_descriptors, memory_mib, sessions_within},
     quantity::{is_cpu, is_memory, parse as parse_quantity},
     require_auth::RequireAuth,
+    schema::schema,
     server::{
         Host, Keepalive, LoadBalanceHosts, Place, ProtocolVersion, Silence, TargetSessionAttrs,
         UpstreamConfig,
@@ -51,6 +52,7 @@ mod needs;
 mod quantity;
 mod require_auth;
 mod routes;
+mod schema;
 mod server;
 mod settings;
 mod ssl;
@@ -263,6 +265,8 @@ pub(crate) struct DrainConfig {
     pub(crate) grace: Duration,
     /// When the sessions still open are cut. Keep it below the pod's `terminationGracePeriodSeconds`.
     pub(crate) deadline: Duration,
+    /// Whether the exit code tells that something was lost.
+    pub(crate) strict_exit: bool,
 }
 
 /// The port for the kubelet and Prometheus.

@@ -171,6 +171,7 @@ async fn drain_ends_idle_sessions_then_the_accept_loop_and_clients_read_why() {
             accept_for: Duration::ZERO,
             grace: Duration::ZERO,
             deadline: Duration::from_mins(1),
+            strict_exit: false,
         };
         drain.begin(drained, time::Instant::now());
 

@@ -49,6 +49,7 @@ use auth::Auth;
 use cancel::{CancelRegistry, Registration};
 use doubt::Doubts;
 use encryption::{ClientTls, Transport};
+use ending::Order;
 use error::SessionError;
 use fault::caught;
 use login::{Attempt, Login};
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     places: Arc<Places>,
     roster: Arc<Roster>,
     last_id: AtomicU64,
+    cut: AtomicU64,
     /// Client to upstream, upstream to client.
     bytes: [Counter; 2],
 }
@@ -100,6 +102,7 @@ impl Shared {
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
             roster: Arc::default(),
             last_id: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
             bytes,
         }
     }
@@ -129,6 +132,11 @@ impl Shared {
 
     pub(crate) fn seats(&self) -> &Seats {
         &self.seats
+    }
+
+    /// How many sessions the end of the process has cut.
+    pub(crate) fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// Whether there would be a seat now. Nobody need prove anything to hear that there is none.
@@ -368,6 +376,9 @@ impl Opened {
             .as_deref()
             .filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
         listed.line().enter(State::Closing);
+        if matches!(end, RelayEnd::Ordered(Order::Cut)) {
+            shared.cut.fetch_add(1, Ordering::Relaxed);
+        }
         record.closed(&end, &relay);
         drop(end);
         Box::pin(close::close(&mut relay, error.as_ref(), cancel)).await;

@@ -38,6 +38,19 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         By(&[("tests/e2e/check.rs", "healthy_way_is_gone_to_its_end_and_nothing_is_left_of_it")]),
     ),
     (
+        "docs/commands.md",
+        "pglease schema",
+        By(&[(
+            "tests/e2e/operators/schema.rs",
+            "schema_takes_what_the_docs_show_and_refuses_what_the_program_refuses",
+        )]),
+    ),
+    (
+        "docs/commands.md",
+        "source <(pglease",
+        By(&[("tests/e2e/operators/commands.rs", "bash_completes_commands_and_flags")]),
+    ),
+    (
         "docs/injector.md",
         "pglease injector certificate",
         By(&[("tests/kubernetes/certificate.rs", "certificate_near_its_end_is_made_anew_by_the_cron_job")]),
@@ -65,6 +78,14 @@ const BLOCKS: &[(&str, &str, Held)] = &[
     ("docs/runbook.md", "# How the credentials of a pod stand", Not(KUBELET)),
     ("docs/runbook.md", "SELECT rolname, rolcanlogin", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
     ("docs/runbook.md", "SELECT r.rolname, d.deptype", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
+    (
+        "docs/security.md",
+        "# PostgreSQL, with log_line_prefix",
+        By(&[(
+            "tests/e2e/operators/audit.rs",
+            "three_logs_lead_from_a_statement_to_the_pod_and_its_service_account",
+        )]),
+    ),
     (
         "docs/security.md",
         "psql -XAt",

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use crate::raw::{Raw, packet, startup};
@@ -230,6 +231,26 @@ async fn clients_beyond_what_descriptors_allow_are_told_so() {
 }
 
 #[tokio::test]
+async fn limit_of_descriptors_is_raised_as_far_as_the_sessions_need() {
+    let world = World::shared(WorldOptions::default()).await;
+    let settings = world.settings() + &world.route("db-app");
+    let limits = "ulimit -Sn 64 && ulimit -Hn 4096";
+    let pglease = Pglease::start_after(limits, Path::new(BINARY), &settings).await;
+    pglease.wait_ready().await;
+    // Two descriptors each.
+    let mut sessions = Vec::new();
+    for _ in 0..40 {
+        sessions.push(pglease.connect("app").await.unwrap());
+    }
+    for session in &sessions {
+        session.batch_execute("SELECT 1").await.unwrap();
+    }
+    let lowered = pglease.events("listen.max_sessions_lowered");
+    assert_eq!(lowered.len(), 0, "{lowered:?}");
+    assert_eq!(pglease.logged("accept.exhausted").await.len(), 0);
+}
+
+#[tokio::test]
 async fn lease_is_renewed_and_rotated_while_no_descriptor_is_left_for_clients() {
     let vault_roles = vec![VaultRole { default_ttl: "20s", max_ttl: "30s", ..VaultRole::default() }];
     let world = World::shared(WorldOptions { vault_roles, ..WorldOptions::default() }).await;
@@ -247,8 +268,12 @@ async fn lease_is_renewed_and_rotated_while_no_descriptor_is_left_for_clients() 
         pglease.wait_for_event("accept.exhausted", PATIENCE).await;
         let so_far = |event| pglease.events(event).len();
         let (renewals, rotations) = (so_far("lease.renewed"), so_far("rotation.done"));
+        let (began, ticks) = (Instant::now(), pglease.cpu_ticks());
         pglease.wait_for_events("lease.renewed", renewals + 2, PATIENCE).await;
         pglease.wait_for_events("rotation.done", rotations + 1, PATIENCE).await;
+        // Between the two events it has looked now and then whether there is room, and has not spun.
+        let (used, elapsed) = (pglease.cpu_ticks() - ticks, began.elapsed());
+        assert!(u128::from(used) * 200 < elapsed.as_millis(), "{used} hundredths of a second in {elapsed:?}");
         for endpoint in ["/readyz", "/metrics"] {
             until(async || pglease.get(endpoint).await.0 == 200).await;
         }

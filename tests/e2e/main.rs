@@ -38,6 +38,7 @@ mod scenarios;
 mod trouble;
 mod drain;
 mod admin;
+mod operators;
 mod check;
 mod setup;
 mod deploy;
@@ -53,7 +54,6 @@ mod auth;
 mod protocol;
 mod differential;
 mod isolation;
-mod operators;
 
 use steps::{
     BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, refused_revocations, rotate, start, until,

@@ -140,7 +140,8 @@ impl OpenBao {
         audit::requests(&self.audit_log())
     }
 
-    fn audit_log(&self) -> PathBuf {
+    /// The file of its audit log.
+    pub(crate) fn audit_log(&self) -> PathBuf {
         self.folder.path().join("audit.log")
     }
 

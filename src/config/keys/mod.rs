@@ -153,6 +153,11 @@ pub(crate) fn is_table(name: &str) -> bool {
     TABLES.contains(&name) && name != ROUTE_TABLE
 }
 
+/// The tables that stand in the table `name`; the file itself is `""`.
+pub(crate) fn tables_of(name: &str) -> impl Iterator<Item = &'static str> {
+    TABLES.iter().copied().filter(move |table| table.rsplit_once('.').map_or("", |(outer, _)| outer) == name)
+}
+
 /// The known key, or table, that somebody who wrote `name` may have meant.
 pub(crate) fn nearest_key(name: &str) -> Option<&'static str> {
     let names = KEYS.iter().map(|key| key.name);

@@ -195,6 +195,12 @@ pub(crate) const KEYS: &[Key] = &[
     key("drain.accept_for", Kind::Duration, Value("0s"), "how long after SIGTERM new sessions are accepted"),
     key("drain.grace", Kind::Duration, Value("0s"), "how long after SIGTERM idle sessions are left alone"),
     key("drain.deadline", Kind::Duration, Value("20s"), "when, after SIGTERM, open sessions are cut"),
+    key(
+        "drain.strict_exit",
+        Kind::Boolean,
+        Value("false"),
+        "exit code 3 where sessions were cut, or a credential could not be revoked at the end",
+    ),
     key("http.address", Kind::Address, Value("[::]:9632"), "/livez, /readyz, /startup and /metrics"),
     key(
         "admin.address",

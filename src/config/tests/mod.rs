@@ -163,6 +163,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             accept_for: Duration::ZERO,
             grace: Duration::ZERO,
             deadline: Duration::from_secs(20),
+            strict_exit: false,
         },
         http: HttpConfig { address: "[::]:9632".parse().unwrap(), explicit: false },
         admin: AdminConfig {

@@ -325,7 +325,7 @@ async fn drain_serves_on_for_as_long_as_the_api_server_may_not_know() {
         crate::http::tests::answer(health.clone(), request).await
     };
     assert!(ready().await.starts_with("HTTP/1.1 200 "));
-    let config = DrainConfig { accept_for: HOUR, grace: Duration::ZERO, deadline: HOUR };
+    let config = DrainConfig { accept_for: HOUR, grace: Duration::ZERO, deadline: HOUR, strict_exit: false };
     world.drain.begin(config, Instant::now());
     assert!(ready().await.starts_with("HTTP/1.1 503 "));
     let new = world.ask(&post("/mutate", JSON, REVIEW)).await;
@@ -344,7 +344,8 @@ async fn drain_answers_what_is_under_way_and_sends_the_rest_elsewhere() {
     let mut go_on = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     late.read_exact(&mut go_on).await.unwrap();
 
-    let config = DrainConfig { accept_for: Duration::ZERO, grace: Duration::ZERO, deadline: HOUR };
+    let config =
+        DrainConfig { accept_for: Duration::ZERO, grace: Duration::ZERO, deadline: HOUR, strict_exit: false };
     world.drain.begin(config, Instant::now());
     // An idle connection is closed when nobody is let in any more.
     assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0);

@@ -139,7 +139,7 @@ async fn who_is_asked_when_a_drain_begins_is_told_when_no_session_begins_any_mor
     let talk = async {
         let (_scram, _proof) = up_to_the_proof(&mut client, "secret").await;
         let began = Instant::now();
-        proxy.drain.begin(DrainConfig { accept_for, grace: deadline, deadline }, began);
+        proxy.drain.begin(DrainConfig { accept_for, grace: deadline, deadline, strict_exit: false }, began);
         assert_eq!(code(&rest(&mut client).await), "57P03");
         assert_eq!(began.elapsed(), accept_for);
         drop(client);

@@ -105,7 +105,12 @@ async fn client_that_hangs_up_in_a_drain_has_its_statement_cancelled() {
         expect_end(&mut stream).await;
         let (second, minute) = (Duration::from_secs(1), Duration::from_mins(1));
         proxy.drain.begin(
-            crate::config::DrainConfig { accept_for: second, grace: second, deadline: minute },
+            crate::config::DrainConfig {
+                accept_for: second,
+                grace: second,
+                deadline: minute,
+                strict_exit: false,
+            },
             Instant::now(),
         );
         let (_, cancel) = server.accept().await;
@@ -269,7 +274,10 @@ async fn statements_that_a_drain_cuts_off_are_cancelled_in_turn() {
         open.push((client, upstream));
     }
     let [accept_for, grace, deadline] = [Duration::ZERO; 3];
-    proxy.drain.begin(crate::config::DrainConfig { accept_for, grace, deadline }, Instant::now());
+    proxy.drain.begin(
+        crate::config::DrainConfig { accept_for, grace, deadline, strict_exit: false },
+        Instant::now(),
+    );
     let mut cancels = Vec::new();
     for _ in 0..8 {
         cancels.push(server.accept().await);

@@ -54,7 +54,7 @@ async fn sessions_that_have_not_begun_are_told_of_the_drain() {
     let proxy = proxy(1, 1);
     let [accept_for, grace, deadline] = [1, 2, 3].map(Duration::from_secs);
     let begun = Instant::now();
-    proxy.drain.begin(crate::config::DrainConfig { accept_for, grace, deadline }, begun);
+    proxy.drain.begin(crate::config::DrainConfig { accept_for, grace, deadline, strict_exit: false }, begun);
     // Still let in: it waits for a credential, as an idle session would wait for a statement.
     assert_eq!(code(&proxy.told(&startup()).await), "57P03");
     assert_eq!(begun.elapsed(), grace);

@@ -14,6 +14,7 @@ use std::io::Write;
 
 use crate::support::env;
 use stage::Played;
+pub(crate) use stage::install;
 
 /// What a client does, the pool aside, where its driver has an API for everything.
 const ALL: &[&str] =

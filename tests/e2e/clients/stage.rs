@@ -33,7 +33,7 @@ pub(crate) async fn play(language: &'static str, clients: &'static [Client]) -> 
     Played::Done(Stage::set(clients, &found["programs"]).await.play().await)
 }
 
-pub(super) fn install(language: &str) -> Value {
+pub(crate) fn install(language: &str) -> Value {
     let mut install = Command::new("python3");
     install.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/install.py")).arg(language);
     install.stdin(Stdio::null()).stderr(Stdio::inherit());

@@ -7,3 +7,26 @@ mod trouble;
 mod cardinality;
 mod runbook;
 mod ports;
+mod audit;
+mod commands;
+mod drain;
+mod rolling;
+mod schema;
+
+use std::process::Output;
+
+use tokio::process::Command;
+use tokio::time;
+
+use crate::{BINARY, PATIENCE};
+
+/// Runs pglease with these arguments, without any variable, to its end.
+async fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).env_clear().kill_on_drop(true);
+    time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}

@@ -1,0 +1,171 @@
+//! The commands, as a shell has them.
+
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::process::Command;
+
+use super::{run, text};
+use crate::start;
+use crate::support::gate::Gate;
+use crate::support::say_skipped;
+use crate::support::world::{World, WorldOptions};
+
+#[tokio::test]
+async fn exit_codes_tell_done_from_usage() {
+    for (arguments, code, said) in [
+        (&["--help"][..], 0, "Have the running one:"),
+        (&["help", "wait"], 0, "--max <DURATION>"),
+        (&["--version"], 0, "pglease "),
+        (&["version"], 0, "pglease "),
+        (&["man", "drain"], 0, ".TH pglease-drain 1"),
+        (&[], 2, "Usage: pglease <COMMAND>"),
+        (&["prox"], 2, "similar subcommand exists: 'proxy'"),
+        (&["wait", "--max", "soon"], 2, "--max <DURATION>"),
+        (&["man", "nothing"], 2, "no such command"),
+        (&["completions", "tcsh"], 2, "bash, zsh, fish"),
+        (&["drain", "--admin-address", ""], 2, "admin.address is off"),
+        (&["wait", "--http-address", "here"], 2, "http.address"),
+    ] {
+        let output = run(arguments).await;
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(all.contains(said), "{arguments:?}: {all}");
+        // What was asked for is on stdout, what went wrong on stderr.
+        assert_eq!(output.stderr.is_empty(), code == 0, "{arguments:?}: {all}");
+    }
+}
+
+#[tokio::test]
+async fn build_is_told_in_json_and_the_same_each_time() {
+    let [one, other] = [run(&["version", "--json"]).await, run(&["version", "--json"]).await];
+    assert_eq!(one.stdout, other.stdout);
+    let build: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(build["version"], env!("CARGO_PKG_VERSION"));
+    assert!(build["target"].as_str().unwrap().contains("-unknown-linux-"), "{build}");
+    assert_eq!(build["tls"]["provider"], "ring");
+    assert!(build["commit"].is_null() || build["commit"].is_string(), "{build}");
+}
+
+#[tokio::test]
+async fn bash_completes_commands_and_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pglease.bash");
+    fs::write(&script, run(&["completions", "bash"]).await.stdout).unwrap();
+    let complete = "source \"$1\"; COMP_WORDS=(\"${@:2}\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                    $(complete -p pglease | sed 's/.*-F \\([^ ]*\\).*/\\1/') pglease \"${COMP_WORDS[COMP_CWORD]}\" \
+                    \"${COMP_WORDS[COMP_CWORD - 1]}\"; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    for (words, completed) in [
+        (&["pro"][..], &["proxy"][..]),
+        (&["st"], &["status"]),
+        (&["completions", ""], &["bash", "fish", "zsh"]),
+        (&["wait", "--ma"], &["--max"]),
+        (&["proxy", "--drain-s"], &["--drain-strict-exit"]),
+    ] {
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-c", complete, "bash"]).arg(&script).arg("pglease").args(words);
+        let output = bash.stdin(Stdio::null()).output().await;
+        let Ok(output) = output else { return say_skipped("bash's completion", "there is no bash") };
+        assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        let mut said: Vec<&str> =
+            said.lines().filter(|word| !word.starts_with("-h") && *word != "--help").collect();
+        said.sort_unstable();
+        assert_eq!(said, completed, "{words:?}");
+    }
+    for (shell, part) in [("zsh", "#compdef pglease"), ("fish", "complete -c pglease")] {
+        let script = text(&run(&["completions", shell]).await.stdout);
+        assert!(script.contains(part), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn manual_pages_render_without_a_complaint() {
+    for command in [&[][..], &["proxy"], &["wait"], &["rotate"]] {
+        let page = run(&[&["man"], command].concat()).await.stdout;
+        let mut groff = Command::new("groff");
+        groff
+            .args(["-man", "-Tutf8", "-ww", "-P-cbou"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let Ok(mut groff) = groff.spawn() else { return say_skipped("manual pages", "there is no groff") };
+        let mut input = groff.stdin.take().unwrap();
+        let (written, output) = tokio::join!(
+            async {
+                let written = input.write_all(&page).await;
+                drop(input);
+                written
+            },
+            groff.wait_with_output()
+        );
+        written.unwrap();
+        let output = output.unwrap();
+        let rendered = text(&output.stdout);
+        assert!(output.status.success() && output.stderr.is_empty(), "{command:?}: {}", text(&output.stderr));
+        for part in ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"] {
+            assert!(rendered.contains(part), "{command:?}: no {part} in\n{rendered}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_is_told_what_is_missing_and_returns_once_there_is_a_credential() {
+    let world = World::shared(WorldOptions::default()).await;
+    let gate = Gate::to(world.servers.openbao.port()).await;
+    gate.close().await;
+    let vault = format!("http://{}", gate.address());
+    let settings = world.settings_with("debug", &vault, "connect_wait = \"1m\"") + &world.route("db-app");
+    let pglease = start(&settings).await;
+    pglease.wait_for_event("login.failed", crate::PATIENCE).await;
+    let http = pglease.http_url("").replace("http://", "");
+    let addresses = ["--http-address", &http, "--admin-address", pglease.admin()];
+
+    let missing = run(&[&["wait", "--max", "0s"][..], &addresses].concat()).await;
+    let said = text(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(1), "{said}");
+    for part in
+        ["not ready after 0s: no proven credential yet", &world.vault_path("db-app"), "failed last: login"]
+    {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+
+    let waiting = [&["wait", "--max", "2m"][..], &addresses].concat();
+    let (waited, ()) = tokio::join!(run(&waiting), gate.open());
+    assert_eq!((waited.status.code(), text(&waited.stdout).as_str()), (Some(0), "ready\n"), "{waited:?}");
+    assert_eq!(pglease.get("/startup").await.0, 200);
+}
+
+#[tokio::test]
+async fn who_waits_waits_for_a_pglease_that_is_not_there_yet() {
+    // Bound and not listened on: nobody else gets it, and who connects is refused.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let arguments =
+        |max: &'static str| ["wait", "--max", max, "--http-address", &address, "--admin-address", ""];
+
+    let nobody = run(&arguments("0s")).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    let said = text(&nobody.stderr);
+    assert_eq!(said, format!("pglease: not ready after 0s: nobody listens on http.address {address}\n"));
+
+    let come = async {
+        let listener = socket.listen(16).unwrap();
+        // One that answers otherwise first.
+        for answer in ["503 Service Unavailable", "200 OK"] {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let len = client.read(&mut request).await.unwrap();
+            assert!(request[..len].starts_with(b"GET /startup HTTP/1.1\r\n"));
+            let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            client.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let waiting = arguments("2m");
+    let (waited, ()) = tokio::join!(run(&waiting), come);
+    assert_eq!((waited.status.code(), text(&waited.stdout).as_str()), (Some(0), "ready\n"), "{waited:?}");
+}
