@@ -60,7 +60,6 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         "helm install",
         By(&[("tests/kubernetes/manifests.rs", "every_shape_of_the_chart_is_accepted")]),
     ),
-    ("docs/kubernetes.md", "kubectl exec deploy/web", Not(KUBELET)),
     (
         "docs/kubernetes.md",
         "kubectl get pods -A",
