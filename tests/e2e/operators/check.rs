@@ -160,7 +160,8 @@ async fn what_policies_and_vault_roles_lack_is_told_with_the_lines_that_give_it(
     let cure = patient.finds("vault.revoke", "failed", "may not revoke itself", 77).await;
     patient.is_cured("vault.revoke", &cure).await;
     let well = patient.check().await;
-    assert_eq!((well.code, well.ended("warning")), (0, Vec::<&str>::new()), "{:#}", well.document);
+    let warnings = well.ended("warning").into_iter().filter(|name| name.starts_with("vault."));
+    assert_eq!((well.code, warnings.collect()), (0, Vec::<&str>::new()), "{:#}", well.document);
     // Where the token may ask, each missing line is known at once.
     patient
         .change_policy(|policy| {
