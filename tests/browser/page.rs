@@ -41,8 +41,14 @@ async fn page_is_sound_on_a_phone_and_on_a_desk_light_and_dark() {
         for scheme in ["light", "dark"] {
             let of = format!("page-{width}-{scheme}");
             browser.look(width, scheme).await;
-            browser.go(&url).await;
-            let seen = sound(&browser, &of).await;
+            // What a slow machine has let wait is told of until it is done.
+            let mut seen = Value::Null;
+            until(async || {
+                browser.go(&url).await;
+                seen = sound(&browser, &of).await;
+                seen["finding"].as_str().unwrap().starts_with("All is well")
+            })
+            .await;
             browser.picture(&of).await;
             backgrounds.push(seen["background"].as_str().unwrap().to_owned());
             // Two generations, lease and token of each.
@@ -58,7 +64,6 @@ async fn page_is_sound_on_a_phone_and_on_a_desk_light_and_dark() {
                 serde_json::json!([HOSTILE.get(..63).unwrap_or(HOSTILE), "web", "worker", ""]),
                 "{of}"
             );
-            assert!(seen["finding"].as_str().unwrap().starts_with("All is well"), "{of}: {seen}");
             assert_ne!(seen["title"], "taken");
         }
     }

@@ -174,7 +174,7 @@ async fn what_policies_and_vault_roles_lack_is_told_with_the_lines_that_give_it(
 
     for (fields, name, cause) in [
         (json!({ "default_ttl": "768h", "max_ttl": "768h" }), "vault.lease", "lives as long"),
-        (json!({ "default_ttl": "10s", "max_ttl": "24h" }), "vault.lease", "takes 10 s and more"),
+        (json!({ "default_ttl": "50s", "max_ttl": "24h" }), "vault.lease", "takes 10 s and more"),
         (
             json!({ "default_ttl": "1h", "max_ttl": "1h" }),
             "vault.lease",
@@ -285,8 +285,8 @@ async fn way_to_vault_is_gone_step_by_step() {
 
 #[tokio::test]
 async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
-    // As long as a check may be stopped in.
-    let slow = VaultRole { prelude: "SELECT pg_sleep(3);", ..VaultRole::default() };
+    // Its role is not made before the test allows it.
+    let slow = VaultRole { prelude: "SELECT pg_advisory_xact_lock(41);", ..VaultRole::default() };
     let world = World::shared(WorldOptions { vault_roles: vec![slow], ..WorldOptions::default() }).await;
     let settings = world.settings() + &world.route("db-app");
     let file = world.folder().join("stopped.toml");
@@ -296,12 +296,14 @@ async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
 
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let before = read();
+        world.superuser.batch_execute("SELECT pg_advisory_lock(41)").await.unwrap();
         let mut command = Command::new(BINARY);
         command.args(["check", "--json", "--config-file"]).arg(&file).env_clear().kill_on_drop(true);
         let child = command.stdout(Stdio::piped()).spawn().unwrap();
         until(async || read() > before).await;
         let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+        world.superuser.batch_execute("SELECT pg_advisory_unlock(41)").await.unwrap();
         let output = time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
         let document: Value = serde_json::from_slice(&output.stdout).unwrap();
         let checked = Checked { code: output.status.code().unwrap(), document };

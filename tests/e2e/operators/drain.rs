@@ -7,7 +7,7 @@ use crate::support::gate::Gate;
 use crate::support::http_client;
 use crate::support::pglease::Pglease;
 use crate::support::world::{World, WorldOptions};
-use crate::{PATIENCE, pglease_with, until};
+use crate::{PATIENCE, pglease_with, until, until_revoked};
 
 /// Waits until this statement runs, or runs no more.
 async fn until_running(world: &World<'_>, statement: &str, is_running: bool) {
@@ -51,6 +51,8 @@ async fn clients_are_let_in_served_and_cancelled_while_a_drain_accepts() {
     until_running(&world, "SELECT pg_sleep(612)", true).await;
     drop(leaving);
     until_running(&world, "SELECT pg_sleep(612)", false).await;
+    // At pglease as well, so that one is left to be cut.
+    pglease.wait_for_events("session.end", 2, PATIENCE).await;
 
     pglease.sigterm();
     assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(0));
@@ -58,7 +60,7 @@ async fn clients_are_let_in_served_and_cancelled_while_a_drain_accepts() {
     let reasons: Vec<_> = ends.iter().map(|end| end["reason"].as_str().unwrap()).collect();
     assert!(reasons.contains(&"hung_up") && reasons.contains(&"cut"), "{reasons:?}");
     assert_eq!(pglease.events("process.end")[0]["sessions_cut"], 1);
-    until(async || world.living_roles().await.is_empty()).await;
+    until_revoked(&world, &pglease).await;
 }
 
 #[tokio::test]
@@ -97,7 +99,9 @@ async fn strict_exit_tells_of_what_a_drain_has_lost() {
     let settings = world.settings_with("debug", &vault, "connect_wait = \"1m\"")
         + "[drain]\ndeadline = \"10m\"\nstrict_exit = true\n\n"
         + &world.route("db-app");
-    for (is_busy, has_vault, code) in [(false, true, 0), (true, true, 3), (false, false, 3)] {
+    let (no_loss, cut, no_vault) = ((false, true, 0), (true, true, 3), (false, false, 3));
+    let mut cases = vec![no_vault, cut, no_loss];
+    while let Some((is_busy, has_vault, code)) = cases.pop() {
         let pglease = pglease_with(&settings).await;
         let session = pglease.connect("app").await.unwrap();
         if is_busy {
@@ -111,12 +115,16 @@ async fn strict_exit_tells_of_what_a_drain_has_lost() {
             pglease.wait_for_event("drain.start", PATIENCE).await;
             pglease.sigterm();
         }
-        assert_eq!(
-            pglease.wait_exit(PATIENCE).await.code(),
-            Some(code),
-            "busy: {is_busy}, Vault: {has_vault}"
-        );
+        let exit = pglease.wait_exit(PATIENCE).await.code();
         let end = &pglease.events("process.end")[0];
+        // A Vault that has not answered within the 5 s of an end says nothing of the code: once more.
+        let unanswered = pglease.events("lease.orphaned").iter().any(|orphan| orphan["code"].is_null());
+        if has_vault && unanswered {
+            assert_eq!(exit, Some(3), "{end}");
+            cases.push((is_busy, has_vault, code));
+            continue;
+        }
+        assert_eq!(exit, Some(code), "busy: {is_busy}, Vault: {has_vault}, {end}");
         assert_eq!(end["sessions_cut"], u64::from(is_busy), "{end}");
         assert_eq!(end["not_revoked"], u64::from(!has_vault), "{end}");
     }

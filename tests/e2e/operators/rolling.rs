@@ -13,7 +13,7 @@ use crate::support::http_client;
 use crate::support::pglease::Pglease;
 use crate::support::process::{Process, Spawn};
 use crate::support::world::{World, WorldOptions};
-use crate::{PATIENCE, pglease_for, until};
+use crate::{PATIENCE, pglease_for, until, until_revoked};
 
 /// An application and its sidecar.
 struct Pod {
@@ -55,7 +55,7 @@ impl Pod {
     }
 
     /// As Kubernetes ends one whose sidecar is native, once nobody is sent to it any more: the application first.
-    async fn end(self) {
+    async fn end(self) -> Pglease {
         until(async || self.endpoint.under_way.load(Ordering::SeqCst) == 0).await;
         self.application.signal(Signal::TERM);
         assert_eq!(self.application.wait_exit(PATIENCE).await.code(), Some(0));
@@ -64,6 +64,7 @@ impl Pod {
         let reasons = self.pglease.events("session.end").into_iter().map(|end| end["reason"].clone());
         let reasons: Vec<_> = reasons.filter(|reason| reason != "client_closed").collect();
         assert!(reasons.is_empty(), "{reasons:?}");
+        self.pglease
     }
 }
 
@@ -124,6 +125,7 @@ async fn rolling_restart_of_an_application_with_its_pool_fails_no_request() {
         asking.spawn(Arc::clone(&service).ask());
     }
 
+    let mut ended = Vec::new();
     for _ in 0..2 {
         let new = Pod::start(&world, python).await;
         service.add(&new);
@@ -131,15 +133,17 @@ async fn rolling_restart_of_an_application_with_its_pool_fails_no_request() {
         let old = pods.remove(0);
         service.remove(&old);
         pods.push(new);
-        old.end().await;
+        ended.push(old.end().await);
     }
     service.is_over.store(true, Ordering::SeqCst);
     let failed: Vec<String> = asking.join_all().await.concat();
     assert!(failed.is_empty(), "{failed:?}");
     for pod in pods {
-        pod.end().await;
+        ended.push(pod.end().await);
     }
-    until(async || world.living_roles().await.is_empty()).await;
+    for pglease in &ended {
+        until_revoked(&world, pglease).await;
+    }
     let left =
         format!("SELECT 1 FROM pg_stat_activity WHERE starts_with(usename, '{}')", world.role_prefix());
     until(async || world.superuser.rows(&left).await.is_empty()).await;
