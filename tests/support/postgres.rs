@@ -36,7 +36,7 @@ impl Default for PostgresOptions {
     fn default() -> Self {
         let major = super::env("PGLEASE_TEST_PG")
             .map_or(18, |major| major.parse().expect("PGLEASE_TEST_PG is 14 to 18"));
-        Self { major, max_connections: 1000, settings: Vec::new() }
+        Self { major, max_connections: 2000, settings: Vec::new() }
     }
 }
 
