@@ -2,9 +2,37 @@
 
 use std::time::Duration;
 
+use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+
+/// What a handshake came to.
+pub(super) struct Handshake {
+    pub(super) version: &'static str,
+    /// A clause on how long the first certificate to end goes on; empty where none can be read.
+    pub(super) lasts: String,
+    pub(super) ends_soon: bool,
+}
+
+impl Handshake {
+    /// Of the chain that was shown, at a time since 1970.
+    pub(super) fn of(
+        version: Option<ProtocolVersion>,
+        chain: &[CertificateDer<'static>],
+        now: Duration,
+    ) -> Self {
+        let version = match version {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+            _ => "TLS",
+        };
+        let soonest = chain.iter().filter_map(Validity::of).min_by_key(|validity| validity.until);
+        let left = soonest.map(|validity| validity.until.saturating_sub(now));
+        let lasts = left.map_or_else(String::new, |left| format!(", certificate for another {}", span(left)));
+        Self { version, lasts, ends_soon: soonest.is_some_and(|validity| validity.ends_soon(now)) }
+    }
+}
 
 /// When a certificate is good, since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

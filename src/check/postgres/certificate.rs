@@ -3,24 +3,15 @@
 
 use std::time::Duration;
 
-use rustls::ProtocolVersion;
-
 use super::trouble::{Trouble, no_binding};
-use crate::check::certificate::{Validity, span};
+use crate::check::certificate::Handshake;
 use crate::check::report::{Class, Found};
 use crate::config::{ChannelBinding, SslMode, UpstreamConfig};
 use crate::upstream::Shown;
 
 /// Judges a handshake that was done, at a time since 1970.
 pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> Found {
-    let version = match shown.version {
-        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-        _ => "TLS",
-    };
-    let soonest = shown.certificates.iter().filter_map(Validity::of).min_by_key(|validity| validity.until);
-    let left = soonest.map(|validity| validity.until.saturating_sub(now));
-    let lasts = left.map_or_else(String::new, |left| format!(", certificate for another {}", span(left)));
+    let Handshake { version, lasts, ends_soon } = Handshake::of(shown.version, &shown.certificates, now);
     let found = format!("{version}, sslmode={}{lasts}", upstream.ssl_mode.name());
 
     if let (ChannelBinding::Require, Err(error)) = (upstream.channel_binding, &shown.binding) {
@@ -37,9 +28,7 @@ pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> 
         }
         SslMode::Disable | SslMode::VerifyCa | SslMode::VerifyFull => {}
     }
-    if let Some(validity) = soonest
-        && validity.ends_soon(now)
-    {
+    if ends_soon {
         return Found::warning(
             found,
             "the server's certificate, or one of its chain, ends soon; from then on nobody can log in",

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError, ProtocolVersion};
+use rustls::{AlertDescription, CertificateError};
 
-use crate::check::certificate::{Validity, span};
+use crate::check::certificate::Handshake;
 use crate::check::report::{Class, Found};
 use crate::config::{Ca, VaultConfig};
 use crate::telemetry::Causes;
@@ -61,20 +61,13 @@ fn setting(hop: &Hop) -> &'static str {
 
 /// Judges a handshake that was done, at a time since 1970.
 pub(super) fn judge_tls(shown: &ShownTls, config: &VaultConfig, now: Duration) -> Found {
-    let version = match shown.version {
-        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-        _ => "TLS",
-    };
-    let soonest = shown.certificates.iter().filter_map(Validity::of).min_by_key(|validity| validity.until);
-    let left = soonest.map(|validity| validity.until.saturating_sub(now));
-    let lasts = left.map_or_else(String::new, |left| format!(", certificate for another {}", span(left)));
+    let Handshake { version, lasts, ends_soon } = Handshake::of(shown.version, &shown.certificates, now);
     if config.tls.skip_verify {
         let cause = "vault.skip_verify is on: whoever is on the way can pose as Vault";
         let cure = "set vault.skip_verify = false, and vault.ca_file to the CA of Vault's certificate";
         return Found::warning(format!("{version}{lasts}, not verified"), cause, cure);
     }
-    if soonest.is_some_and(|validity| validity.ends_soon(now)) {
+    if ends_soon {
         let cause = "Vault's certificate, or one of its chain, ends soon; from then on nobody can log in";
         let cure =
             "put a new certificate in the place of tls_cert_file of Vault's listener, then send Vault SIGHUP";
