@@ -57,5 +57,5 @@ mod isolation;
 
 use steps::{
     BINARY, PATIENCE, expect_rest, pglease_for, pglease_with, refused_revocations, rotate, start, until,
-    until_alive, until_revoked, until_served, user_of,
+    until_alive, until_revoked, until_served, until_without_session, user_of,
 };

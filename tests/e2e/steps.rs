@@ -55,6 +55,13 @@ pub(crate) async fn until(mut done: impl AsyncFnMut() -> bool) {
     assert!(is_done, "it does not come true within {PATIENCE:?}");
 }
 
+/// Waits until no session is this role's any more, and what its sessions had for themselves is gone with them: a client
+/// that has gone is not yet a session that has ended.
+pub(crate) async fn until_without_session(superuser: &Database, db_role: &str) {
+    let sql = "SELECT FROM pg_stat_activity WHERE usename = $1";
+    until(async || superuser.query(sql, &[&db_role]).await.unwrap().is_empty()).await;
+}
+
 /// Has it take new credentials once, with these arguments to `pglease rotate`. The command waits for half a minute, after
 /// which what it asked for stays wanted: a busy machine may need longer.
 pub(crate) async fn rotate(pglease: &Pglease, arguments: &[&str]) {

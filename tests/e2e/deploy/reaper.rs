@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{Deployment, FIRST_PASSWORD, REAPER_SQL, ROLES_SQL, refusal};
 use crate::support::postgres::{Database, Postgres, PostgresOptions};
-use crate::until;
+use crate::until_without_session;
 
 /// What a run says: role, outcome, reason.
 type Row = (String, String, String);
@@ -57,12 +57,6 @@ async fn end_lease(admin: &Database, db_role: &str) {
     admin.batch_execute(&format!("ALTER ROLE \"{db_role}\" NOLOGIN")).await.unwrap();
 }
 
-/// Returns once no session is this role's any more.
-async fn wait_for_end(superuser: &Database, db_role: &str) {
-    let sql = "SELECT FROM pg_stat_activity WHERE usename = $1";
-    until(async || superuser.query(sql, &[&db_role]).await.unwrap().is_empty()).await;
-}
-
 #[tokio::test]
 async fn leased_role_is_dropped_once_its_lease_is_over_and_its_last_session_too() {
     let deployment = Deployment::complete().await;
@@ -93,7 +87,7 @@ async fn leased_role_is_dropped_once_its_lease_is_over_and_its_last_session_too(
 
     drop((session, owners_session));
     for leased in [&used, &owner] {
-        wait_for_end(&deployment.superuser, &leased.user).await;
+        until_without_session(&deployment.superuser, &leased.user).await;
     }
     let right = [row(&used.user, "dropped", NOTHING), row(&owner.user, "dropped", NOTHING)];
     assert_eq!(reap(&reaper).await, right);
@@ -164,7 +158,7 @@ async fn what_an_owner_has_made_goes_to_its_group_and_what_others_have_made_is_n
     deployment.superuser.batch_execute(&made).await.unwrap();
     for db_role in [&owner, &granted, &writer, &stray] {
         end_lease(&admin, db_role).await;
-        wait_for_end(&deployment.superuser, db_role).await;
+        until_without_session(&deployment.superuser, db_role).await;
     }
 
     // It does not wait for long behind somebody's transaction, and leaves nothing half done.
@@ -226,7 +220,7 @@ async fn role_with_something_elsewhere_or_a_prepared_transaction_waits_for_its_e
     }
     for db_role in [&owner, &preparer] {
         end_lease(&admin, db_role).await;
-        wait_for_end(&superusers[0], db_role).await;
+        until_without_session(&superusers[0], db_role).await;
     }
 
     let right = [

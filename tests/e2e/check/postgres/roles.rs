@@ -3,6 +3,7 @@
 use super::{NO_LOGIN, as_owner, cure, failure, found, run, settings, statement, step, step_of, write_role};
 use crate::check::check;
 use crate::support::world::{VaultRole, World, WorldOptions};
+use crate::until_without_session;
 
 #[tokio::test]
 async fn startup_role_that_leased_roles_cannot_become_is_told_with_the_grant_that_is_missing() {
@@ -92,6 +93,7 @@ async fn case_c17_what_leased_roles_own_is_told_with_what_clears_it_away() {
     let blocks = warned["cause"].as_str().unwrap().contains("2BP01");
     assert!(blocks && cure(&warned).contains(&leased.user), "{warned}");
     drop(session);
+    until_without_session(&world.superuser, &leased.user).await;
     run(&world, cure(&warned)).await;
     step(&world, &without, "postgres.belongings", "passed").await;
     let owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'made'";
