@@ -27,34 +27,28 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{AdminConfig, PodConfig, RouteConfig};
+use crate::config::{AdminConfig, Config};
 use crate::drain::Phase;
 use crate::http::{self, BindError};
 use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
 use crate::net::Absent;
+use crate::reload;
 use crate::roster::Roster;
 use crate::telemetry::Metrics;
-
-pub(crate) use status::VaultPlace;
 
 /// What the endpoint asks.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    /// Whether more is answered than how things stand.
-    pub(crate) control: bool,
-    pub(crate) chains: Vec<ChainHandle>,
-    pub(crate) routes: Vec<RouteConfig>,
+    /// Settings in effect; `admin.control` of them is whether more is answered than `/status`.
+    pub(crate) in_effect: watch::Receiver<Arc<Config>>,
+    /// Those that are there, also those that end.
+    pub(crate) chains: watch::Receiver<Vec<ChainHandle>>,
+    pub(crate) config: watch::Receiver<reload::Status>,
     pub(crate) roster: Arc<Roster>,
-    /// How many there may be.
-    pub(crate) max_sessions: usize,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) vault: VaultPlace,
-    pub(crate) pod: PodConfig,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Asks for the drain.
     pub(crate) drain: mpsc::Sender<()>,
-    /// Of the drain.
-    pub(crate) deadline: Duration,
 }
 
 /// Binds `admin.address`, if there is one. Where nobody asked for it and the machine has no IPv4, its counterpart in
@@ -113,7 +107,7 @@ async fn only_from_here(request: Request, next: Next) -> Response {
 }
 
 async fn only_with_control(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    if admin.control {
+    if admin.in_effect.borrow().admin.control {
         return next.run(request).await;
     }
     (StatusCode::FORBIDDEN, "not allowed: set admin.control = true to have it answered\n").into_response()
@@ -163,7 +157,8 @@ async fn rotate(State(admin): State<Arc<Admin>>, uri: Uri) -> Response {
         let result = chain.rotate(close).await;
         rotated(&chain, result).await
     };
-    let chains = ask_all(&admin.chains, ask).await;
+    let chains = admin.chains.borrow().clone();
+    let chains = ask_all(chains, ask).await;
     let all_done = chains.iter().all(|chain| chain.result == "done");
     let status = if all_done { StatusCode::OK } else { StatusCode::ACCEPTED };
     json(status, &RotateAnswer { chains })
@@ -203,19 +198,20 @@ async fn drain(State(admin): State<Arc<Admin>>) -> Response {
     // Where the queue is full, somebody has asked just now.
     let _ = admin.drain.try_send(());
     let mut phase = admin.phase.clone();
+    let deadline_seconds = admin.in_effect.borrow().drain.deadline.as_secs();
     // An error is the end of the process.
     let phase = phase.wait_for(|phase| *phase != Phase::Serving).await.map_or("cut", |phase| phase.as_str());
-    json(StatusCode::OK, &DrainAnswer { phase, deadline_seconds: admin.deadline.as_secs() })
+    json(StatusCode::OK, &DrainAnswer { phase, deadline_seconds })
 }
 
 /// The answers of all chains, asked side by side, in their order.
 async fn ask_all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
-    chains: &[ChainHandle],
+    chains: Vec<ChainHandle>,
     ask: impl Fn(ChainHandle) -> F,
 ) -> Vec<T> {
     let mut asked = JoinSet::new();
-    for (index, chain) in chains.iter().enumerate() {
-        let answer = ask(chain.clone());
+    for (index, chain) in chains.into_iter().enumerate() {
+        let answer = ask(chain);
         asked.spawn(async move { (index, answer.await) });
     }
     let mut answers = asked.join_all().await;
@@ -238,24 +234,22 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::config::DrainConfig;
+    use crate::config::{self, DrainConfig};
     use crate::drain::Drain;
 
     /// An endpoint without chains, what asks it for the drain, and the drain.
     fn world(control: bool) -> (Router, mpsc::Receiver<()>, Drain) {
         let (drain, asked) = (Drain::default(), mpsc::channel(1));
+        let mut config = config::tests::example();
+        config.admin.control = control;
         let admin = Admin {
-            control,
-            chains: Vec::new(),
-            routes: Vec::new(),
+            in_effect: watch::channel(Arc::new(config)).1,
+            chains: watch::channel(Vec::new()).1,
+            config: watch::channel(reload::Status::default()).1,
             roster: Arc::default(),
-            max_sessions: 1000,
             metrics: Arc::new(Metrics::new()),
-            vault: VaultPlace::default(),
-            pod: PodConfig::default(),
             phase: drain.subscribe(),
             drain: asked.0,
-            deadline: Duration::from_secs(20),
         };
         (router(Arc::new(admin)), asked.1, drain)
     }

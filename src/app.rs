@@ -3,14 +3,16 @@
 //! The calling thread becomes the control thread: chains, HTTP, signals. A second one, the data thread, runs listener
 //! and sessions, so that nothing done for a lease delays a byte of the relay.
 
+mod chains;
 mod injector;
+mod reload;
+mod routing;
+mod wired;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
@@ -19,27 +21,26 @@ use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{self, Instant};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
-use crate::admin::{self, Admin, VaultPlace};
-use crate::config::{self, AtLeaseEnd, Config, DrainConfig, ListenConfig, PodConfig, RouteConfig};
-use crate::credential::{self, CredentialSource, Publisher};
+use crate::admin::{self, Admin};
+use crate::config::{self, DrainConfig, ListenConfig, Loaded, PodConfig};
 use crate::drain::Drain;
 use crate::http::{self, Health};
-use crate::lease::{Chain, ChainEnd, ChainHandle, ChainSettings, StaticChain};
 use crate::listener::{self, Listeners};
 use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
 use crate::session::encryption::ClientTls;
-use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::tls::TlsError;
-use crate::upstream::{Probe, Upstream};
 use crate::vault::{Vault, VaultSetupError};
+
+use chains::Chains;
+use reload::Reloader;
+use routing::Routing;
 
 pub(crate) use injector::{ensure_certificate, run as run_injector};
 
@@ -90,22 +91,24 @@ pub(crate) struct Losses {
 }
 
 /// Serves until told to stop by SIGTERM or SIGINT, and returns when everything is given back.
-pub(crate) fn run(config: Config) -> Result<Losses, AppError> {
+pub(crate) fn run(loaded: Loaded) -> Result<Losses, AppError> {
     // Credentials are in memory only: not in a core, and not for others of the same user to read.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
     let runtime = current_thread()?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(loaded));
     // What still waits for a disk or a resolver that does not answer is not waited for.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(mut config: Config) -> Result<Losses, AppError> {
-    let signals = StopSignals::register()?;
+async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
+    let (signals, hangup) = (StopSignals::register()?, signal(SignalKind::hangup())?);
+    let Loaded { mut config, warnings, origin } = loaded;
     fit_descriptors(&mut config.listen);
     let drain = Drain::default();
     let metrics = Arc::new(Metrics::new());
-    let parts = Parts::build(&config, &metrics)?;
+    let vault = Arc::new(Vault::load(&config.vault, Arc::clone(&metrics)).map_err(AppError::Vault)?);
+    let routes = wired::wire(&config.routes, &[], &metrics)?;
     let auth = Auth::load(&config.listen.auth).map_err(AppError::AuthFile)?;
     let tls = config
         .listen
@@ -124,31 +127,29 @@ async fn serve(mut config: Config) -> Result<Losses, AppError> {
         admin_listener.as_ref().map(TcpListener::local_addr).transpose()?.map(|at| at.to_string());
 
     let (pinger, pings) = http::pings();
+    let routing = Routing::new(Chains::new(Arc::clone(&vault), Arc::clone(&metrics)), routes);
+    let chains = routing.chains().ender();
     let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
+    let rules = routing.rules();
     let shared =
-        Shared::new(parts.routes, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions)
-            .with_tls(tls);
+        Shared::new(rules, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
+    let shared = Arc::new(shared.with_tls(tls));
     let roster = Arc::clone(shared.roster());
-    let shared = Arc::new(shared);
     let sessions_ended = start_data_thread(listeners, Arc::clone(&shared), pings)?;
-    let stop = CancellationToken::new();
     let (ask_drain, drain_asked) = mpsc::channel(1);
+    let reloader =
+        Reloader::new(origin, config.clone(), warnings, hangup, drain.subscribe(), Arc::clone(&metrics));
     let admin = Admin {
-        control: config.admin.control,
-        chains: parts.chains.iter().map(AnyChain::handle).collect(),
-        routes: config.routes,
+        in_effect: reloader.config(),
+        chains: routing.chains().handles(),
+        config: reloader.status(),
         roster,
-        max_sessions,
         metrics: Arc::clone(&metrics),
-        vault: VaultPlace::of(&config.vault),
-        pod: config.pod.clone(),
         phase: drain.subscribe(),
         drain: ask_drain,
-        deadline: config.drain.deadline,
     };
-    let _leftovers = revoke_leftovers(&parts.vault);
-    let mut chains = start_chains(parts.chains, &parts.vault, &stop);
-    let health = Arc::new(Health::new(metrics, parts.awaited, drain.subscribe(), pinger));
+    let _leftovers = revoke_leftovers(&vault);
+    let health = Arc::new(Health::new(metrics, routing.awaited(), drain.subscribe(), pinger));
     let PodConfig { name: pod, namespace, uid: pod_uid, .. } = &config.pod;
     info!(
         event = "listen.ready",
@@ -162,24 +163,13 @@ async fn serve(mut config: Config) -> Result<Losses, AppError> {
         version = VERSION
     );
 
+    let in_effect = reloader.config();
     let to_the_end = async {
-        let mut sessions_ended = sessions_ended;
-        let mut stopping = pin!(signals.drive(&drain, config.drain, drain_asked));
-        let ended = loop {
-            tokio::select! {
-                ended = &mut sessions_ended => {
-                    break ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
-                }
-                never = &mut stopping => match never {},
-                Some(chain) = chains.join_next() => report_fault(chain),
-            }
+        let ended = tokio::select! {
+            ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+            never = signals.drive(&drain, || in_effect.borrow().drain, drain_asked) => match never {},
         };
-        stop.cancel();
-        let mut not_revoked = 0;
-        while let Some(chain) = chains.join_next().await {
-            not_revoked += chain.as_ref().map_or(1, |end| end.failed);
-            report_fault(chain);
-        }
+        let not_revoked = chains.end().await;
         ended.map(|()| Losses { sessions_cut: shared.cut(), not_revoked })
     };
     // The endpoints answer until all is given back.
@@ -187,6 +177,7 @@ async fn serve(mut config: Config) -> Result<Losses, AppError> {
         ended = to_the_end => ended,
         never = http::serve(http_listener, http::router(health), http::EXCHANGE_TIMEOUT) => match never {},
         never = serve_admin(admin_listener, admin) => match never {},
+        never = reloader.run(routing, Arc::clone(&shared), &drain) => match never {},
     };
     let losses = ended.map_err(AppError::DataThread)?;
     let Losses { sessions_cut, not_revoked } = losses;
@@ -218,127 +209,6 @@ fn revoke_leftovers(vault: &Arc<Vault>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { vault.revoke_leftovers().await });
     tasks
-}
-
-/// Starts the chains, at once or a while after the last start of a process that crashes again and again.
-fn start_chains(chains: Vec<AnyChain>, vault: &Arc<Vault>, stop: &CancellationToken) -> JoinSet<ChainEnd> {
-    let pause = vault.pause_before_start();
-    if !pause.is_zero() {
-        warn!(
-            event = "start.delayed",
-            seconds = pause.as_secs_f64(),
-            "the last start was a moment ago: credentials are fetched later"
-        );
-    }
-    let begins_at = Instant::now() + pause;
-    let mut tasks = JoinSet::new();
-    for chain in chains {
-        let (vault, stop) = (Arc::clone(vault), stop.clone());
-        tasks.spawn(async move {
-            if stop.run_until_cancelled(time::sleep_until(begins_at)).await.is_none() {
-                return ChainEnd::default();
-            }
-            vault.note_start();
-            chain.run(stop).await
-        });
-    }
-    tasks
-}
-
-/// A chain ends before it is stopped in a panic only, and has nothing left to revoke with then.
-fn report_fault(chain: Result<ChainEnd, JoinError>) {
-    if let Err(fault) = chain {
-        error!(event = "process.fault", error = %fault, "a bug of pglease ended a chain: its leases end by themselves");
-    }
-}
-
-/// The credentials of one `vault_path`.
-enum AnyChain {
-    Leased(Chain<Vault>),
-    Static(StaticChain<Vault>),
-}
-
-impl AnyChain {
-    fn handle(&self) -> ChainHandle {
-        match self {
-            Self::Leased(chain) => chain.handle(),
-            Self::Static(chain) => chain.handle(),
-        }
-    }
-
-    async fn run(self, stop: CancellationToken) -> ChainEnd {
-        match self {
-            Self::Leased(chain) => chain.run(stop).await,
-            Self::Static(chain) => chain.run(stop).await,
-        }
-    }
-}
-
-/// What is built before anything is bound.
-struct Parts {
-    routes: Vec<Route>,
-    /// Of the routes that are not optional.
-    awaited: Vec<CredentialSource>,
-    chains: Vec<AnyChain>,
-    vault: Arc<Vault>,
-}
-
-impl Parts {
-    /// One route for each in the configuration, one chain for each of their `vault_path`s.
-    fn build(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
-        let vault = Arc::new(Vault::load(&config.vault, Arc::clone(metrics)).map_err(AppError::Vault)?);
-        let mut chains = BTreeMap::<&str, (Publisher, CredentialSource, Vec<(&RouteConfig, Probe)>)>::new();
-        let (mut routes, mut awaited) = (Vec::new(), Vec::new());
-        for route in &config.routes {
-            let vault_path = route.vault_path.as_str();
-            let upstream = Upstream::load(&route.upstream)
-                .map_err(|source| AppError::Upstream { vault_path: vault_path.to_owned(), source })?;
-            let upstream = Arc::new(upstream.counting(metrics));
-            let (_, source, provers) = chains.entry(vault_path).or_insert_with(|| {
-                let (publisher, source) = credential::channel();
-                (publisher, source, Vec::new())
-            });
-            let database = route.upstream.database.as_deref().or(route.database.as_deref());
-            provers.push((route, Probe::new(Arc::clone(&upstream), database.unwrap_or("postgres"))));
-            if !route.optional {
-                awaited.push(source.clone());
-            }
-            routes.push(Route { config: route.clone(), upstream, source: source.clone() });
-        }
-        let chain = |(vault_path, (publisher, _, provers)): (&str, (Publisher, CredentialSource, Vec<_>))| {
-            let settings = ChainSettings {
-                vault_path: vault_path.to_owned(),
-                learner: learner(&provers),
-                provers: that_count(provers),
-            };
-            let (vault, metrics) = (Arc::clone(&vault), Arc::clone(metrics));
-            if config::is_static(vault_path) {
-                AnyChain::Static(StaticChain::new(settings, vault, publisher, metrics))
-            } else {
-                AnyChain::Leased(Chain::new(settings, vault, publisher, metrics))
-            }
-        };
-        let chains = chains.into_iter().map(chain).collect();
-        Ok(Self { routes, awaited, chains, vault })
-    }
-}
-
-/// Where it is watched what a revocation does to a session, if any depends on it: at a route that must work, if there
-/// is one.
-fn learner(provers: &[(&RouteConfig, Probe)]) -> Option<Probe> {
-    let depends =
-        |route: &RouteConfig| route.at_lease_end == AtLeaseEnd::Auto && route.startup_role.is_none();
-    let dependent = provers.iter().filter(|(route, _)| depends(route));
-    dependent.min_by_key(|(route, _)| route.optional).map(|(_, prober)| prober.clone())
-}
-
-/// Where a credential is proven: at the upstreams of the routes that are not optional, which the others must not hold
-/// up; of all routes where all are optional.
-fn that_count(mut provers: Vec<(&RouteConfig, Probe)>) -> Vec<Probe> {
-    if provers.iter().any(|(route, _)| !route.optional) {
-        provers.retain(|(route, _)| !route.optional);
-    }
-    provers.into_iter().map(|(_, prover)| prover).collect()
 }
 
 /// Runs the listener and its sessions on a thread of their own; what is returned resolves when they have ended.
@@ -387,13 +257,14 @@ impl StopSignals {
     async fn drive(
         mut self,
         drain: &Drain,
-        config: DrainConfig,
+        config: impl Fn() -> DrainConfig,
         mut asked: mpsc::Receiver<()>,
     ) -> Infallible {
         let signal = tokio::select! {
             signal = self.next() => Some(signal),
             Some(()) = asked.recv() => None,
         };
+        let config = config();
         info!(
             event = "drain.start",
             signal = signal.unwrap_or("none: pglease drain"),

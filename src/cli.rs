@@ -17,7 +17,7 @@ use tokio::runtime;
 use tracing::warn;
 
 use crate::app::{self, AppError, Losses};
-use crate::config::{self, ConfigErrors, Loaded, LogConfig};
+use crate::config::{self, ConfigErrors, LogConfig};
 use crate::telemetry::{self, Causes};
 
 /// Runs the command that `arguments` ask for, the program's own name being the first of them.
@@ -119,10 +119,10 @@ fn injector_command() -> Command {
 fn proxy(matches: &ArgMatches) -> ExitCode {
     serve(
         config::load(matches, config::environment()),
-        |Loaded { config, warnings }| (config.log.clone(), config, warnings),
-        |config| {
-            let is_strict = config.drain.strict_exit;
-            let losses = app::run(config)?;
+        |loaded| (loaded.config.log.clone(), loaded.warnings.clone(), loaded),
+        |loaded| {
+            let is_strict = loaded.config.drain.strict_exit;
+            let losses = app::run(loaded)?;
             Ok(if is_strict && losses != Losses::default() { LOSSES.into() } else { ExitCode::SUCCESS })
         },
     )
@@ -131,18 +131,18 @@ fn proxy(matches: &ArgMatches) -> ExitCode {
 fn injector(matches: &ArgMatches) -> ExitCode {
     serve(
         config::load_injector(matches, config::environment()),
-        |config| (config.log.clone(), config, Vec::new()),
-        |config| app::run_injector(config).map(|()| ExitCode::SUCCESS),
+        |loaded| (loaded.config.log.clone(), Vec::new(), loaded),
+        |loaded| app::run_injector(loaded).map(|()| ExitCode::SUCCESS),
     )
 }
 
 /// Starts the log, says the warnings, and runs to the end.
 fn serve<T, C>(
     loaded: Result<T, ConfigErrors>,
-    parts: impl FnOnce(T) -> (LogConfig, C, Vec<String>),
+    parts: impl FnOnce(T) -> (LogConfig, Vec<String>, C),
     run: impl FnOnce(C) -> Result<ExitCode, AppError>,
 ) -> ExitCode {
-    let (log, config, warnings) = match loaded {
+    let (log, warnings, config) = match loaded {
         Ok(loaded) => parts(loaded),
         Err(errors) => return refuse(&errors),
     };

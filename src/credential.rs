@@ -95,6 +95,7 @@ pub(crate) fn channel() -> (Publisher, CredentialSource) {
     let (current, current_rx) = watch::channel(None);
     let (suspicions_tx, suspicions) = mpsc::channel(SUSPICIONS);
     let (waiting_tx, waiting) = watch::channel(0);
+    let desk = Arc::new(Desk { suspicions: suspicions_tx, users: watch::Sender::new(0) });
     let (proven, rejected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
 
     (
@@ -105,13 +106,7 @@ pub(crate) fn channel() -> (Publisher, CredentialSource) {
             proven: Arc::clone(&proven),
             rejected: Arc::clone(&rejected),
         },
-        CredentialSource {
-            current: current_rx,
-            suspicions: suspicions_tx,
-            waiting: Arc::new(waiting_tx),
-            proven,
-            rejected,
-        },
+        CredentialSource { current: current_rx, desk, waiting: Arc::new(waiting_tx), proven, rejected },
     )
 }
 
@@ -204,26 +199,54 @@ impl Issued {
 #[derive(Clone, Debug)]
 pub(crate) struct CredentialSource {
     current: watch::Receiver<Option<Arc<Generation>>>,
-    suspicions: mpsc::Sender<Suspicion>,
+    desk: Arc<Desk>,
     waiting: Arc<watch::Sender<usize>>,
     proven: Arc<AtomicBool>,
     rejected: Arc<AtomicBool>,
+}
+
+/// Where the sessions of a chain are known.
+#[derive(Debug)]
+struct Desk {
+    suspicions: mpsc::Sender<Suspicion>,
+    /// How many hold a credential of the chain, or wait for one.
+    users: watch::Sender<usize>,
+}
+
+impl Desk {
+    /// A full queue means that the chain has more of the same news than it can use.
+    fn report(&self, suspicion: Suspicion) {
+        let _ = self.suspicions.try_send(suspicion);
+    }
 }
 
 impl CredentialSource {
     /// A hold on the current credential, waiting until there is one. Has no limit of its own. Cancel safe: a
     /// caller that goes away while it waits frees its place.
     pub(crate) async fn hold(&self) -> Result<Hold, SourceClosed> {
-        self.hold_where(|_| true).await
+        self.hold_where(|_| true, User::new(&self.desk)).await
     }
 
     /// A hold on a credential newer than `rejected`, which upstream did not accept. The chain is told, and
     /// fetches one for all who wait. Cancel safe.
     pub(crate) async fn replace(&self, rejected: Hold) -> Result<Hold, SourceClosed> {
         let generation = rejected.credential().generation;
+        let user = User::new(&self.desk);
         drop(rejected);
-        report(&self.suspicions, Suspicion::Rejected(generation));
-        self.hold_where(|newer| newer > generation).await
+        self.desk.report(Suspicion::Rejected(generation));
+        self.hold_where(|newer| newer > generation, user).await
+    }
+
+    /// Returns when no session holds a credential of the chain or waits for one. Cancel safe.
+    pub(crate) async fn unused(&self) {
+        // Fails only without a sender, which is ours.
+        let _ = self.desk.users.subscribe().wait_for(|users| *users == 0).await;
+    }
+
+    /// Returns when the chain has ended. Cancel safe.
+    pub(crate) async fn ended(&self) {
+        let mut current = self.current.clone();
+        while current.changed().await.is_ok() {}
     }
 
     /// Whether there is a credential for a session that came now.
@@ -248,7 +271,11 @@ impl CredentialSource {
         *self.waiting.borrow()
     }
 
-    async fn hold_where(&self, wanted: impl Fn(GenerationId) -> bool) -> Result<Hold, SourceClosed> {
+    async fn hold_where(
+        &self,
+        wanted: impl Fn(GenerationId) -> bool,
+        user: User,
+    ) -> Result<Hold, SourceClosed> {
         let mut current = self.current.clone();
         let mut place = None;
         loop {
@@ -256,7 +283,7 @@ impl CredentialSource {
             if let Some(generation) = &*current.borrow_and_update()
                 && wanted(generation.credential.generation)
             {
-                return Ok(Hold::new(Arc::clone(generation), self.suspicions.clone()));
+                return Ok(Hold::new(Arc::clone(generation), user));
             }
             place.get_or_insert_with(|| Place::take(&self.waiting));
             current.changed().await.map_err(|_| SourceClosed)?;
@@ -280,23 +307,40 @@ impl Drop for Place<'_> {
     }
 }
 
+/// One who holds a credential or waits for one, counted until it is dropped.
+#[derive(Debug)]
+struct User(Arc<Desk>);
+
+impl User {
+    fn new(desk: &Arc<Desk>) -> Self {
+        desk.users.send_modify(|users| *users += 1);
+        Self(Arc::clone(desk))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.users.send_modify(|users| *users = users.saturating_sub(1));
+    }
+}
+
 /// A session's claim on a credential: while it lives, the lease is kept alive as long as Vault agrees. Given
 /// back on drop.
 #[derive(Debug)]
 pub(crate) struct Hold {
     generation: Arc<Generation>,
-    suspicions: mpsc::Sender<Suspicion>,
+    user: User,
 }
 
 impl Hold {
-    fn new(generation: Arc<Generation>, suspicions: mpsc::Sender<Suspicion>) -> Self {
+    fn new(generation: Arc<Generation>, user: User) -> Self {
         generation.holds.send_modify(|holds| *holds += 1);
-        Self { generation, suspicions }
+        Self { generation, user }
     }
 
     /// Tells the chain that the credential may have ended. It looks into that.
     pub(crate) fn doubt(&self) {
-        report(&self.suspicions, Suspicion::Doubted(self.credential().generation));
+        self.user.0.report(Suspicion::Doubted(self.credential().generation));
     }
 
     pub(crate) fn credential(&self) -> &Credential {
@@ -315,16 +359,15 @@ impl Drop for Hold {
     }
 }
 
-/// A full queue means that the chain has more of the same news than it can use.
-fn report(suspicions: &mpsc::Sender<Suspicion>, suspicion: Suspicion) {
-    let _ = suspicions.try_send(suspicion);
-}
-
 /// Suspicions that may wait for the chain; more of them would say nothing new.
 const SUSPICIONS: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time;
+
     use super::*;
 
     fn credential(generation: u64) -> Credential {
@@ -384,6 +427,23 @@ mod tests {
         drop(publisher);
 
         assert_eq!(source.hold().await.unwrap_err(), SourceClosed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn source_is_unused_when_nobody_holds_or_waits() {
+        let (publisher, source) = channel();
+        source.unused().await;
+        let is_used = async || time::timeout(Duration::from_secs(9), source.unused()).await.is_err();
+        let (hold, ()) = tokio::join!(source.hold(), async {
+            assert!(is_used().await);
+            publisher.promote(credential(1));
+        });
+        publisher.promote(credential(2));
+        assert!(is_used().await);
+        drop(hold);
+        source.unused().await;
+        drop(publisher);
+        source.ended().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -55,6 +55,11 @@ impl Drain {
         });
     }
 
+    /// Has all who watch look again, as something beside the phase has changed.
+    pub(crate) fn remind(&self) {
+        self.phase.send_modify(|_| {});
+    }
+
     /// Cuts what is still open.
     pub(crate) fn cut(&self) {
         self.phase.send_replace(Phase::Cut);

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -38,7 +39,9 @@ use crate::telemetry::{Metrics, scrape};
 pub(crate) struct Health {
     metrics: Arc<Metrics>,
     /// The credentials that `/startup` and `/readyz` wait for: of every route that is not optional.
-    sources: Vec<CredentialSource>,
+    sources: watch::Receiver<Vec<CredentialSource>>,
+    /// `/startup` has been 200 once.
+    has_started: AtomicBool,
     phase: watch::Receiver<Phase>,
     data_thread: Pinger,
 }
@@ -46,11 +49,30 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
-        sources: Vec<CredentialSource>,
+        sources: watch::Receiver<Vec<CredentialSource>>,
         phase: watch::Receiver<Phase>,
         data_thread: Pinger,
     ) -> Self {
-        Self { metrics, sources, phase, data_thread }
+        Self { metrics, sources, has_started: AtomicBool::new(false), phase, data_thread }
+    }
+
+    /// Whether every route that counts has had a proven credential at one moment. Routes that come later do not change
+    /// that; those that come before are waited for.
+    pub(crate) fn has_started(&self) -> bool {
+        if !self.has_started.load(Ordering::Relaxed) {
+            let all = self.sources.borrow().iter().all(CredentialSource::was_proven);
+            self.has_started.store(all, Ordering::Relaxed);
+        }
+        self.has_started.load(Ordering::Relaxed)
+    }
+
+    /// Whether a client that connects now is served. A route that was added to a process at work counts from its first
+    /// credential on: the others' clients are served all the time.
+    fn is_ready(&self) -> bool {
+        let has_started = self.has_started();
+        let is_ready =
+            |source: &CredentialSource| source.is_usable() || (has_started && !source.was_proven());
+        self.sources.borrow().iter().all(is_ready)
     }
 }
 
@@ -180,7 +202,7 @@ async fn livez(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) 
 async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
     if *health.phase.borrow() != Phase::Serving {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if health.sources.iter().all(CredentialSource::is_usable) {
+    } else if health.is_ready() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "no credential\n")
@@ -189,7 +211,7 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, &'static str)
 
 /// 200 from the first moment at which every route that counts has had a proven credential.
 async fn startup(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
-    if health.sources.iter().all(CredentialSource::was_proven) {
+    if health.has_started() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "no proven credential yet\n")
@@ -262,6 +284,7 @@ pub(crate) mod tests {
         health: Arc<Health>,
         drain: Drain,
         publisher: Publisher,
+        sources: watch::Sender<Vec<CredentialSource>>,
     }
 
     /// With a data thread that is `pinger`'s.
@@ -269,8 +292,9 @@ pub(crate) mod tests {
         let (publisher, source) = credential::channel();
         let drain = Drain::default();
         let metrics = Arc::new(Metrics::new());
-        let health = Arc::new(Health::new(metrics, vec![source], drain.subscribe(), data_thread));
-        World { health, drain, publisher }
+        let (sources, counted) = watch::channel(vec![source]);
+        let health = Arc::new(Health::new(metrics, counted, drain.subscribe(), data_thread));
+        World { health, drain, publisher, sources }
     }
 
     fn promote(publisher: &Publisher) -> Issued {
@@ -331,7 +355,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn readyz_follows_credential_and_drain() {
-        let World { health, drain, publisher } = world(pings().0);
+        let World { health, drain, publisher, .. } = world(pings().0);
         assert_eq!(status(&health, "/readyz").await, "503");
         let _issued = promote(&publisher);
         assert_eq!(status(&health, "/readyz").await, "200");
@@ -341,6 +365,27 @@ pub(crate) mod tests {
         assert_eq!(status(&health, "/readyz").await, "200");
         drain.cut();
         assert_eq!(status(&health, "/readyz").await, "503");
+    }
+
+    #[tokio::test]
+    async fn route_that_is_added_takes_nothing_away_and_counts_from_its_first_credential_on() {
+        let World { health, publisher, sources, .. } = world(pings().0);
+        let both = async || (status(&health, "/startup").await, status(&health, "/readyz").await);
+        let words = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+        let (added_publisher, added) = credential::channel();
+        // Before the start is over it is waited for.
+        let _issued = promote(&publisher);
+        publisher.note_proof();
+        let first = sources.send_replace(vec![added.clone()]);
+        assert_eq!(both().await, words("503", "503"));
+        sources.send_replace(first.clone());
+        assert_eq!(both().await, words("200", "200"));
+        sources.send_replace(first.into_iter().chain([added]).collect());
+        assert_eq!(both().await, words("200", "200"));
+        let _issued = promote(&added_publisher);
+        added_publisher.note_proof();
+        added_publisher.withdraw();
+        assert_eq!(both().await, words("200", "503"));
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ mod wire;
 mod net;
 mod tls;
 mod config;
+mod reload;
 mod drain;
 mod backoff;
 mod ids;

@@ -11,7 +11,7 @@ pub(crate) mod scrape;
 use std::error::Error;
 use std::fmt::{Display, Formatter};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
@@ -22,10 +22,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, fmt, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -35,9 +36,7 @@ pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
 
 /// Starts the log on stderr: this crate's lines at the level asked for, those of its libraries from `warn` up.
 pub(crate) fn start_log(config: &LogConfig) -> Result<(), TryInitError> {
-    let libraries = config.level.min(tracing::Level::WARN);
-    let filter =
-        Targets::new().with_target("pglease", config.level).with_default(LevelFilter::from(libraries));
+    let (filter, handle) = reload::Layer::new(filter(config.level));
     let lines = match config.format {
         LogFormat::Json => fmt::layer()
             .json()
@@ -49,7 +48,26 @@ pub(crate) fn start_log(config: &LogConfig) -> Result<(), TryInitError> {
             .boxed(),
         LogFormat::Text => fmt::layer().with_target(false).with_writer(io::stderr).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    // Nobody else can have started it.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+/// From now on what the log has at this level; nothing where there is none.
+pub(crate) fn set_level(level: Level) {
+    if let Some(handle) = FILTER.get() {
+        // Fails only where the log is gone.
+        let _ = handle.reload(filter(level));
+    }
+}
+
+/// Of the log that was started.
+static FILTER: OnceLock<reload::Handle<Targets, tracing_subscriber::Registry>> = OnceLock::new();
+
+fn filter(level: Level) -> Targets {
+    let libraries = level.min(Level::WARN);
+    Targets::new().with_target("pglease", level).with_default(LevelFilter::from(libraries))
 }
 
 /// An error with all that is behind it, in one line.
@@ -119,6 +137,11 @@ pub(crate) struct Metrics {
     pub(crate) vault_answers: Answers,
     /// By host, as settings have it.
     pub(crate) host_answers: DashMap<String, Arc<Answers>>,
+    pub(crate) config_reloads: Family<ResultLabels, Counter>,
+    /// Unix time at which the settings in effect were read.
+    pub(crate) config_loaded: Gauge,
+    /// 1 while the file is of no use, and the settings before it are in effect.
+    pub(crate) config_rejected: Gauge,
 }
 
 impl Metrics {
@@ -154,9 +177,13 @@ impl Metrics {
             vault_request_seconds: Family::new_with_constructor(request_seconds),
             vault_answers: Answers::default(),
             host_answers: DashMap::default(),
+            config_reloads: Family::default(),
+            config_loaded: Gauge::default(),
+            config_rejected: Gauge::default(),
         };
         metrics.register_sessions();
         metrics.register_leases();
+        metrics.register_config();
         metrics
     }
 
@@ -291,6 +318,26 @@ impl Metrics {
             "Time of a request to Vault",
             Unit::Seconds,
             self.vault_request_seconds.clone(),
+        );
+    }
+
+    fn register_config(&mut self) {
+        let registry = ours(&mut self.registry);
+        registry.register(
+            "config_reloads",
+            "Reloads of the settings: ok, unchanged where there was nothing to do, or rejected",
+            self.config_reloads.clone(),
+        );
+        registry.register_with_unit(
+            "config_loaded_timestamp",
+            "Unix time at which the settings in effect were read",
+            Unit::Seconds,
+            self.config_loaded.clone(),
+        );
+        registry.register(
+            "config_rejected",
+            "1 while the file is of no use and the settings before it are in effect, else 0",
+            self.config_rejected.clone(),
         );
     }
 }

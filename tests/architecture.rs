@@ -30,7 +30,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("listener", &["session", "credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
     ("http", &["credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
-    ("admin", &["lease", "http", "net", "roster", "drain", "config", "telemetry"]),
+    ("reload", FOUNDATION),
+    ("admin", &["lease", "http", "net", "roster", "drain", "config", "telemetry", "reload"]),
     ("file", &["credential", "config", "net", "drain", "backoff", "telemetry", "ids"]),
     ("injector", &["config", "tls", "net", "drain", "telemetry"]),
     (
@@ -83,6 +84,7 @@ const EVERYTHING_BELOW: &[&str] = &[
     "file",
     "injector",
     "check",
+    "reload",
     "app",
 ];
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::process::ProcessStatus;
@@ -11,6 +13,7 @@ use super::{Admin, ask_all};
 use crate::config::{AtLeaseEnd, LoginMethod, PodConfig, RouteConfig, VaultConfig};
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::net::Peer;
+use crate::reload;
 use crate::roster::{Line, State};
 use crate::telemetry::{Answers, Failure, Figures, Metrics, unix_now};
 
@@ -20,6 +23,7 @@ pub(super) struct Status {
     pub(super) version: &'static str,
     /// `serving`, `draining` or `cut`.
     pub(super) phase: &'static str,
+    pub(super) config: reload::Status,
     /// What it comes to: who is at fault. The worst first; at least one.
     pub(super) verdict: Vec<Finding>,
     /// Unix time, as all that ends in `at`.
@@ -42,13 +46,13 @@ pub(super) struct PodStatus {
 
 /// What settings say of Vault.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct VaultPlace {
+struct VaultPlace {
     address: String,
     login_method: &'static str,
 }
 
 impl VaultPlace {
-    pub(crate) fn of(config: &VaultConfig) -> Self {
+    fn of(config: &VaultConfig) -> Self {
         let login_method = match config.login.method {
             LoginMethod::Kubernetes { .. } => "kubernetes",
             LoginMethod::Jwt { .. } => "jwt",
@@ -185,22 +189,25 @@ pub(super) struct SessionStatus {
 impl Status {
     pub(super) async fn of(admin: &Admin) -> Self {
         let phase = admin.phase.borrow().as_str();
-        let chains = ask_all(&admin.chains, |chain| async move {
+        let config = admin.config.borrow().clone();
+        let (chains, in_effect) = (admin.chains.borrow().clone(), Arc::clone(&admin.in_effect.borrow()));
+        let chains = ask_all(chains, |chain| async move {
             let status = chain.status().await;
             status.unwrap_or_else(|silence| silent(&chain, silence))
         });
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             phase,
+            config,
             verdict: Vec::new(),
             chains: chains.await,
             now: unix_now(),
-            pod: PodStatus::of(&admin.pod),
+            pod: PodStatus::of(&in_effect.pod),
             process: ProcessStatus::read(),
-            vault: VaultStatus::of(&admin.vault, &admin.metrics),
-            upstreams: UpstreamsStatus::of(&admin.routes, &admin.metrics),
-            routes: admin.routes.iter().map(RouteStatus::of).collect(),
-            sessions: SessionsStatus::of(&admin.roster.lines(), admin.max_sessions),
+            vault: VaultStatus::of(&VaultPlace::of(&in_effect.vault), &admin.metrics),
+            upstreams: UpstreamsStatus::of(&in_effect.routes, &admin.metrics),
+            routes: in_effect.routes.iter().map(RouteStatus::of).collect(),
+            sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions),
         };
         status.verdict = verdict::verdict(&status);
         status

@@ -28,7 +28,7 @@ pub(super) async fn check(
     record: &Recorder,
 ) -> Option<Parts> {
     let name = Name::ConfigSettings;
-    let Loaded { config, warnings } = match loaded {
+    let Loaded { config, warnings, .. } = match loaded {
         Ok(loaded) => loaded,
         Err(errors) => {
             for error in errors {

@@ -1,9 +1,11 @@
 //! The TOML file: every value with its line, what is no key or of the wrong shape refused.
 
+use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use ring::digest;
 use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
@@ -12,25 +14,76 @@ use super::keys::{self, Key, Kind, ROUTE_TABLE};
 use super::settings::{FileSettings, RouteTable, Setting};
 use super::value;
 
-/// Reads the file that `named` names at its place. `None`: it holds nothing that can be judged, and why is kept.
-pub(crate) fn load(named: &str, place: Place, errors: &mut Vec<ConfigError>) -> Option<FileSettings> {
-    match read_text(named) {
-        Ok(text) => parse(named, &text, errors),
+/// What a file holds, or why that is of no use.
+#[derive(Clone)]
+pub(crate) struct Content {
+    text: Result<String, Problem>,
+    print: Print,
+}
+
+/// Tells one content from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Print {
+    /// In hexadecimal digits, as `sha256sum` prints it.
+    Sha256(String),
+    /// What cannot be read to its end.
+    Unreadable(Problem),
+}
+
+impl Content {
+    /// Reads the file. Blocks on the disk.
+    pub(crate) fn read(path: &str) -> Self {
+        match read_bytes(path) {
+            Ok(bytes) => Self { print: Print::Sha256(sha256(&bytes)), text: text(bytes) },
+            Err(problem) => Self { print: Print::Unreadable(problem.clone()), text: Err(problem) },
+        }
+    }
+
+    pub(crate) fn print(&self) -> &Print {
+        &self.print
+    }
+}
+
+/// What is written may be private.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Content").field(&self.print).finish()
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hash.as_ref().iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
+}
+
+/// Judges what the file that `named` names at its place holds. `None`: nothing that can be judged, and why is kept.
+pub(crate) fn judge(
+    named: &str,
+    place: Place,
+    content: &Content,
+    errors: &mut Vec<ConfigError>,
+) -> Option<FileSettings> {
+    match &content.text {
+        Ok(text) => parse(named, text, errors),
         Err(problem) => {
             let written = Written { key: "config_file".to_owned(), value: quoted(named), place };
-            errors.push(ConfigError::Value { written, problem });
+            errors.push(ConfigError::Value { written, problem: problem.clone() });
             None
         }
     }
 }
 
-fn read_text(named: &str) -> Result<String, Problem> {
+fn read_bytes(named: &str) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     let file = value::open_file(Path::new(named))?;
     let read = file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes).map_err(value::unreadable)?;
     if u64::try_from(read).is_ok_and(|read| read > MAX_FILE_LEN) {
         return Err(Problem::FileTooLarge { max_len: MAX_FILE_LEN });
     }
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, Problem> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::EmptyFile);
     }

@@ -8,20 +8,33 @@ use clap::ArgMatches;
 use tracing::Level;
 
 use super::error::{ConfigError, ConfigErrors, Place, Problem};
+use super::file::{Content, Print};
+use super::fixed::Fixed;
 use super::keys::Reads;
 use super::settings::{self, FileSettings, Files, Reader, Settings};
 use super::{
     AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, InjectorConfig, ListenAddress, ListenConfig,
-    LogConfig, LogFormat, PodConfig, ServerCert, SslMode, UnixSocket, auth, env, file, flags, injector,
-    routes, value, vault,
+    LogConfig, LogFormat, PodConfig, ServerCert, Sources, SslMode, UnixSocket, auth, env, file, flags,
+    injector, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loaded {
-    pub(crate) config: Config,
-    /// Each one line, to be logged once at start.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded<C = Config> {
+    pub(crate) config: C,
+    /// Each one line, to be logged once.
     pub(crate) warnings: Vec<String>,
+    pub(crate) origin: Origin,
+}
+
+/// What settings were made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) sources: Sources,
+    /// Of the file, where one is named.
+    pub(crate) print: Option<Print>,
+    /// What of them holds until the process ends.
+    pub(crate) fixed: Fixed,
 }
 
 /// Reads flags, environment and file, and checks the files that they name. Binds nothing, connects to nothing.
@@ -29,15 +42,17 @@ pub(crate) fn load(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigErrors> {
-    let mut errors = Vec::new();
-    let Some((settings, routes)) = read(Reads::Proxy, matches, variables, &mut errors) else {
-        return Err(ConfigErrors::new(errors));
+    let sources = Sources::new(matches, variables);
+    sources.load(sources.read().as_ref())
+}
+
+/// The same with this in the file, whatever it holds by now.
+pub(super) fn load_with(sources: &Sources, content: Option<&Content>) -> Result<Loaded, ConfigErrors> {
+    let config = |settings: &Settings, routes: &[Settings], errors: &mut Vec<_>| {
+        config(settings, routes, Files::Here, errors)
     };
-    let config = config(&settings, &routes, Files::Here, &mut errors);
-    match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { warnings: warnings(&config), config }),
-        _ => Err(ConfigErrors::new(errors)),
-    }
+    let loaded = load_all(Reads::Proxy, sources, content, config)?;
+    Ok(Loaded { warnings: warnings(&loaded.config), ..loaded })
 }
 
 /// Reads where a running pglease is to be asked, for the commands that ask it. What else is set is not looked at,
@@ -46,7 +61,7 @@ pub(crate) fn load_admin(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<AdminConfig, ConfigErrors> {
-    load_part(Reads::Proxy, matches, variables, admin)
+    load_part(matches, variables, admin)
 }
 
 /// Reads where it answers its probes, in the same way.
@@ -54,29 +69,59 @@ pub(crate) fn load_http(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<HttpConfig, ConfigErrors> {
-    load_part(Reads::Proxy, matches, variables, |reader| http(reader, None))
+    load_part(matches, variables, |reader| http(reader, None))
+}
+
+/// What `part` makes of the proxy's settings that are no route's.
+fn load_part<T>(
+    matches: &ArgMatches,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    part: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
+    let sources = Sources::new(matches, variables);
+    let read = |settings: &Settings, _: &[Settings], errors: &mut Vec<_>| {
+        part(&mut Reader::new(settings, errors, Files::Here))
+    };
+    load_all(Reads::Proxy, &sources, sources.read().as_ref(), read).map(|loaded| loaded.config)
 }
 
 /// Reads the settings of `pglease injector`; those that are the proxy's alone are left alone.
 pub(crate) fn load_injector(
     matches: &ArgMatches,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<InjectorConfig, ConfigErrors> {
-    load_part(Reads::Injector, matches, variables, injector::read)
+) -> Result<Loaded<InjectorConfig>, ConfigErrors> {
+    let sources = Sources::new(matches, variables);
+    sources.load_injector(sources.read().as_ref())
 }
 
-/// What `part` makes of the settings that are no route's.
-fn load_part<T>(
+pub(super) fn load_injector_with(
+    sources: &Sources,
+    content: Option<&Content>,
+) -> Result<Loaded<InjectorConfig>, ConfigErrors> {
+    let read = |settings: &Settings, _: &[Settings], errors: &mut Vec<_>| {
+        injector::read(&mut Reader::new(settings, errors, Files::Here))
+    };
+    load_all(Reads::Injector, sources, content, read)
+}
+
+/// What `make` makes of the three ways, or all that is wrong with them.
+fn load_all<C>(
     command: Reads,
-    matches: &ArgMatches,
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
-    part: impl FnOnce(&mut Reader<'_>) -> Option<T>,
-) -> Result<T, ConfigErrors> {
+    sources: &Sources,
+    content: Option<&Content>,
+    make: impl FnOnce(&Settings, &[Settings], &mut Vec<ConfigError>) -> Option<C>,
+) -> Result<Loaded<C>, ConfigErrors> {
     let mut errors = Vec::new();
-    let read = read(command, matches, variables, &mut errors);
-    let config = read.and_then(|(settings, _)| part(&mut Reader::new(&settings, &mut errors, Files::Here)));
-    match config {
-        Some(config) if errors.is_empty() => Ok(config),
+    let print = content.map(|content| content.print().clone());
+    let read = read(command, sources, content, &mut errors);
+    let made = read.and_then(|(settings, routes)| {
+        Some((make(&settings, &routes, &mut errors)?, Fixed::of(&settings, command)))
+    });
+    match made {
+        Some((config, fixed)) if errors.is_empty() => {
+            let origin = Origin { sources: sources.clone(), print, fixed };
+            Ok(Loaded { config, warnings: Vec::new(), origin })
+        }
         _ => Err(ConfigErrors::new(errors)),
     }
 }
@@ -85,19 +130,19 @@ fn load_part<T>(
 /// all that stands in it would be called missing.
 fn read(
     command: Reads,
-    matches: &ArgMatches,
-    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    sources: &Sources,
+    content: Option<&Content>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(Settings, Vec<Settings>)> {
-    let given = flags::read(matches);
-    let environment = env::read(variables, errors);
+    let given = flags::read(sources.matches());
+    let environment = env::read(sources.variables().to_vec(), errors);
     let named = match (given.config_file, environment.config_file) {
         (Some(path), _) => Some((path, Place::Flag(flags::CONFIG_FILE_FLAG.to_owned()))),
         (None, Some(path)) => Some((path, Place::Variable(env::CONFIG_FILE.to_owned()))),
         (None, None) => None,
     };
-    let file = match named {
-        Some((path, place)) => file::load(&path, place, errors),
+    let file = match named.zip(content) {
+        Some(((path, place), content)) => file::judge(&path, place, content, errors),
         None => Some(FileSettings::default()),
     };
     let layers = [environment.vault, environment.settings, given.settings];

@@ -2,7 +2,8 @@
 //!
 //! What is written comes in by `flags`, `env` and `file`, each value with its place; `settings` lays the three over
 //! each other; `load` with `vault`, `routes` and `upstream` makes the types below of it, or says all that is wrong.
-//! `keys` is the one table of names. Called by the commands that read settings, once at start. Runs no task.
+//! `keys` is the one table of names. Called by the commands that read settings, at start, and with `sources` again while
+//! the process runs. Runs no task.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,12 +14,13 @@ pub(crate) use {
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
     env::environment,
     error::ConfigErrors,
+    file::{Content, Print},
     flags::{admin_flags, flags, injector_flags, wait_flags},
     injector::{
         Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, SidecarConfig, token_expiration,
     },
     keys::nearest,
-    load::{Loaded, grace_warning, load, load_admin, load_http, load_injector},
+    load::{Loaded, Origin, grace_warning, load, load_admin, load_http, load_injector},
     needs::{descriptors as needed_descriptors, memory_mib, sessions_within},
     quantity::{is_cpu, is_memory, parse as parse_quantity},
     require_auth::RequireAuth,
@@ -27,6 +29,7 @@ pub(crate) use {
         Host, Keepalive, LoadBalanceHosts, Place, ProtocolVersion, Silence, TargetSessionAttrs,
         UpstreamConfig,
     },
+    sources::Sources,
     ssl::{ChannelBinding, SslMode, SslNegotiation, SslOptions, TlsVersion, is_open_key},
     vault::is_static,
 };
@@ -43,6 +46,7 @@ mod elsewhere;
 mod env;
 mod error;
 mod file;
+mod fixed;
 mod flags;
 mod injector;
 mod keys;
@@ -55,12 +59,13 @@ mod routes;
 mod schema;
 mod server;
 mod settings;
+mod sources;
 mod ssl;
 mod upstream;
 mod value;
 mod vault;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 

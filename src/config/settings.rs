@@ -76,6 +76,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// What is written for a key, or its default, without what is nothing.
+    pub(crate) fn items(&self, key: &Key) -> Vec<String> {
+        let written = self.by_key.get(key.name).map(|setting| setting.items.clone());
+        let mut items = written.unwrap_or_else(|| items_of(key, preset(key).unwrap_or_default()));
+        items.retain(|item| !item.is_empty());
+        items
+    }
+
     fn lay(&mut self, layer: Layer) {
         self.by_key.extend(layer.into_iter().map(|setting| (setting.key.name, setting)));
     }

@@ -36,7 +36,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             let (vault, token) = (Arc::clone(&self.vault), Arc::clone(&generation.token));
             let (id, lease) = (generation.id(), generation.lease().clone());
             let lookups = generation.token.run(async move { look_up(&*vault, &token, &lease).await });
-            let login = log_in(&self.provers, &generation.credential);
+            let login = log_in(self.upstreams.provers(), &generation.credential);
             self.tasks.spawn(async move {
                 let (lookups, login) = tokio::join!(lookups, login);
                 let (lease, token) = lookups.unwrap_or((Finding::Unknown, Finding::Unknown));

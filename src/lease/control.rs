@@ -68,6 +68,11 @@ impl ChainHandle {
         &self.vault_path
     }
 
+    /// Whether it answers nobody any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// `leased` or `static`.
     pub(super) fn kind(&self) -> &'static str {
         self.kind

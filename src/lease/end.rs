@@ -9,7 +9,7 @@ use super::chain::ChainEvent;
 use super::control::Asked;
 use super::generation::Generation;
 use super::state::{LeaseEvent, LeaseState};
-use super::{Chain, Prove, token};
+use super::{Chain, Prove, gauges, token};
 use crate::vault::{Operation, VaultApi, VaultError};
 
 /// What became of what was alive at the end.
@@ -51,6 +51,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         }
         end.failed += self.revoking + usize::from(self.learning.is_under_way());
         self.give_up_revocations();
+        gauges::forget(&self.metrics, &self.vault_path);
         info!(event = "lease.chain_ended", vault_path = %self.vault_path, revoked = end.revoked, failed = end.failed);
         end
     }

@@ -333,7 +333,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             lease: Some(lease.id.clone()),
             generation: id,
         };
-        let proof = Proof::new(self.provers.len(), now.boot);
+        let proof = Proof::new(self.upstreams.provers().len(), now.boot);
         self.generations.insert(id, Generation::new(credential, lease.id, draft.token, keeper, proof));
         self.fetch.step = Step::Proving(id);
     }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::state::LeaseState;
 use super::term::Term;
 use super::{Chain, Prove};
-use crate::telemetry::{ChainLabels, GenerationLabels, StateLabels};
+use crate::telemetry::{ChainLabels, GenerationLabels, Metrics, StateLabels};
 use crate::vault::VaultApi;
 
 impl<V: VaultApi, P: Prove> Chain<V, P> {
@@ -40,6 +40,23 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         };
         set_term((&self.metrics.lease_expiry, &self.metrics.lease_duration), &labels, lease);
         set_term((&self.metrics.token_expiry, &self.metrics.token_duration), &labels, token);
+    }
+}
+
+/// Removes the figures of a chain that has ended.
+pub(super) fn forget(metrics: &Metrics, vault_path: &str) {
+    let chain = ChainLabels { vault_path: vault_path.to_owned() };
+    for generation in ["current", "superseded"] {
+        metrics.sessions.remove(&GenerationLabels { vault_path: vault_path.to_owned(), generation });
+    }
+    for state in LeaseState::WORDS {
+        metrics.generations.remove(&StateLabels { vault_path: vault_path.to_owned(), state });
+    }
+    let Metrics {
+        sessions_outlived_lease, lease_expiry, lease_duration, token_expiry, token_duration, ..
+    } = metrics;
+    for figures in [sessions_outlived_lease, lease_expiry, lease_duration, token_expiry, token_duration] {
+        figures.remove(&chain);
     }
 }
 

@@ -109,7 +109,9 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn learn_due(&mut self, now: Now) {
         let Learning::Open { .. } = self.learning else { return };
         let Some(of) = self.occasion(now) else { return };
-        let (Some(learner), Some(current)) = (self.learner.clone(), self.current()) else { return };
+        let (Some(learner), Some(current)) = (self.upstreams.learner().cloned(), self.current()) else {
+            return;
+        };
         let current = Arc::clone(&current.credential);
         self.last_generation += 1;
         let stop = CancellationToken::new();
@@ -143,7 +145,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn may_learn(&self) -> bool {
         // A token that may not end itself would leave a throw-away to end by its TTL.
         let may_revoke = |current: &Generation| current.token.lookup_works() != Some(false);
-        self.learner.is_some() && self.has_successor() && self.current().is_some_and(may_revoke)
+        self.upstreams.learner().is_some() && self.has_successor() && self.current().is_some_and(may_revoke)
     }
 
     pub(super) fn on_learned(&mut self, tried: Tried) {

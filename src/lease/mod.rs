@@ -31,6 +31,7 @@ mod status;
 mod term;
 mod token;
 mod upkeep;
+mod upstreams;
 mod warnings;
 mod witness;
 
@@ -70,6 +71,7 @@ pub(crate) use self::static_role::StaticChain;
 pub(crate) use self::status::RotationStatus;
 pub(crate) use self::status::{ChainStatus, GenerationStatus, LastError as ChainError};
 pub(crate) use self::token::{LiveToken, Requests};
+pub(crate) use self::upstreams::Upstreams;
 pub(crate) use self::witness::{Effect, Footing, MAX_WATCH, RoleWitness, Seen, Witness, watch};
 
 /// Tries a credential at one upstream.
@@ -103,17 +105,13 @@ impl Prove for Probe {
 #[derive(Debug)]
 pub(crate) struct ChainSettings<P = Probe> {
     pub(crate) vault_path: String,
-    /// One for each route that a credential is proven for.
-    pub(crate) provers: Vec<P>,
-    /// Where a revocation is watched, if the sessions of a route depend on what it does to them.
-    pub(crate) learner: Option<P>,
+    pub(crate) upstreams: watch::Receiver<Upstreams<P>>,
 }
 
 /// The succession of credentials of one `vault_path`.
 pub(crate) struct Chain<V, P = Probe> {
     vault_path: Arc<str>,
-    provers: Vec<Arc<P>>,
-    learner: Option<Arc<P>>,
+    upstreams: upstreams::Current<P>,
     vault: Arc<V>,
     publisher: Publisher,
     waiting: watch::Receiver<usize>,
@@ -145,6 +143,7 @@ enum Wake {
     Suspicion(Suspicion),
     Command(Command),
     ClientWaits,
+    Upstreams,
     Due,
 }
 
@@ -170,8 +169,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
         let (handle, commands) = ChainHandle::new(Arc::clone(&vault_path), "leased");
         Self {
             vault_path,
-            provers: settings.provers.into_iter().map(Arc::new).collect(),
-            learner: settings.learner.map(Arc::new),
+            upstreams: upstreams::Current::new(settings.upstreams),
             vault,
             waiting: publisher.waiting(),
             publisher,
@@ -211,6 +209,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 Wake::Suspicion(suspicion) => self.on_suspicion(suspicion),
                 Wake::Command(command) => self.on_command(command),
                 Wake::ClientWaits => self.feed(ChainEvent::ClientWaits),
+                Wake::Upstreams => self.change_upstreams(),
                 Wake::Due => {}
             }
             self.advance();
@@ -227,6 +226,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             Some(suspicion) = self.publisher.suspicion() => Wake::Suspicion(suspicion),
             Some(command) = self.commands.recv() => Wake::Command(command),
             Ok(()) = self.waiting.changed() => Wake::ClientWaits,
+            () = self.upstreams.changed() => Wake::Upstreams,
             () = time::sleep(pause) => Wake::Due,
         }
     }
@@ -246,8 +246,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
                 self.on_creds_read(&token, asked_at, result, token_is_dead);
             }
             Report::NoSibling { token, error } => self.on_no_sibling(&token, &error),
-            Report::Probed { generation, index, result } => {
-                self.on_probed(generation, index, result.as_ref());
+            Report::Probed { generation, prover, result } => {
+                self.on_probed(generation, prover, result.as_ref());
             }
             Report::Checked { generation, asked_at, found } => self.on_checked(generation, asked_at, found),
             Report::Renewed { generation, kind, asked_at, result } => {

@@ -27,13 +27,22 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             let id = generation.id();
             let Some(proof) = generation.proof_mut() else { continue };
             for index in proof.take_due(now.boot) {
-                let Some(prover) = self.provers.get(index).map(Arc::clone) else { continue };
+                let Some((number, prover)) = self.upstreams.prover(index) else { continue };
                 let credential = Arc::clone(&generation.credential);
                 self.tasks.spawn(async move {
                     let result = probe(&*prover, &credential).await;
-                    Report::Probed { generation: id, index, result }
+                    Report::Probed { generation: id, prover: number, result }
                 });
             }
+        }
+    }
+
+    /// The routes have other upstreams: what is not proven yet is proven there.
+    pub(super) fn change_upstreams(&mut self) {
+        self.upstreams.update();
+        let (upstreams, now) = (self.upstreams.provers().len(), self.now().boot);
+        for proof in self.generations.values_mut().filter_map(Generation::proof_mut) {
+            *proof = Proof::new(upstreams, now);
         }
     }
 
@@ -41,9 +50,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn on_probed(
         &mut self,
         id: GenerationId,
-        index: usize,
+        prover: usize,
         result: Option<&Result<(), UpstreamError>>,
     ) {
+        let Some(index) = self.upstreams.index_of(prover) else { return };
         let verdict = verdict(result);
         let now = self.now();
         let Some(generation) = self.generations.get_mut(&id) else { return };

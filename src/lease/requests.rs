@@ -33,7 +33,7 @@ pub(super) enum Report {
     /// `result` is `None` where the probe took too long.
     Probed {
         generation: GenerationId,
-        index: usize,
+        prover: usize,
         result: Option<Result<(), UpstreamError>>,
     },
     /// A credential was looked into.

@@ -29,7 +29,7 @@ use super::control::{ChainHandle, Command};
 use super::proof::Proof;
 use super::status::LastError;
 use super::token::LiveToken;
-use super::{ChainEnd, ChainSettings, LEAST_PAUSE, MAX_JUMP, Prove, TICK, end, token};
+use super::{ChainEnd, ChainSettings, LEAST_PAUSE, MAX_JUMP, Prove, TICK, end, gauges, token, upstreams};
 use crate::credential::{Credential, Issued, Publisher, Suspicion};
 use crate::ids::GenerationId;
 use crate::telemetry::Metrics;
@@ -39,7 +39,7 @@ use crate::vault::{Answer, Grant, StaticCredential, VaultApi, VaultError};
 /// The succession of passwords of one static role.
 pub(crate) struct StaticChain<V, P = Probe> {
     vault_path: Arc<str>,
-    provers: Vec<Arc<P>>,
+    upstreams: upstreams::Current<P>,
     vault: Arc<V>,
     publisher: Publisher,
     waiting: watch::Receiver<usize>,
@@ -100,7 +100,7 @@ enum Report {
     /// `result` is `None` where the probe took too long.
     Probed {
         generation: GenerationId,
-        index: usize,
+        prover: usize,
         result: Option<Result<(), UpstreamError>>,
     },
     Revoked(Result<(), VaultError>),
@@ -117,6 +117,7 @@ enum Wake {
     Suspicion(Suspicion),
     Command(Command),
     ClientWaits,
+    Upstreams,
     Due,
 }
 
@@ -142,7 +143,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let (handle, commands) = ChainHandle::new(Arc::clone(&vault_path), "static");
         Self {
             vault_path,
-            provers: settings.provers.into_iter().map(Arc::new).collect(),
+            upstreams: upstreams::Current::new(settings.upstreams),
             vault,
             waiting: publisher.waiting(),
             publisher,
@@ -185,6 +186,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                 Wake::Suspicion(suspicion) => self.on_suspicion(suspicion),
                 Wake::Command(command) => self.on_command(command),
                 Wake::ClientWaits => self.hurry(),
+                Wake::Upstreams => self.change_upstreams(),
                 Wake::Due => {}
             }
             self.advance();
@@ -201,6 +203,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             Some(suspicion) = self.publisher.suspicion() => Wake::Suspicion(suspicion),
             Some(command) = self.commands.recv() => Wake::Command(command),
             Ok(()) = self.waiting.changed() => Wake::ClientWaits,
+            () = self.upstreams.changed() => Wake::Upstreams,
             () = time::sleep(pause) => Wake::Due,
         }
     }
@@ -221,8 +224,8 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             Report::LoggedIn { asked_at, result } => self.on_logged_in(asked_at, result),
             Report::Read { token, result, token_is_dead } => self.on_read(&token, result, token_is_dead),
             Report::Renewed { token, asked_at, result } => self.on_renewed(&token, asked_at, &result),
-            Report::Probed { generation, index, result } => {
-                self.on_probed(generation, index, result.as_ref());
+            Report::Probed { generation, prover, result } => {
+                self.on_probed(generation, prover, result.as_ref());
             }
             Report::Revoked(result) => self.on_revoked(&result),
             Report::ReadAborted => {
@@ -335,6 +338,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             }
         }
         end.failed += self.revoking;
+        gauges::forget(&self.metrics, &self.vault_path);
         info!(event = "lease.chain_ended", vault_path = %self.vault_path, revoked = end.revoked, failed = end.failed);
         end
     }

@@ -54,7 +54,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());
     let drain = Drain::default();
     let wait = Duration::from_mins(1);
-    let routes = vec![Route { config, upstream, source }];
+    let routes = vec![Route::to_stay(config, upstream, source)];
     let shared = Shared::new(routes, Auth::Trust, Arc::new(Metrics::new()), drain.subscribe(), wait, 10);
     (Arc::new(shared), drain, issued)
 }

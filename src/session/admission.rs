@@ -1,9 +1,10 @@
 //! The two limits on connections: on those that are no session yet, and on sessions.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -33,7 +34,7 @@ impl Admission {
 /// keep all places, and every newcomer would have to speak before the next one comes.
 #[derive(Debug)]
 pub(crate) struct Places {
-    max: usize,
+    max: AtomicUsize,
     taken: Mutex<Taken>,
 }
 
@@ -58,25 +59,28 @@ impl Taken {
 
 impl Places {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, taken: Mutex::default() }
+        Self { max: AtomicUsize::new(max), taken: Mutex::default() }
+    }
+
+    /// From now on there are so many.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// A place for a new connection.
     pub(crate) fn take(self: &Arc<Self>) -> Place {
+        let max = self.max.load(Ordering::Relaxed);
         let mut taken = self.lock();
-        if taken.by_age.len() >= self.max
+        if taken.by_age.len() <= max / 2 {
+            taken.is_short = false;
+        }
+        while taken.by_age.len() >= max
             && let Some((_, oldest)) = taken.by_age.pop_first()
         {
             oldest.cancel();
             if !std::mem::replace(&mut taken.is_short, true) {
-                warn!(
-                    event = "places.short",
-                    max = self.max,
-                    "the oldest connections without a session are closed"
-                );
+                warn!(event = "places.short", max, "the oldest connections without a session are closed");
             }
-        } else if taken.by_age.len() <= self.max / 2 {
-            taken.is_short = false;
         }
         let id = taken.next_id;
         taken.next_id += 1;
@@ -123,38 +127,63 @@ impl Drop for Place {
 /// Seats of sessions, from StartupMessage to close.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    max: u32,
-    free: Arc<Semaphore>,
+    max: AtomicU32,
+    taken: Arc<watch::Sender<Seated>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seated {
+    sessions: u32,
+    /// Nobody is let in any more.
+    is_closed: bool,
 }
 
 /// One session's, given back on drop.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    _permit: OwnedSemaphorePermit,
+pub(crate) struct Seat(Arc<watch::Sender<Seated>>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.send_modify(|taken| taken.sessions = taken.sessions.saturating_sub(1));
+    }
 }
 
 impl Seats {
     pub(crate) fn new(max: usize) -> Self {
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        let permits = usize::try_from(max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { max, free: Arc::new(Semaphore::new(permits)) }
+        Self { max: AtomicU32::new(saturated(max)), taken: Arc::default() }
+    }
+
+    /// From now on there are so many. Who has one keeps it.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(saturated(max), Ordering::Relaxed);
     }
 
     /// How many there are.
     pub(crate) fn max(&self) -> u32 {
-        self.max
+        self.max.load(Ordering::Relaxed)
     }
 
     /// A seat, if one is free.
     pub(crate) fn take(&self) -> Option<Seat> {
-        Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| Seat { _permit: permit })
+        let max = self.max();
+        let is_taken = self.taken.send_if_modified(|taken| {
+            let is_free = !taken.is_closed && taken.sessions < max;
+            taken.sessions += u32::from(is_free);
+            is_free
+        });
+        is_taken.then(|| Seat(Arc::clone(&self.taken)))
     }
 
     /// Returns when no session is left, and lets none in from its call on. Cancel safe.
     pub(crate) async fn all_free(&self) {
-        // Never closed, so this cannot fail.
-        let _ = self.free.acquire_many(self.max).await;
+        self.taken.send_modify(|taken| taken.is_closed = true);
+        // Fails only without a sender, which is ours.
+        let _ = self.taken.subscribe().wait_for(|taken| taken.sessions == 0).await;
     }
+}
+
+fn saturated(max: usize) -> u32 {
+    u32::try_from(max).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -196,6 +225,21 @@ mod tests {
         assert!(kept.evicted().is_cancelled() && others[1].evicted().is_cancelled());
         drop((admission, others));
         assert!(places.lock().kept.is_empty());
+    }
+
+    #[test]
+    fn fewer_seats_unseat_nobody() {
+        let seats = Seats::new(3);
+        let mut held: Vec<_> = (0..3).map(|_| seats.take().unwrap()).collect();
+        seats.set_max(2);
+        assert!(seats.take().is_none());
+        held.pop();
+        assert!(seats.take().is_none());
+        held.pop();
+        assert!(seats.take().is_some());
+        seats.set_max(4);
+        held.extend((0..3).map(|_| seats.take().unwrap()));
+        assert!(seats.take().is_none());
     }
 
     #[tokio::test(start_paused = true)]

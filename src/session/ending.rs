@@ -19,6 +19,8 @@ pub(crate) enum Order {
     LeaseOver,
     /// Its credential was revoked before its time.
     Revoked(Revocation),
+    /// Its route is gone.
+    RouteRemoved,
     /// It is idle, and as old as its route lets it get.
     MaxAge,
     /// The process stops and it is idle.
@@ -37,6 +39,7 @@ impl Order {
             Self::LeaseOver => "lease_over",
             Self::Revoked(Revocation::ByVault) => "revoked",
             Self::Revoked(Revocation::ByOperator) => "rotate_close",
+            Self::RouteRemoved => "route_removed",
             Self::MaxAge => "max_session_age",
             Self::Draining => "drain",
             Self::Cut => "cut",
@@ -48,7 +51,11 @@ impl Order {
     pub(crate) fn blame(self) -> Blame {
         match self {
             Self::LeaseEnds | Self::LeaseOver | Self::Revoked(Revocation::ByVault) => Blame::Vault,
-            Self::Revoked(Revocation::ByOperator) | Self::MaxAge | Self::Draining | Self::Cut => Blame::Proxy,
+            Self::Revoked(Revocation::ByOperator)
+            | Self::RouteRemoved
+            | Self::MaxAge
+            | Self::Draining
+            | Self::Cut => Blame::Proxy,
             Self::HungUp => Blame::Client,
         }
     }
@@ -84,6 +91,12 @@ impl Order {
                 "Connect again to get a session on the new credential. Without --close, pglease rotate leaves \
                  sessions open.",
             ),
+            Self::RouteRemoved => (
+                "terminating connection because its route was removed",
+                "The settings of pglease have no route any more for the database and the user that the session \
+                 asked for.",
+                "Whoever changes the settings knows why. A route that is back in them serves new sessions.",
+            ),
             Self::MaxAge => (
                 "terminating connection because it is as old as sessions may get",
                 "The session was idle, and had reached max_session_age of its route, which varies by a tenth.",
@@ -115,6 +128,8 @@ pub(crate) struct Outlook {
     pub(crate) phase: Phase,
     /// `Auto` leaves it to what the chain knows of the end.
     pub(crate) at_lease_end: AtLeaseEnd,
+    /// When it is to end as its route was removed, whatever becomes of its lease.
+    pub(crate) removed: Option<LeaseEnd>,
     /// From when on it is too old to go on once it is idle; `None`: never.
     pub(crate) aged_from: Option<Instant>,
     /// Whether there is a credential for its client to come back with.
@@ -162,7 +177,7 @@ impl Look {
 impl Outlook {
     /// The verdict on a session that does `doing` at `now`.
     pub(crate) fn judge(&self, doing: Doing, now: Instant) -> Verdict {
-        let judges = [Self::judge_phase, Self::judge_lease, Self::judge_age];
+        let judges = [Self::judge_phase, Self::judge_lease, Self::judge_route, Self::judge_age];
         judges.iter().fold(Verdict::Stay(Look::default()), |verdict, judge| match verdict {
             Verdict::End(_) => verdict,
             Verdict::Stay(one) => match judge(self, doing, now) {
@@ -193,12 +208,22 @@ impl Outlook {
             Standing::Ending(end) if self.outlives(end) => return Verdict::Stay(Look::default()),
             Standing::Ending(end) => end,
         };
+        self.judge_end(end, [Order::LeaseEnds, Order::LeaseOver], doing, now)
+    }
+
+    fn judge_route(&self, doing: Doing, now: Instant) -> Verdict {
+        let orders = [Order::RouteRemoved; 2];
+        self.removed.map_or(Verdict::Stay(Look::default()), |end| self.judge_end(end, orders, doing, now))
+    }
+
+    /// `boundary` where it ends at a good point, `cut` where that has not come.
+    fn judge_end(&self, end: LeaseEnd, [boundary, cut]: [Order; 2], doing: Doing, now: Instant) -> Verdict {
         let due = doing.idle_since.map(|idle_since| idle_due(end, idle_since, self.seed));
         if now >= end.boundary_from && !doing.is_running || due.is_some_and(|due| now >= due) {
-            return Verdict::End(Order::LeaseEnds);
+            return Verdict::End(boundary);
         }
         if now >= end.cut_at {
-            return Verdict::End(Order::LeaseOver);
+            return Verdict::End(cut);
         }
         let next = if now < end.boundary_from { end.boundary_from } else { end.cut_at };
         Verdict::Stay(Look::closely_until(due.map_or(next, |due| due.min(next))))
@@ -278,7 +303,8 @@ mod tests {
 
     fn outlook(standing: Standing, phase: Phase) -> Outlook {
         let at_lease_end = AtLeaseEnd::Auto;
-        Outlook { standing, phase, at_lease_end, aged_from: None, has_credential: true, seed: 0.5 }
+        let (removed, aged_from) = (None, None);
+        Outlook { standing, phase, at_lease_end, removed, aged_from, has_credential: true, seed: 0.5 }
     }
 
     /// To be judged again after so many seconds, and whenever it does something else.
@@ -321,6 +347,23 @@ mod tests {
                 let verdict = ending.judge(doing, at(start, 1000));
                 assert_eq!(verdict == CALM, outlives, "{at_lease_end:?}, harmless: {harmless}, {verdict:?}");
             }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_of_a_route_that_was_removed_ends_whatever_becomes_of_its_lease() {
+        let start = Instant::now();
+        let removed = Some(lease_end(start));
+        let outlook = Outlook { removed, ..outlook(Standing::Kept, Phase::Serving) };
+        let end = Verdict::End(Order::RouteRemoved);
+        for at_lease_end in [AtLeaseEnd::Auto, AtLeaseEnd::Leave, AtLeaseEnd::Close] {
+            let outlook = Outlook { at_lease_end, ..outlook };
+            assert_eq!(outlook.judge(RUNNING, at(start, 204)), look(start, 205));
+            assert_eq!(outlook.judge(BETWEEN, at(start, 199)), look(start, 200));
+            for (doing, when) in [(BETWEEN, 200), (RUNNING, 205), (idle_since(start, 0), 200)] {
+                assert_eq!(outlook.judge(doing, at(start, when)), end, "{doing:?}");
+            }
+            assert!(matches!(outlook.judge(idle_since(start, 0), at(start, 100)), Verdict::Stay(_)));
         }
     }
 

@@ -22,8 +22,8 @@ mod fault;
 mod record;
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -55,20 +55,17 @@ use fault::caught;
 use login::{Attempt, Login};
 use record::{Name, Record};
 use relay::{Relay, RelayEnd, Tally};
-use route::{Outbound, Route};
+use route::{Outbound, Removal, Route};
 use startup::{Startup, StartupError};
 use watch::{MaxAge, Watch};
 
 /// What all sessions of a process have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    routes: Vec<Route>,
-    auth: Auth,
+    rules: RwLock<Arc<Rules>>,
     cancels: Arc<CancelRegistry>,
     metrics: Arc<Metrics>,
     phase: channel::Receiver<Phase>,
-    connect_wait: Duration,
-    tls: Option<ClientTls>,
     seats: Seats,
     places: Arc<Places>,
     roster: Arc<Roster>,
@@ -76,6 +73,17 @@ pub(crate) struct Shared {
     cut: AtomicU64,
     /// Client to upstream, upstream to client.
     bytes: [Counter; 2],
+}
+
+/// What a session goes by that begins now. Those that have begun stay with what they began by.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// In the order in which they are tried.
+    pub(crate) routes: Vec<Route>,
+    pub(crate) auth: Arc<Auth>,
+    /// For clients that ask for it.
+    pub(crate) tls: Option<Arc<ClientTls>>,
+    pub(crate) connect_wait: Duration,
 }
 
 impl Shared {
@@ -90,14 +98,12 @@ impl Shared {
     ) -> Self {
         let bytes = ["frontend", "backend"]
             .map(|direction| metrics.bytes.get_or_create(&DirectionLabels { direction }).clone());
+        let rules = Rules { routes, auth: Arc::new(auth), tls: None, connect_wait };
         Self {
-            routes,
-            auth,
+            rules: RwLock::new(Arc::new(rules)),
             cancels: Arc::default(),
             metrics,
             phase,
-            connect_wait,
-            tls: None,
             seats: Seats::new(max_sessions),
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
             roster: Arc::default(),
@@ -109,7 +115,25 @@ impl Shared {
 
     /// With TLS for clients that ask for it.
     pub(crate) fn with_tls(self, tls: Option<ClientTls>) -> Self {
-        Self { tls, ..self }
+        self.change(|rules| rules.tls = tls.map(Arc::new));
+        self
+    }
+
+    /// What a session goes by that begins now.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has sessions that begin from now on go by other rules.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Rules)) {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut rules));
+    }
+
+    /// Has so many sessions at a time. Those that are open go on.
+    pub(crate) fn set_max_sessions(&self, max: usize) {
+        self.seats.set_max(max);
+        self.places.set_max(max.saturating_add(SPARE_PLACES));
     }
 
     pub(crate) fn phase(&self) -> channel::Receiver<Phase> {
@@ -234,8 +258,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut early = BytesMut::new();
+    let rules = shared.rules();
     // As in PostgreSQL there is no TLS over a Unix socket.
-    let tls = shared.tls.as_ref().filter(|_| matches!(peer, Peer::Tcp(_)));
+    let tls = rules.tls.as_deref().filter(|_| matches!(peer, Peer::Tcp(_)));
     let (message, encryption) = match startup::read(client, &mut early, tls).await? {
         Startup::Session(message, encryption) => (message, encryption),
         Startup::Cancel(key) => {
@@ -245,20 +270,22 @@ where
         }
     };
     let transport = Transport { peer, encryption };
-    if shared.tls.is_some() && transport.is_exposed() {
+    if rules.tls.is_some() && transport.is_exposed() {
         return Err(SessionError::NotEncrypted);
     }
     let asking = auth::identify(message, transport)?;
     shared.check_seats()?;
     *owed = tokio::select! {
         biased;
-        proven = shared.auth.prove(client, &mut early, &asking) => proven?,
+        proven = rules.auth.prove(client, &mut early, &asking) => proven?,
         () = shared.refuses() => return Err(SessionError::Draining),
     };
-    let deadline = Instant::now() + shared.connect_wait;
+    // They may have changed while it proved who it is.
+    let rules = shared.rules();
+    let deadline = Instant::now() + rules.connect_wait;
     *admission = Admission::Seat(shared.admit()?);
 
-    let route = route::find(&shared.routes, &asking)?;
+    let route = route::find(&rules.routes, &asking)?;
     let application_name = asking.message.parameters.get("application_name").unwrap_or_default();
     let listed = shared.roster.enter(Newcomer {
         session: record.id(),
@@ -275,7 +302,7 @@ where
         secret_len: asking.message.version.cancel_secret_len(),
         metrics: &shared.metrics,
         line: listed.line(),
-        connect_wait: shared.connect_wait,
+        connect_wait: rules.connect_wait,
         deadline,
     };
     let login = tokio::select! {
@@ -299,6 +326,7 @@ where
         hold,
         registration,
         at_lease_end,
+        removed: Arc::clone(&route.removed),
         max_age: route.config.max_session_age.map(|max_age| (max_age, route.source.clone())),
         listed,
     });
@@ -334,6 +362,7 @@ struct Opened {
     hold: Hold,
     registration: Option<Registration>,
     at_lease_end: AtLeaseEnd,
+    removed: Removal,
     max_age: Option<(Duration, CredentialSource)>,
     listed: Listed,
 }
@@ -344,7 +373,8 @@ impl Opened {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let Self { upstream, after_key, early, hold, registration, at_lease_end, max_age, listed } = *self;
+        let Self { upstream, after_key, early, hold, registration, at_lease_end, removed, max_age, listed } =
+            *self;
         let seed = fastrand::f64();
         let mut tracker = Tracker::new();
         tracker.backend(&after_key);
@@ -357,6 +387,7 @@ impl Opened {
             doubts: Doubts::new(hold, Arc::clone(&shared.metrics)),
             phase: shared.phase(),
             at_lease_end,
+            removed,
             max_age: max_age.map(|(max_age, source)| MaxAge {
                 aged_from: ending::aged_from(Instant::now(), max_age, seed),
                 source,

@@ -2,22 +2,34 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::auth::Client;
 use crate::config::{AtLeaseEnd, RouteConfig};
-use crate::credential::CredentialSource;
+use crate::credential::{CredentialSource, LeaseEnd};
 use crate::upstream::Upstream;
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::startup::{StartupParameters, is_protocol_option};
 
 /// Where sessions for a database and a user go, and on whose credentials.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) config: RouteConfig,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) source: CredentialSource,
+    pub(crate) removed: Removal,
 }
 
+/// When the sessions of a route end, once it was removed.
+pub(crate) type Removal = Arc<watch::Sender<Option<LeaseEnd>>>;
+
 impl Route {
+    /// One that stays.
+    #[cfg(test)]
+    pub(crate) fn to_stay(config: RouteConfig, upstream: Arc<Upstream>, source: CredentialSource) -> Self {
+        Self { config, upstream, source, removed: Removal::default() }
+    }
+
     fn matches(&self, client: &Client) -> bool {
         let is = |wanted: &Option<String>, given: &[u8]| {
             wanted.as_ref().is_none_or(|wanted| wanted.as_bytes() == given)
@@ -158,7 +170,7 @@ mod tests {
             let config =
                 RouteConfig { database: database.map(Into::into), user: user.map(Into::into), ..config() };
             let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());
-            Route { config, upstream, source: source.clone() }
+            Route::to_stay(config, upstream, source.clone())
         };
         let routes =
             [route(Some("wizard"), Some("admin")), route(Some("wizard"), None), route(None, Some("admin"))];

@@ -72,7 +72,7 @@ fn proxy_to(auth: Auth, routes: &[(&str, u16)], max_sessions: usize) -> Proxy {
             optional: false,
         };
         let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());
-        Route { config, upstream, source: source.clone() }
+        Route::to_stay(config, upstream, source.clone())
     };
     let drain = Drain::default();
     let shared = Shared::new(

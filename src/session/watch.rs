@@ -9,6 +9,7 @@ use tokio::time::{self, Instant};
 use super::cancel::Cancellable;
 use super::doubt::Doubts;
 use super::ending::{Doing, Outlook, Verdict};
+use super::route::Removal;
 use crate::config::AtLeaseEnd;
 use crate::credential::{CredentialSource, Standing};
 use crate::drain::Phase;
@@ -22,6 +23,8 @@ pub(crate) struct Watch {
     /// With the hold on the credential.
     pub(crate) doubts: Doubts,
     pub(crate) at_lease_end: AtLeaseEnd,
+    /// Of its route. Whoever changes it has everybody look again, by the phase: a session has no room for one more wait.
+    pub(crate) removed: Removal,
     pub(crate) max_age: Option<MaxAge>,
     /// Uniform in 0–1.
     pub(crate) seed: f64,
@@ -47,6 +50,7 @@ impl Watch {
             standing: *self.standing.borrow_and_update(),
             phase: *self.phase.borrow_and_update(),
             at_lease_end: self.at_lease_end,
+            removed: *self.removed.borrow(),
             aged_from: self.max_age.as_ref().map(|max_age| max_age.aged_from),
             has_credential: self.max_age.as_ref().is_none_or(|max_age| max_age.source.is_ready()),
             seed: self.seed,

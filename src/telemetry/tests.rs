@@ -33,6 +33,7 @@ fn touched() -> Metrics {
     let _ = metrics.rotations.get_or_create(&RotationLabels { trigger: word, result: word });
     let _ = metrics.vault_requests.get_or_create(&VaultLabels { op: word, code: word.to_owned() });
     let _ = metrics.vault_request_seconds.get_or_create(&OperationLabels { op: word });
+    let _ = metrics.config_reloads.get_or_create(&result());
     metrics
 }
 

@@ -19,7 +19,7 @@ use super::process::{Folder, Lines, Process, Spawn};
 pub(crate) struct Pglease {
     // Dropped in this order.
     process: Process,
-    _folder: Folder,
+    folder: Folder,
     addresses: Vec<SocketAddr>,
     binary: PathBuf,
     http: String,
@@ -84,7 +84,12 @@ impl Pglease {
         let addresses = addresses.split(',').filter(|address| !address.is_empty()).map(parse).collect();
         let http = format!("http://{}", parse(ready["http"].as_str().unwrap()));
         let admin = ready["admin"].as_str().map(|admin| parse(admin).to_string());
-        Self { process, _folder: folder, addresses, binary: binary.to_owned(), http, admin }
+        Self { process, folder, addresses, binary: binary.to_owned(), http, admin }
+    }
+
+    /// Where its settings are, in `pglease.toml`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Where applications connect.

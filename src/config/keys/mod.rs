@@ -98,6 +98,11 @@ impl Key {
         is_of_both || self.name.starts_with(INJECTOR_PREFIX) == (command == Reads::Injector)
     }
 
+    /// Whether another value takes effect while the process runs. Of what else is set the value from the start stays.
+    pub(crate) fn may_change(&self) -> bool {
+        MAY_CHANGE.iter().any(|beginning| self.name.starts_with(beginning))
+    }
+
     /// The table that the key stands in, and its name there.
     pub(crate) fn table_and_leaf(&self) -> (&'static str, &'static str) {
         self.name.rsplit_once('.').unwrap_or(("", self.name))
@@ -204,6 +209,21 @@ const ROUTE_PREFIX: &str = "route.";
 const INJECTOR_PREFIX: &str = "injector.";
 /// Beginnings of the keys that both commands read.
 const BOTH_READ: &[&str] = &["http.", "log."];
+/// Beginnings of the keys that a reload brings into effect. The others are what is bound, who is asked for
+/// credentials, and what the machine is: to change them under what is open would end it.
+const MAY_CHANGE: &[&str] = &[
+    "listen.auth_file",
+    "listen.peer_uids",
+    "listen.tls_",
+    "listen.max_sessions",
+    "listen.connect_wait",
+    ROUTE_PREFIX,
+    "drain.accept_for",
+    "drain.grace",
+    "drain.deadline",
+    "admin.control",
+    "log.level",
+];
 const TABLES: &[&str] =
     &["vault", "vault.login", "listen", ROUTE_TABLE, "drain", "http", "admin", "log", "pod", "injector"];
 

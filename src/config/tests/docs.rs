@@ -54,12 +54,15 @@ fn table_of_settings_is_the_table_of_keys() {
     assert_section(INJECTOR, "settings", &table_of(|key| key.name.starts_with("injector.")));
 }
 
+/// Those that a reload brings into effect are marked.
 fn table_of(is_of_table: impl Fn(&Key) -> bool) -> String {
     let mut table =
         "| key | variable | value | default | what it sets |\n| --- | --- | --- | --- | --- |".to_owned();
     for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_of_table(key)) {
         let (variable, value, default) = (key.variable(), value(&key.kind), default(key));
-        let _ = write!(table, "\n| `{}` | `{variable}` | {value} | {default} | {} |", key.name, key.about);
+        let mark = if key.may_change() { " ⟳" } else { "" };
+        let _ =
+            write!(table, "\n| `{}`{mark} | `{variable}` | {value} | {default} | {} |", key.name, key.about);
     }
     table.replace("<mount>", "`<mount>").replace("<role>", "<role>`")
 }

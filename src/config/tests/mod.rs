@@ -71,7 +71,7 @@ impl Given {
     }
 
     fn load_injector(&self) -> Result<InjectorConfig, String> {
-        self.load_with(injector_flags(), load_injector)
+        self.load_with(injector_flags(), load_injector).map(|loaded| loaded.config)
     }
 
     fn load_by<T>(
@@ -109,6 +109,16 @@ impl Given {
     fn errors(&self) -> String {
         self.load().unwrap_err()
     }
+}
+
+/// Settings that hold, for tests of what goes by them.
+pub(crate) fn example() -> Config {
+    Given::minimum().config()
+}
+
+/// The same by this file.
+pub(crate) fn example_of(file: &str) -> Config {
+    Given::nothing().file(file).config()
 }
 
 const MINIMAL_FILE: &str = r#"[vault]
@@ -175,7 +185,8 @@ fn defaults_hold_where_nobody_wrote_anything() {
         pod: PodConfig::default(),
     };
 
-    assert_eq!(given.load(), Ok(Loaded { config: expected.clone(), warnings: vec![] }));
+    let loaded = given.load().unwrap();
+    assert_eq!((&loaded.config, loaded.warnings.as_slice()), (&expected, [].as_slice()));
     let by_file = Given::minimal_file("");
     let mut config = by_file.config();
     config.vault.login.clone_from(&expected.vault.login);
@@ -545,6 +556,7 @@ fn every_value_in_the_file_has_the_type_of_its_key() {
 mod docs;
 mod errors;
 mod injector;
+mod running;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

@@ -216,7 +216,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let StaticCredential { user, password, .. } = read;
         let credential = Arc::new(Credential { user, password, lease: None, generation: id });
         self.last_read = Some(Arc::clone(&credential));
-        let proof = Some(Proof::new(self.provers.len(), self.now().boot));
+        let proof = Some(Proof::new(self.upstreams.provers().len(), self.now().boot));
         self.candidate = Some(Password { credential, proof, issued: None, trigger });
     }
 
@@ -225,22 +225,32 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         for password in self.current.iter_mut().chain(&mut self.candidate) {
             let Some(proof) = &mut password.proof else { continue };
             for index in proof.take_due(now.boot) {
-                let Some(prover) = self.provers.get(index).map(Arc::clone) else { continue };
+                let Some((number, prover)) = self.upstreams.prover(index) else { continue };
                 let credential = Arc::clone(&password.credential);
                 self.tasks.spawn(async move {
                     let result = promotion::probe(&*prover, &credential).await;
-                    Report::Probed { generation: credential.generation, index, result }
+                    Report::Probed { generation: credential.generation, prover: number, result }
                 });
             }
+        }
+    }
+
+    /// The routes have other upstreams: what is not proven yet is proven there.
+    pub(super) fn change_upstreams(&mut self) {
+        self.upstreams.update();
+        let (upstreams, now) = (self.upstreams.provers().len(), self.now().boot);
+        for proof in self.passwords_mut().filter_map(|password| password.proof.as_mut()) {
+            *proof = Proof::new(upstreams, now);
         }
     }
 
     pub(super) fn on_probed(
         &mut self,
         id: GenerationId,
-        index: usize,
+        prover: usize,
         result: Option<&Result<(), UpstreamError>>,
     ) {
+        let Some(index) = self.upstreams.index_of(prover) else { return };
         let (verdict, now) = (verdict(result), self.now());
         let Some(password) = self.passwords_mut().find(|password| password.credential.generation == id)
         else {

@@ -39,8 +39,7 @@ impl Rig {
     /// `learns`: some sessions depend on what a revocation does.
     fn start_with(learns: bool, set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
         let (mut rig, publisher) = Self::prepare(set_up);
-        let (mut settings, vault, metrics, clock) = rig.parts();
-        settings.learner = learns.then(|| Arc::clone(&rig.upstream));
+        let (settings, vault, metrics, clock) = rig.parts(learns);
         let chain = Chain::with_clock(settings, vault, publisher, metrics, clock);
         rig.handle = Some(chain.handle());
         rig.chain.spawn(chain.run(rig.stop.clone()));
@@ -50,7 +49,7 @@ impl Rig {
     /// The same for a static role.
     fn start_static(set_up: impl FnOnce(&FakeVault, &FakeUpstream)) -> Self {
         let (mut rig, publisher) = Self::prepare(set_up);
-        let (settings, vault, metrics, clock) = rig.parts();
+        let (settings, vault, metrics, clock) = rig.parts(false);
         let chain = StaticChain::with_clock(settings, vault, publisher, metrics, clock);
         rig.handle = Some(chain.handle());
         rig.chain.spawn(chain.run(rig.stop.clone()));
@@ -76,11 +75,14 @@ impl Rig {
         (rig, publisher)
     }
 
-    fn parts(&self) -> (ChainSettings<Arc<FakeUpstream>>, Arc<FakeVault>, Arc<Metrics>, Clock) {
+    fn parts(&self, learns: bool) -> (ChainSettings<Arc<FakeUpstream>>, Arc<FakeVault>, Arc<Metrics>, Clock) {
         let settings = ChainSettings {
             vault_path: "database/creds/db-app".to_owned(),
-            provers: vec![Arc::clone(&self.upstream)],
-            learner: None,
+            upstreams: watch::channel(Upstreams {
+                provers: vec![Arc::new(Arc::clone(&self.upstream))],
+                learner: learns.then(|| Arc::new(Arc::clone(&self.upstream))),
+            })
+            .1,
         };
         let clock = virtual_clock(Arc::clone(&self.wall_ahead));
         (settings, Arc::clone(&self.vault), Arc::clone(&self.metrics), clock)

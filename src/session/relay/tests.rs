@@ -59,6 +59,7 @@ async fn scene(pipe_len: usize) -> Scene {
     Scene {
         relay: Relay::new(client, upstream, tracker, b"", Tally::default()),
         watch: Watch {
+            removed: Arc::default(),
             standing: hold.standing(),
             doubts: Doubts::new(hold, Arc::new(Metrics::new())),
             phase: phase_rx,

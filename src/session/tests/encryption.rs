@@ -24,9 +24,10 @@ fn encrypting(max_sessions: usize) -> (Proxy, TempDir) {
     let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(&files.cert_file, made.cert.pem()).unwrap();
     fs::write(&files.key_file, made.signing_key.serialize_pem()).unwrap();
-    let mut proxy = proxy(1, max_sessions);
-    let shared = Arc::get_mut(&mut proxy.shared).unwrap();
-    shared.tls = Some(ClientTls::load(&files, &shared.metrics).unwrap());
+    let proxy = proxy(1, max_sessions);
+    let shared = &proxy.shared;
+    let tls = ClientTls::load(&files, &shared.metrics).unwrap();
+    shared.change(|rules| rules.tls = Some(Arc::new(tls)));
     (proxy, dir)
 }
 
@@ -287,10 +288,11 @@ async fn connection_without_tls_here_is_closed_where_it_begins_with_it() {
 async fn session_over_tls_is_relayed_and_ends_with_the_word_for_it() {
     let server = Server::bind().await;
     let (_, dir) = encrypting(1);
-    let mut proxy = proxy(server.port(), 1);
+    let proxy = proxy(server.port(), 1);
     let files = ServerCert { cert_file: dir.path().join("tls.pem"), key_file: dir.path().join("tls.key") };
-    let shared = Arc::get_mut(&mut proxy.shared).unwrap();
-    shared.tls = Some(ClientTls::load(&files, &shared.metrics).unwrap());
+    let shared = &proxy.shared;
+    let tls = ClientTls::load(&files, &shared.metrics).unwrap();
+    shared.change(|rules| rules.tls = Some(Arc::new(tls)));
     let _issued = proxy.promote(1);
     // A client that says goodbye, one that only closes, a server that goes.
     for end in ["goodbye", "close", "server"] {
