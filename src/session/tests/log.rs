@@ -18,6 +18,8 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 impl Lines {
     /// On this thread, for as long as the guard lives.
     fn begin() -> (Self, impl Drop) {
+        // With a thread's own log alone, a line that another thread comes to first is taken for one that nobody wants.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
         let lines = Self::default();
         let writer = lines.clone();
         let subscriber = fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
