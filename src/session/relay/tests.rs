@@ -1,5 +1,6 @@
 //! The relay over pipes in memory and a paused clock.
 
+mod counts;
 mod ends;
 mod isolation;
 mod pipeline;

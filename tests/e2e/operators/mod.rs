@@ -13,6 +13,7 @@ mod commands;
 mod drain;
 mod rolling;
 mod schema;
+mod calls;
 
 use std::process::Output;
 

@@ -1,0 +1,95 @@
+//! What a round trip costs, in counts, which come out the same however busy the machine is.
+
+use std::process::Command;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::LocalSet;
+
+use super::*;
+
+/// A relay at work between two connections over loopback, all on one thread, and the far ends of it.
+struct Bench {
+    runtime: Runtime,
+    /// Runs the relay.
+    tasks: LocalSet,
+    client: TcpStream,
+    upstream: TcpStream,
+}
+
+impl Bench {
+    fn set_up() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let tasks = LocalSet::new();
+        let (client, upstream) = tasks.block_on(&runtime, async {
+            let (client, far_client) = connection().await;
+            let (upstream, far_upstream) = connection().await;
+            let Scene { relay, mut watch, far } = scene(1).await;
+            let mut relay = Relay::new(client, upstream, relay.tracker, b"", Tally::default());
+            tokio::task::spawn_local(async move {
+                // The credential is held for as long as the relay runs.
+                let _far = far;
+                relay.run(&mut watch).await
+            });
+            (far_client, far_upstream)
+        });
+        Self { runtime, tasks, client, upstream }
+    }
+
+    fn round_trips(&mut self, count: usize) {
+        let Self { runtime, tasks, client, upstream } = self;
+        tasks.block_on(runtime, async {
+            let mut buf = [0; 128];
+            for _ in 0..count {
+                client.write_all(QUERY).await.unwrap();
+                upstream.read_exact(&mut buf[..QUERY.len()]).await.unwrap();
+                upstream.write_all(ANSWER).await.unwrap();
+                client.read_exact(&mut buf[..ANSWER.len()]).await.unwrap();
+            }
+        });
+    }
+}
+
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    near.set_nodelay(true).unwrap();
+    (near, far)
+}
+
+/// Of `SELECT 1`.
+const ANSWER: &[u8] = b"T\0\0\0\x21\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0\
+    D\0\0\0\x0b\0\x01\0\0\0\x011C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+
+#[test]
+fn round_trip_allocates_nothing() {
+    let mut bench = Bench::set_up();
+    bench.round_trips(WARM_UP);
+    let counts = allocation_counter::measure(|| bench.round_trips(ROUND_TRIPS));
+    // Polling the bench itself takes one or two, however many the round trips are.
+    assert!(counts.count_total < 10, "{ROUND_TRIPS} round trips: {counts:?}");
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn instructions_of_a_round_trip_stay_within_bounds() {
+    let outcome = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*Bench*round_trips*"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "session::relay::tests::counts::round_trip_allocates_nothing", "--test-threads=1"])
+        .output();
+    let Ok(output) = outcome else {
+        return eprintln!("skipped: instructions of a round trip: valgrind is not installed");
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said.lines().find_map(|line| line.split_once("Collected : "));
+    let collected: usize = collected.unwrap_or_else(|| panic!("{said}")).1.trim().parse().unwrap();
+    let each = collected / (WARM_UP + ROUND_TRIPS);
+    assert!((MAX_INSTRUCTIONS / 4..MAX_INSTRUCTIONS).contains(&each), "{each} instructions a round trip");
+}
+
+const WARM_UP: usize = 100;
+const ROUND_TRIPS: usize = 1000;
+/// Of the relay and both far ends, unoptimised, where 76,000 are taken.
+const MAX_INSTRUCTIONS: usize = 100_000;
