@@ -3,6 +3,8 @@
 //! A chain publishes through a [`Publisher`] and keeps an [`Issued`] for each credential it published; sessions
 //! ask a [`CredentialSource`] and get a [`Hold`]. No task runs here.
 
+mod keys;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::ids::{GenerationId, LeaseId};
+
+pub(crate) use keys::DerivedKeys;
 
 /// What one logs in to PostgreSQL with.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(crate) struct Credential {
     /// `None` for the credential of a static role.
     pub(crate) lease: Option<LeaseId>,
     pub(crate) generation: GenerationId,
+    /// What the password comes to, so that it is computed once.
+    pub(crate) keys: DerivedKeys,
 }
 
 /// What the chain has to say to the sessions that hold one of its credentials.
@@ -376,6 +382,7 @@ mod tests {
             password: SecretString::from("secret"),
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
+            keys: DerivedKeys::default(),
         }
     }
 

@@ -28,8 +28,8 @@ use crate::wire::error::{ClientError, ErrorResponse};
 use crate::wire::frame::split_frame;
 use crate::wire::query;
 use crate::wire::sasl;
-use crate::wire::scram::{Binding, Exchange, Mechanisms};
-use crate::wire::scram_server::Offer;
+use crate::wire::scram::{Binding, Exchange, Keys, Mechanisms};
+use crate::wire::scram_server::{self, Offer};
 use crate::wire::startup::{FirstPacket, NEWEST_PROTOCOL, StartupParameters, split_first_packet};
 use crate::wire::status::Tracker;
 use crate::wire::verifier::Verifier;
@@ -184,12 +184,15 @@ pub fn scram_client(mut data: &[u8]) {
     let mut parts = data.splitn(3, |&byte| byte == b'\n');
     let mut part = || parts.next().unwrap_or_default();
     let offered = Mechanisms::parse(part());
-    let Ok(exchange) = Exchange::begin(offered, &binding, &SecretString::from("secret")) else { return };
+    let ours = scram_server::nonce().expect("randomness");
+    let Ok(exchange) = Exchange::begin(offered, &binding, ours.clone()) else { return };
     let mut sent = BytesMut::new();
     exchange.encode(&mut sent);
     // `%n` stands for our nonce, which no corpus can know.
-    let first = String::from_utf8_lossy(part()).replace("%n", &nonce(&sent));
-    let Ok(proof) = exchange.prove(first.as_bytes()) else { return };
+    let first = String::from_utf8_lossy(part()).replace("%n", &ours);
+    let Ok(asked) = exchange.ask(first.as_bytes()) else { return };
+    let keys = Keys::derive(&SecretString::from("secret"), &asked.salting);
+    let proof = asked.prove(&keys);
     let mut sent = BytesMut::new();
     proof.encode(&mut sent);
     assert!(split_frame(&sent, u32::MAX).unwrap().is_some_and(|(frame, _)| frame.tag == b'p'));
@@ -203,12 +206,6 @@ fn binding(control: u8) -> Binding {
         1 => Binding::Preferred(hash()),
         _ => Binding::Required(hash()),
     }
-}
-
-/// The client nonce in a `SASLInitialResponse`.
-fn nonce(initial: &[u8]) -> String {
-    let text = String::from_utf8_lossy(initial);
-    text.split_once(",r=").map(|(_, nonce)| nonce.to_owned()).unwrap_or_default()
 }
 
 /// SCRAM towards a client: none passes that does not know the password, whatever it says in whatever order.

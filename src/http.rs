@@ -275,7 +275,7 @@ pub(crate) mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::credential::{self, Credential, Issued, Publisher};
+    use crate::credential::{self, Credential, DerivedKeys, Issued, Publisher};
     use crate::drain::Drain;
     use crate::ids::GenerationId;
 
@@ -303,6 +303,7 @@ pub(crate) mod tests {
             password: "secret".into(),
             lease: Some("database/creds/db-app/1".into()),
             generation: GenerationId(1),
+            keys: DerivedKeys::default(),
         })
     }
 

@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tls", FOUNDATION),
     ("drain", FOUNDATION),
     ("telemetry", FOUNDATION),
-    ("credential", FOUNDATION),
+    ("credential", &["config", "backoff", "ids", "wire"]),
     ("roster", &["net", "ids"]),
     ("vault", &["config", "tls", "backoff", "telemetry", "ids"]),
     ("upstream", &["wire", "net", "tls", "credential", "config", "telemetry", "ids"]),

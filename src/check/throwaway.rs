@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::{GenerationId, LeaseId};
 use crate::lease::{LiveToken, Requests};
 use crate::vault::{Grant, Login, Operation, StaticCredential, TokenKind, Vault, VaultApi, VaultError};
@@ -108,6 +108,7 @@ impl Throwaway {
                 password: lease.password,
                 lease: Some(lease.id),
                 generation: GenerationId(1),
+                keys: DerivedKeys::default(),
             };
             Ok(OwnCredential { credential: Arc::new(credential), grant: lease.grant })
         });
@@ -122,7 +123,13 @@ impl Throwaway {
     ) -> Result<OwnCredential, VaultError> {
         let StaticCredential { user, password, ttl } =
             self.vault.read_static_creds(login.token.token(), vault_path).await?;
-        let credential = Credential { user, password, lease: None, generation: GenerationId(1) };
+        let credential = Credential {
+            user,
+            password,
+            lease: None,
+            generation: GenerationId(1),
+            keys: DerivedKeys::default(),
+        };
         let grant = Grant { ttl: Some(ttl), renewable: false };
         Ok(OwnCredential { credential: Arc::new(credential), grant })
     }

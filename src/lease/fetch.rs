@@ -15,7 +15,7 @@ use super::term::Term;
 use super::token::LiveToken;
 use super::warnings::Losses;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::GenerationId;
 use crate::telemetry::RotationLabels;
 use crate::vault::{Answer, Grant, Lease, Login, Token, TokenKind, VaultApi, VaultError};
@@ -332,6 +332,7 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             password: lease.password,
             lease: Some(lease.id.clone()),
             generation: id,
+            keys: DerivedKeys::default(),
         };
         let proof = Proof::new(self.upstreams.provers().len(), now.boot);
         self.generations.insert(id, Generation::new(credential, lease.id, draft.token, keeper, proof));

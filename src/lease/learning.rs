@@ -20,7 +20,7 @@ use super::requests::Report;
 use super::token::{self, LiveToken, Requests};
 use super::witness::{self, Effect, Footing, MAX_WATCH, Seen, Witness};
 use super::{Causes, Chain, Prove, count, schedule};
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::{GenerationId, LeaseId};
 use crate::upstream::OnCredential;
 use crate::vault::{Answer, Lease, Login, Operation, VaultApi, VaultError};
@@ -258,6 +258,7 @@ impl<V: VaultApi, P: Prove> Trial<V, P> {
             password: lease.password,
             lease: Some(lease.id),
             generation: self.generation,
+            keys: DerivedKeys::default(),
         };
         let witness = self.stop.run_until_cancelled(self.open(&credential)).await;
         let revoked = self.revoke(token, Ok(&id)).await;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::config::{AtLeaseEnd, AuthConfig, DrainConfig, RouteConfig, UpstreamConfig};
-use crate::credential::{self, Credential, Issued};
+use crate::credential::{self, Credential, DerivedKeys, Issued};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::session::auth::Auth;
@@ -40,6 +40,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
         password: SecretString::from("secret"),
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
+        keys: DerivedKeys::default(),
     });
     let config = RouteConfig {
         database: None,

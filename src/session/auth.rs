@@ -118,6 +118,11 @@ impl Auth {
         })
     }
 
+    /// Whether clients are asked for a proof, which takes its time.
+    pub(crate) fn asks(&self) -> bool {
+        matches!(self, Self::Password(_))
+    }
+
     /// Has a client prove who it says it is. Gives what it is owed in front of all else that it is told: our side of
     /// the proof. What it has sent beyond its own is left in `early`.
     ///

@@ -55,7 +55,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
-    use crate::credential::{self, Credential, Suspicion};
+    use crate::credential::{self, Credential, DerivedKeys, Suspicion};
     use crate::ids::{GenerationId, LeaseId};
 
     const CALM: Signs = Signs { insufficient_privilege: 0, undefined_object: 0, admin_shutdown: 0 };
@@ -68,6 +68,7 @@ mod tests {
             password: SecretString::from("secret"),
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(1),
+            keys: DerivedKeys::default(),
         });
         let metrics = Arc::new(Metrics::new());
         let mut doubts = Doubts::new(source.hold().await.unwrap(), Arc::clone(&metrics));

@@ -2,6 +2,8 @@
 //! rejects is reported, and the login tried once more with its successor; one that is only doubtful is reported and
 //! kept.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,7 +17,7 @@ use super::route::Route;
 use crate::credential::{Hold, SourceClosed};
 use crate::roster::{Line, State};
 use crate::telemetry::{ConnectFailureLabels, Metrics};
-use crate::upstream::{LoggedIn, OnCredential, UpstreamError};
+use crate::upstream::{Ahead, LoggedIn, OnCredential, UpstreamError};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::message::{AUTHENTICATION_OK, TERMINATE};
 use crate::wire::startup::{CancelKey, StartupParameters};
@@ -67,10 +69,20 @@ impl LoginError {
     }
 }
 
+/// Goes on with what was begun ahead, for ever. Cancel safe.
+pub(crate) async fn go_on(ahead: &mut Option<Ahead>) -> Infallible {
+    match ahead {
+        Some(ahead) => ahead.go_on().await,
+        None => pending().await,
+    }
+}
+
 /// One session's way to its upstream.
 #[derive(Debug)]
 pub(crate) struct Attempt<'a> {
     pub(crate) route: &'a Route,
+    /// A connection that was begun before.
+    pub(crate) ahead: Option<Ahead>,
     pub(crate) parameters: &'a StartupParameters,
     /// Of a cancel key in the client's version of the protocol, in bytes.
     pub(crate) secret_len: usize,
@@ -82,11 +94,11 @@ pub(crate) struct Attempt<'a> {
     pub(crate) deadline: Instant,
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Logs in, unless the client goes away first. What the client sends meanwhile is kept in `early`.
     ///
     /// Not cancel safe: what was begun is closed.
-    pub(crate) async fn run<C>(&self, client: &mut C, early: &mut BytesMut) -> Result<Login, LoginError>
+    pub(crate) async fn run<C>(&mut self, client: &mut C, early: &mut BytesMut) -> Result<Login, LoginError>
     where
         C: AsyncRead + Unpin,
     {
@@ -97,7 +109,7 @@ impl Attempt<'_> {
         }
     }
 
-    async fn log_in(&self) -> Result<Login, LoginError> {
+    async fn log_in(&mut self) -> Result<Login, LoginError> {
         let source = &self.route.source;
         let waiting = (!source.is_ready()).then(|| self.wait());
         let hold = self.credential(source.hold()).await?;
@@ -119,7 +131,7 @@ impl Attempt<'_> {
         self.settle(outcome, hold)
     }
 
-    fn wait(&self) -> Waiting<'_> {
+    fn wait(&self) -> Waiting<'a> {
         Waiting::begin(&self.metrics.clients_waiting, self.line)
     }
 
@@ -142,7 +154,7 @@ impl Attempt<'_> {
 
     /// Waits for a replica that does not know the credential yet, where another host has accepted it: a new one would
     /// be known there later still.
-    async fn log_in_in_time(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
+    async fn log_in_in_time(&mut self, hold: &Hold) -> Result<LoggedIn, LoginError> {
         let mut pause = MIN_PAUSE;
         loop {
             match self.log_in_with(hold).await {
@@ -157,19 +169,24 @@ impl Attempt<'_> {
     }
 
     async fn credential(
-        &self,
+        &mut self,
         hold: impl Future<Output = Result<Hold, SourceClosed>>,
     ) -> Result<Hold, LoginError> {
         let no_credential = |_| LoginError::NoCredential { waited: self.connect_wait };
         Ok(time::timeout_at(self.deadline, hold).await.map_err(no_credential)??)
     }
 
-    async fn log_in_with(&self, hold: &Hold) -> Result<LoggedIn, LoginError> {
+    async fn log_in_with(&mut self, hold: &Hold) -> Result<LoggedIn, LoginError> {
         let begun = Instant::now();
         let timed_out = LoginError::TimedOut { waited: self.connect_wait };
         let outcome = if begun < self.deadline {
             // Ends by the same instant with a word on each host.
-            let login = self.route.upstream.log_in(hold.credential(), self.parameters, self.deadline);
+            let login = self.route.upstream.log_in_on(
+                self.ahead.take(),
+                hold.credential(),
+                self.parameters,
+                self.deadline,
+            );
             let outcome = time::timeout_at(self.deadline, login).await;
             outcome.map_or(Err(timed_out), |outcome| outcome.map_err(LoginError::from))
         } else {
@@ -206,7 +223,7 @@ async fn hang_up<C: AsyncRead + Unpin>(client: &mut C, early: &mut BytesMut) {
             Err(_) => return,
         }
     }
-    std::future::pending::<()>().await;
+    pending::<()>().await;
 }
 
 /// Counted as waiting for as long as it lives.

@@ -29,7 +29,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch as channel;
+use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +40,13 @@ use crate::ids::SessionId;
 use crate::net::{ClientStream, Peer, Stream};
 use crate::roster::{Listed, Newcomer, Roster, State};
 use crate::telemetry::{DirectionLabels, Metrics};
+use crate::upstream::Ahead;
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::message::TERMINATE;
 use crate::wire::status::Tracker;
 
 use admission::{Admission, Place, Places, Seat, Seats};
-use auth::Auth;
+use auth::{Auth, Client};
 use cancel::{CancelRegistry, Registration};
 use doubt::Doubts;
 use encryption::{ClientTls, Transport};
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     phase: channel::Receiver<Phase>,
     seats: Seats,
     places: Arc<Places>,
+    /// For connections to upstreams on which there may be no login.
+    ahead: Arc<Semaphore>,
     roster: Arc<Roster>,
     last_id: AtomicU64,
     cut: AtomicU64,
@@ -106,6 +109,7 @@ impl Shared {
             phase,
             seats: Seats::new(max_sessions),
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
+            ahead: Arc::new(Semaphore::new(MAX_AHEAD)),
             roster: Arc::default(),
             last_id: AtomicU64::new(0),
             cut: AtomicU64::new(0),
@@ -166,6 +170,14 @@ impl Shared {
     /// Whether there would be a seat now. Nobody need prove anything to hear that there is none.
     fn check_seats(&self) -> Result<(), SessionError> {
         self.admit().map(drop)
+    }
+
+    /// Begins the way to where `asking` will want to go, if it is asked for a proof until then: without a credential
+    /// there is no hurry.
+    fn ahead(&self, rules: &Rules, asking: &Client) -> Option<Ahead> {
+        let route = rules.auth.asks().then(|| route::find(&rules.routes, asking).ok()).flatten()?;
+        let place = Arc::clone(&self.ahead).try_acquire_owned().ok()?;
+        route.source.is_ready().then(|| route.upstream.connect_ahead(place)).flatten()
     }
 
     /// A seat for a session that asks now.
@@ -275,10 +287,13 @@ where
     }
     let asking = auth::identify(message, transport)?;
     shared.check_seats()?;
+    // While it proves who it is, the way to its upstream is made.
+    let mut ahead = shared.ahead(&rules, &asking);
     *owed = tokio::select! {
         biased;
         proven = rules.auth.prove(client, &mut early, &asking) => proven?,
         () = shared.refuses() => return Err(SessionError::Draining),
+        never = login::go_on(&mut ahead) => match never {},
     };
     // They may have changed while it proved who it is.
     let rules = shared.rules();
@@ -296,8 +311,9 @@ where
         vault_path: &route.config.vault_path,
     });
     let Outbound { parameters, at_lease_end } = route::outbound(&asking, &route.config);
-    let attempt = Attempt {
+    let mut attempt = Attempt {
         route,
+        ahead,
         parameters: &parameters,
         secret_len: asking.message.version.cancel_secret_len(),
         metrics: &shared.metrics,
@@ -455,6 +471,9 @@ fn ends_what_runs(end: &RelayEnd, phase: &channel::Receiver<Phase>) -> bool {
 
 /// For the client to take its greeting, which fits into a socket's buffer.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections to upstreams that are begun for clients who have proven nothing yet. In a burst of more of them the
+/// others connect behind their proof.
+const MAX_AHEAD: usize = 16;
 /// Places beyond one for each seat.
 pub(crate) const SPARE_PLACES: usize = 64;
 

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::config::{AtLeaseEnd, RouteConfig, UpstreamConfig};
-use crate::credential::{self, Credential, CredentialSource, Publisher};
+use crate::credential::{self, Credential, CredentialSource, DerivedKeys, Publisher};
 use crate::drain::Drain;
 use crate::ids::{GenerationId, LeaseId};
 use crate::upstream::Upstream;
@@ -93,6 +93,7 @@ impl Proxy {
             password: SecretString::from("secret"),
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
+            keys: DerivedKeys::default(),
         })
     }
 

@@ -88,6 +88,11 @@ impl Address {
         &self.socket
     }
 
+    /// Whether both are the same address of the same host.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.server, &other.server) && self.socket == other.socket
+    }
+
     /// What the certificate has to be for; `None` without TLS.
     pub(super) fn tls_name(&self) -> Option<&ServerName<'static>> {
         self.server.tls_name.as_ref()

@@ -311,9 +311,9 @@ impl LoginError {
             Self::InClear => "asks for the password in clear, which goes over verified TLS only".to_owned(),
             Self::OutOfOrder { .. }
             | Self::NotProven
-            | Self::Scram(ScramError::ServerFirst(_) | ScramError::NoSalt | ScramError::ServerFinal(_)) => {
-                "not trusted, as it did not prove that it knows the credential".to_owned()
-            }
+            | Self::Scram(
+                ScramError::ServerFirst { .. } | ScramError::NoSalt | ScramError::ServerFinal { .. },
+            ) => "not trusted, as it did not prove that it knows the credential".to_owned(),
             Self::Io(_) | Self::Closed => "connection lost during login".to_owned(),
             Self::Version(_) => "does not agree with pglease on a version of the protocol".to_owned(),
             Self::UserName | Self::Password => "credential has a zero byte, which none can have".to_owned(),

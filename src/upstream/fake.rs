@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time;
 use tokio_rustls::{TlsAcceptor, server};
 
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::{GenerationId, LeaseId};
 use crate::wire::binding::EndPointHash;
 use crate::wire::scram::{Binding, tests::Server};
@@ -28,6 +28,7 @@ pub(super) fn credential(password: &str) -> Credential {
         password: SecretString::from(password),
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
+        keys: DerivedKeys::default(),
     }
 }
 
@@ -60,6 +61,10 @@ where
 {
     pub(super) fn new(stream: S) -> Self {
         Self { stream }
+    }
+
+    pub(super) fn into_stream(self) -> S {
+        self.stream
     }
 
     pub(super) async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -173,12 +178,14 @@ impl Identity {
 
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let private_key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], private_key)
             .unwrap();
+        // As PostgreSQL.
+        config.send_tls13_tickets = 0;
         let acceptor = Arc::new(config).into();
         Self { certificate: certificate.der().clone(), acceptor, ca_file, key_file, _dir: dir }
     }
@@ -187,14 +194,17 @@ impl Identity {
         EndPointHash::of_certificate(&self.certificate).unwrap()
     }
 
-    pub(super) async fn accept(&self, mut stream: TcpStream) -> FakeUpstream<server::TlsStream<TcpStream>> {
+    pub(super) async fn accept<S>(&self, mut stream: S) -> FakeUpstream<server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         expect_ssl_request(&mut stream).await;
         stream.write_all(b"S").await.unwrap();
         FakeUpstream::new(self.acceptor.accept(stream).await.unwrap())
     }
 }
 
-pub(super) async fn expect_ssl_request(stream: &mut TcpStream) {
+pub(super) async fn expect_ssl_request<S: AsyncRead + Unpin>(stream: &mut S) {
     let mut request = [0; 8];
     stream.read_exact(&mut request).await.unwrap();
     assert_eq!(request, SSL_REQUEST);

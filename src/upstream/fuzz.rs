@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::sync::Semaphore;
 
 use crate::config::RequireAuth;
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::GenerationId;
 use crate::wire::negotiation::Versions;
 use crate::wire::scram::Binding;
@@ -30,6 +30,7 @@ pub(crate) async fn fuzz_login(control: u8, binding: Binding, said: &[u8]) {
         password: SecretString::from(PASSWORD),
         lease: None,
         generation: GenerationId(1),
+        keys: DerivedKeys::default(),
     };
 
     let (mut ours, mut theirs) = duplex(said.len().max(64 * 1024));

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::panic;
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ use crate::wire::message::backend::{
     PARAMETER_STATUS, READY_FOR_QUERY,
 };
 use crate::wire::negotiation::Versions;
-use crate::wire::scram::{Binding, Exchange, Proof};
+use crate::wire::scram::{Asked, Binding, Exchange, Keys, Proof};
+use crate::wire::scram_server::nonce;
 use crate::wire::startup::{CancelKey, StartupParameters};
 
 use super::error::LoginError;
@@ -167,14 +169,14 @@ where
                     return Err(not_allowed("SCRAM-SHA-256", terms));
                 }
                 (Authentication::Sasl(offered), Auth::Fresh) => {
-                    let exchange = Exchange::begin(offered, &terms.binding, &credential.password)?;
+                    let exchange = Exchange::begin(offered, &terms.binding, fresh_nonce()?)?;
                     let mut reply = BytesMut::new();
                     exchange.encode(&mut reply);
                     self.send(&reply).await?;
                     Auth::Begun(exchange)
                 }
                 (Authentication::SaslContinue(server_first), Auth::Begun(exchange)) => {
-                    let proof = prove(exchange, server_first, terms.turns).await?;
+                    let proof = prove(exchange.ask(server_first)?, credential, terms.turns).await?;
                     let mut reply = BytesMut::new();
                     proof.encode(&mut reply);
                     self.send(&reply).await?;
@@ -298,17 +300,26 @@ fn not_allowed(method: &'static str, terms: &Terms<'_>) -> LoginError {
     LoginError::Method { method, allowed: terms.require_auth }
 }
 
-/// Derives the key.
-async fn prove(exchange: Exchange, server_first: &[u8], turns: &Arc<Semaphore>) -> Result<Proof, LoginError> {
-    let server_first = server_first.to_vec();
-    match in_turn(turns, move || exchange.prove(&server_first)).await {
-        Ok(proof) => Ok(proof?),
-        Err(error) => match error.try_into_panic() {
-            Ok(fault) => panic::resume_unwind(fault),
-            // The process ends.
-            Err(_) => Err(LoginError::Closed),
-        },
-    }
+fn fresh_nonce() -> io::Result<String> {
+    nonce().ok_or_else(|| io::Error::other("no randomness for a nonce"))
+}
+
+/// The proof. The keys for it are derived by the first login that is asked in this way; others wait for them.
+async fn prove(asked: Asked, credential: &Credential, turns: &Arc<Semaphore>) -> Result<Proof, LoginError> {
+    let place = credential.keys.under(&asked.salting);
+    let derive = async || {
+        let (password, salting) = (credential.password.clone(), asked.salting.clone());
+        match in_turn(turns, move || Keys::derive(&password, &salting)).await {
+            Ok(keys) => Ok(keys),
+            Err(error) => match error.try_into_panic() {
+                Ok(fault) => panic::resume_unwind(fault),
+                // The process ends.
+                Err(_) => Err(LoginError::Closed),
+            },
+        }
+    };
+    let keys = place.get_or_try_init(derive).await?;
+    Ok(asked.prove(keys))
 }
 
 /// Works on another thread than that of the sessions, whose bytes would wait for it. Cancel safe, but for the work: that

@@ -2,6 +2,7 @@
 //! by the proof of a credential. Runs no task; every wait here is the caller's to bound.
 
 mod address;
+mod ahead;
 mod hosts;
 mod connect;
 mod tls;
@@ -43,6 +44,7 @@ use crate::wire::scram::Binding;
 use crate::wire::startup::{CancelKey, PROTOCOL_3_0, PROTOCOL_3_2, ProtocolVersion, StartupParameters};
 
 pub(crate) use address::Address;
+pub(crate) use ahead::Ahead;
 pub(crate) use attrs::Unfit;
 pub(crate) use connect::NegotiationError;
 pub(crate) use error::{LoginError, UpstreamError};
@@ -164,6 +166,17 @@ impl Upstream {
         parameters: &StartupParameters,
         deadline: Instant,
     ) -> Result<LoggedIn, UpstreamError> {
+        self.log_in_on(None, credential, parameters, deadline).await
+    }
+
+    /// The same, on a connection that is there already if it leads to where the first attempt is made.
+    pub(crate) async fn log_in_on(
+        &self,
+        mut ahead: Option<Ahead>,
+        credential: &Credential,
+        parameters: &StartupParameters,
+        deadline: Instant,
+    ) -> Result<LoggedIn, UpstreamError> {
         let UpstreamConfig { target_session_attrs: wanted, load_balance_hosts: balance, .. } = self.config;
         let mut plan = Plan::new(self.servers.len(), wanted, balance, &mut fastrand::Rng::new());
         let mut tried = Vec::new();
@@ -176,9 +189,10 @@ impl Upstream {
                 break;
             }
             let until = plan.until(now, deadline);
-            let asking = Asking { credential, parameters, wanted, until, deadline };
+            let ahead = ahead.take();
+            let asking = Asking { credential, parameters, wanted, until, deadline, ahead };
             let before = tried.len();
-            match self.log_in_to(server, &asking, &mut tried).await {
+            match self.log_in_to(server, asking, &mut tried).await {
                 Ok(logged_in) => {
                     note_back(server);
                     if let Some(answers) = self.answers.get(index) {
@@ -203,7 +217,7 @@ impl Upstream {
     async fn log_in_to(
         &self,
         server: &Arc<Server>,
-        asking: &Asking<'_>,
+        mut asking: Asking<'_>,
         tried: &mut Vec<UpstreamError>,
     ) -> Result<LoggedIn, Outcome> {
         let until = asking.until;
@@ -230,7 +244,7 @@ impl Upstream {
             let share = hosts::until(now, until, count - index);
             let until = self.config.connect_timeout.map_or(share, |limit| share.min(now + limit));
             // In a box: a session's task would keep the room of its login, 3 KiB, to the end.
-            let attempt = Box::pin(self.log_in_at(&address, asking));
+            let attempt = Box::pin(self.log_in_at(&address, &mut asking));
             let error = match within(until, &address, attempt).await {
                 Ok((logged_in, Ok(()))) => return Ok(logged_in),
                 Ok((mut logged_in, Err(is))) => {
@@ -332,10 +346,17 @@ impl Upstream {
     async fn log_in_at(
         &self,
         address: &Address,
-        asking: &Asking<'_>,
+        asking: &mut Asking<'_>,
     ) -> Result<(LoggedIn, Result<(), Unfit>), UpstreamError> {
         let Asking { credential, parameters, wanted, .. } = *asking;
-        let mut stream = self.connect(address).await?;
+        let ahead = match asking.ahead.take() {
+            Some(ahead) => ahead.into_stream(address).await,
+            None => None,
+        };
+        let mut stream = match ahead {
+            Some(stream) => stream,
+            None => self.connect(address).await?,
+        };
         let terms = self
             .terms(&stream)
             .map_err(|source| UpstreamError::Tls { address: address.to_string(), source })?;
@@ -415,6 +436,8 @@ struct Asking<'a> {
     until: Instant,
     /// For all hosts.
     deadline: Instant,
+    /// For the first address.
+    ahead: Option<Ahead>,
 }
 
 async fn within<T>(

@@ -1,16 +1,24 @@
-//! The login's side of SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, one type for each message that we send.
+//! SCRAM-SHA-256 and SCRAM-SHA-256-PLUS as the client: which of them, bound to what, and within which bounds. One type
+//! for each message that we send.
 //!
 //! PostgreSQL manual, "SASL Authentication"; RFC 5802, RFC 7677. The user name in it is empty, as libpq has it: the
 //! server takes that of the StartupMessage.
 
-use std::io;
+use std::fmt;
+use std::num::NonZeroU32;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
-use postgres_protocol::authentication::sasl::{self, ChannelBinding, ScramSha256};
+use postgres_protocol::authentication::sasl;
 use postgres_protocol::message::frontend;
+use ring::{digest, hmac, pbkdf2};
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use crate::wire::binding::EndPointHash;
+use crate::wire::verifier::{KEY_LEN, key};
 
 /// What a login is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +49,8 @@ pub(crate) enum ScramError {
     NoMechanism,
     #[error("channel binding is required and the server does not offer {}", sasl::SCRAM_SHA_256_PLUS)]
     PlusNotOffered,
-    #[error("server's first SCRAM message is not an answer to ours")]
-    ServerFirst(#[source] io::Error),
+    #[error("server's first SCRAM message is not an answer to ours: {fault}")]
+    ServerFirst { fault: &'static str },
     /// A server that is not the right one must not have us compute for long.
     #[error(
         "server asks for {asked} rounds of key derivation, which is not between 1 and {MAX_ITERATIONS}; lower \
@@ -51,8 +59,8 @@ pub(crate) enum ScramError {
     Iterations { asked: String },
     #[error("server's first SCRAM message has no salt")]
     NoSalt,
-    #[error("server did not prove that it knows the credential")]
-    ServerFinal(#[source] io::Error),
+    #[error("server did not prove that it knows the credential: {fault}")]
+    ServerFinal { fault: &'static str },
 }
 
 impl Mechanisms {
@@ -68,46 +76,128 @@ impl Mechanisms {
     }
 }
 
+/// What a server keeps a password under, and says before it is proven. With another salt the same password comes to
+/// other keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Salting {
+    pub(crate) salt: Vec<u8>,
+    /// [`MAX_ITERATIONS`] at most.
+    pub(crate) iterations: NonZeroU32,
+}
+
+/// What a password comes to under one [`Salting`]: all that a login takes. Whoever has it can log in.
+pub(crate) struct Keys {
+    client_key: Zeroizing<[u8; KEY_LEN]>,
+    server_key: Zeroizing<[u8; KEY_LEN]>,
+}
+
+impl Keys {
+    /// Work for the processor: about 1 ms for the 4,096 rounds that PostgreSQL asks for by default, 30 ms for
+    /// [`MAX_ITERATIONS`].
+    pub(crate) fn derive(password: &SecretString, salting: &Salting) -> Self {
+        let mut salted = Zeroizing::new([0; KEY_LEN]);
+        let Salting { salt, iterations } = salting;
+        // PostgreSQL normalizes a password where it can, and takes it as it is where it cannot.
+        let password = password.expose_secret();
+        let normal = stringprep::saslprep(password).ok();
+        let normal = normal.map(|normal| Zeroizing::new(normal.into_owned()));
+        let password = normal.as_ref().map_or(password, |normal| normal.as_str());
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, *iterations, salt, password.as_bytes(), &mut *salted);
+        let of = |name: &[u8]| {
+            let mut key = Zeroizing::new([0; KEY_LEN]);
+            key.copy_from_slice(sign(salted.as_slice(), name).as_ref());
+            key
+        };
+        Self { client_key: of(b"Client Key"), server_key: of(b"Server Key") }
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}
+
 /// A login that has begun.
 pub(crate) struct Exchange {
     mechanism: &'static str,
-    scram: ScramSha256,
+    /// What the login is bound to: the gs2 header, and the hash of the certificate.
+    gs2: &'static str,
+    hash: Vec<u8>,
+    nonce: String,
 }
 
 impl Exchange {
     /// Picks the mechanism and the gs2 header (RFC 5802 §6): `p` where both sides bind; `y` where only we could,
-    /// so that a server that did offer it finds out that its offer was taken away on the way; else `n`.
-    pub(crate) fn begin(
-        offered: Mechanisms,
-        binding: &Binding,
-        password: &SecretString,
-    ) -> Result<Self, ScramError> {
-        // The crate's names: "unrequested" is `y`, "unsupported" is `n`.
-        let (mechanism, binding) = match binding {
+    /// so that a server that did offer it finds out that its offer was taken away on the way; else `n`. `nonce` is ours:
+    /// printable, without a comma, never the same twice.
+    pub(crate) fn begin(offered: Mechanisms, binding: &Binding, nonce: String) -> Result<Self, ScramError> {
+        let plain = sasl::SCRAM_SHA_256;
+        let (mechanism, gs2, hash) = match binding {
             Binding::Preferred(hash) | Binding::Required(hash) if offered.plus => {
-                (sasl::SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash.as_ref().to_vec()))
+                (sasl::SCRAM_SHA_256_PLUS, "p=tls-server-end-point,,", hash.as_ref().to_vec())
             }
             Binding::Required(_) => return Err(ScramError::PlusNotOffered),
             _ if !offered.plain => return Err(ScramError::NoMechanism),
-            Binding::Preferred(_) => (sasl::SCRAM_SHA_256, ChannelBinding::unrequested()),
-            Binding::None => (sasl::SCRAM_SHA_256, ChannelBinding::unsupported()),
+            Binding::Preferred(_) => (plain, "y,,", Vec::new()),
+            Binding::None => (plain, "n,,", Vec::new()),
         };
-        let scram = ScramSha256::new(password.expose_secret().as_bytes(), binding);
-        Ok(Self { mechanism, scram })
+        Ok(Self { mechanism, gs2, hash, nonce })
     }
 
     /// Writes the whole `SASLInitialResponse`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         // Fails only above 2 GiB.
-        let _ = frontend::sasl_initial_response(self.mechanism, self.scram.message(), out);
+        let _ = frontend::sasl_initial_response(self.mechanism, self.first().as_bytes(), out);
     }
 
-    /// Takes the data of `AuthenticationSASLContinue`. Derives the salted password, which is work for the processor:
-    /// about 1 ms for the 4,096 rounds that PostgreSQL asks for by default, 30 ms for [`MAX_ITERATIONS`].
-    pub(crate) fn prove(mut self, server_first: &[u8]) -> Result<Proof, ScramError> {
+    fn first(&self) -> String {
+        format!("{}n=,r={}", self.gs2, self.nonce)
+    }
+
+    /// Takes the data of `AuthenticationSASLContinue`.
+    pub(crate) fn ask(self, server_first: &[u8]) -> Result<Asked, ScramError> {
+        let malformed = |fault| ScramError::ServerFirst { fault };
         judge(server_first)?;
-        self.scram.update(server_first).map_err(ScramError::ServerFirst)?;
-        Ok(Proof { scram: self.scram })
+        let text = std::str::from_utf8(server_first).map_err(|_| malformed("it is no text"))?;
+        let mut parts = text.split(',');
+        let mut value = |name| parts.next().and_then(|part| part.strip_prefix(name));
+        let (nonce, salt, iterations) = (value("r="), value("s="), value("i="));
+        let nonce = nonce.ok_or(malformed("it begins with no nonce"))?;
+        if !nonce.starts_with(&self.nonce) || !nonce.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(malformed("its nonce does not go on from ours"));
+        }
+        let salt = salt.and_then(|salt| STANDARD.decode(salt).ok()).ok_or(malformed("its salt"))?;
+        let iterations = iterations.filter(|count| count.bytes().all(|byte| byte.is_ascii_digit()));
+        let iterations =
+            iterations.and_then(|count| count.parse().ok()).ok_or(malformed("its iterations"))?;
+        if parts.next().is_some() {
+            return Err(malformed("there is more in it than we understand"));
+        }
+        let bound_to = STANDARD.encode([self.gs2.as_bytes(), &self.hash].concat());
+        let without_proof = format!("c={bound_to},r={nonce}");
+        let auth_message = format!("n=,r={},{text},{without_proof}", self.nonce);
+        Ok(Asked { salting: Salting { salt, iterations }, without_proof, auth_message })
+    }
+}
+
+/// The server has said what it wants to be proven: the password under its salt.
+pub(crate) struct Asked {
+    pub(crate) salting: Salting,
+    without_proof: String,
+    auth_message: String,
+}
+
+impl Asked {
+    /// The proof, with what the password comes to under this salt.
+    pub(crate) fn prove(self, keys: &Keys) -> Proof {
+        let stored_key = digest::digest(&digest::SHA256, &*keys.client_key);
+        let signature = sign(stored_key.as_ref(), self.auth_message.as_bytes());
+        let mut proof = keys.client_key.clone();
+        proof.iter_mut().zip(signature.as_ref()).for_each(|(key, signed)| *key ^= signed);
+        let expected = sign(keys.server_key.as_slice(), self.auth_message.as_bytes());
+        let message = format!("{},p={}", self.without_proof, STANDARD.encode(proof.as_slice()));
+        Proof { message, expected }
     }
 }
 
@@ -128,26 +218,42 @@ fn judge(server_first: &[u8]) -> Result<(), ScramError> {
     }
 }
 
+fn sign(key: &[u8], message: &[u8]) -> hmac::Tag {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message)
+}
+
 /// Of key derivation, the same as JDBC's driver allows: 24 times PostgreSQL's default. More of them make a password
 /// harder to guess from its verifier, and Vault's have more than a hundred random bits.
 const MAX_ITERATIONS: u32 = 100_000;
 
 /// Our proof, which awaits the server's.
 pub(crate) struct Proof {
-    scram: ScramSha256,
+    message: String,
+    /// The server's signature, if it is the right one.
+    expected: hmac::Tag,
 }
 
 impl Proof {
     /// Writes the whole `SASLResponse`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         // Fails only above 2 GiB.
-        let _ = frontend::sasl_response(self.scram.message(), out);
+        let _ = frontend::sasl_response(self.message.as_bytes(), out);
     }
 
     /// Takes the data of `AuthenticationSASLFinal`. Only after `Ok` is the other side the one that holds the
     /// verifier of our credential.
-    pub(crate) fn verify(mut self, server_final: &[u8]) -> Result<(), ScramError> {
-        self.scram.finish(server_final).map_err(ScramError::ServerFinal)
+    pub(crate) fn verify(self, server_final: &[u8]) -> Result<(), ScramError> {
+        let unproven = |fault| ScramError::ServerFinal { fault };
+        if server_final.starts_with(b"e=") {
+            return Err(unproven("it has sent an error"));
+        }
+        let signature = server_final.strip_prefix(b"v=").and_then(key);
+        let signature = signature.ok_or(unproven("there is no signature in its last message"))?;
+        if self.expected.as_ref().ct_eq(signature.as_slice()).into() {
+            Ok(())
+        } else {
+            Err(unproven("its signature is wrong"))
+        }
     }
 }
 
@@ -218,11 +324,13 @@ pub(crate) mod tests {
     }
 
     fn begin(offered: Mechanisms, binding: &Binding) -> Result<Exchange, ScramError> {
-        Exchange::begin(offered, binding, &SecretString::from("secret"))
+        Exchange::begin(offered, binding, crate::wire::scram_server::nonce().unwrap())
     }
 
-    fn first(exchange: &Exchange) -> &str {
-        std::str::from_utf8(exchange.scram.message()).unwrap()
+    /// With the keys of the password.
+    fn proof(asked: Asked) -> Proof {
+        let keys = Keys::derive(&SecretString::from("secret"), &asked.salting);
+        asked.prove(&keys)
     }
 
     #[test]
@@ -248,7 +356,7 @@ pub(crate) mod tests {
         ] {
             let exchange = begin(offered, binding).unwrap();
             assert_eq!(exchange.mechanism, mechanism);
-            assert!(first(&exchange).starts_with(&format!("{gs2}n=,r=")), "{offered:?} {binding:?}");
+            assert!(&exchange.first().starts_with(&format!("{gs2}n=,r=")), "{offered:?} {binding:?}");
         }
         let refused = |offered, binding| begin(offered, binding).err().unwrap();
         assert!(matches!(refused(PLAIN, &require), ScramError::PlusNotOffered));
@@ -265,25 +373,23 @@ pub(crate) mod tests {
                 Binding::None | Binding::Preferred(_) => gs2.into(),
             };
             let exchange = begin(BOTH, binding).unwrap();
-            let (server, server_first) = Server::first("secret", first(&exchange), gs2);
-            let proof = exchange.prove(server_first.as_bytes()).unwrap();
-            let client_final = std::str::from_utf8(proof.scram.message()).unwrap();
-            let server_final = server.last(client_final, &cbind).expect("our proof is right");
+            let (server, server_first) = Server::first("secret", &exchange.first(), gs2);
+            let proof = proof(exchange.ask(server_first.as_bytes()).unwrap());
+            let server_final = server.last(&proof.message, &cbind).expect("our proof is right");
             proof.verify(server_final.as_bytes()).unwrap();
         }
     }
 
     /// What we make of a server's first message; `{}` in it stands for our nonce.
-    fn prove(server_first: &str) -> Result<Proof, ScramError> {
+    fn ask(server_first: &str) -> Result<Asked, ScramError> {
         let exchange = begin(PLAIN, &Binding::None).unwrap();
-        let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
-        let server_first = server_first.replace("{}", ours);
-        exchange.prove(server_first.as_bytes())
+        let server_first = server_first.replace("{}", &exchange.nonce);
+        exchange.ask(server_first.as_bytes())
     }
 
     #[test]
     fn server_first_that_is_no_answer_is_refused_before_the_proof() {
-        assert!(prove("r={}theirs,s=c2FsdA==,i=4096").is_ok());
+        assert!(ask("r={}theirs,s=c2FsdA==,i=4096").is_ok());
         for server_first in [
             "r=theirs,s=c2FsdA==,i=4096",
             "r=x{},s=c2FsdA==,i=4096",
@@ -291,20 +397,22 @@ pub(crate) mod tests {
             "m=x,r={},s=c2FsdA==,i=4096",
             "r={},s=*,i=4096",
             "r={},i=4096",
+            "r={},s=c2FsdA==,i=+4096",
+            "r={}\u{7f},s=c2FsdA==,i=4096",
             "r={}",
             "e=other-error",
             "\u{ff}\0",
             "",
         ] {
-            let refused = prove(server_first).err().unwrap();
-            assert!(matches!(refused, ScramError::ServerFirst(_)), "{server_first}: {refused}");
+            let refused = ask(server_first).err().unwrap();
+            assert!(matches!(refused, ScramError::ServerFirst { .. }), "{server_first}: {refused}");
         }
-        assert!(matches!(prove("r={},s=,i=4096").err().unwrap(), ScramError::NoSalt));
+        assert!(matches!(ask("r={},s=,i=4096").err().unwrap(), ScramError::NoSalt));
     }
 
     #[test]
     fn rounds_are_bounded_before_the_first() {
-        assert!(prove("r={},s=c2FsdA==,i=1").is_ok() && prove("r={},s=c2FsdA==,i=100000").is_ok());
+        assert!(ask("r={},s=c2FsdA==,i=1").is_ok() && ask("r={},s=c2FsdA==,i=100000").is_ok());
         for (rounds, asked) in [
             ("0", "0"),
             ("100001", "100001"),
@@ -313,7 +421,7 @@ pub(crate) mod tests {
             ("-1", "1"),
             ("", ""),
         ] {
-            let refused = prove(&format!("r={{}},s=c2FsdA==,i={rounds}")).err().unwrap();
+            let refused = ask(&format!("r={{}},s=c2FsdA==,i={rounds}")).err().unwrap();
             assert!(matches!(&refused, ScramError::Iterations { asked: told } if told == asked), "{refused}");
         }
     }
@@ -321,11 +429,9 @@ pub(crate) mod tests {
     #[test]
     fn long_nonce_is_answered_as_it_came() {
         let exchange = begin(PLAIN, &Binding::None).unwrap();
-        let ours = first(&exchange).strip_prefix("n,,n=,r=").unwrap();
-        let nonce = ours.to_owned() + &"x".repeat(60_000);
-        let proof = exchange.prove(format!("r={nonce},s=c2FsdA==,i=1").as_bytes()).unwrap();
-        let client_final = std::str::from_utf8(proof.scram.message()).unwrap();
-        assert!(client_final.starts_with(&format!("c=biws,r={nonce},p=")));
+        let nonce = exchange.nonce.clone() + &"x".repeat(60_000);
+        let proof = proof(exchange.ask(format!("r={nonce},s=c2FsdA==,i=1").as_bytes()).unwrap());
+        assert!(proof.message.starts_with(&format!("c=biws,r={nonce},p=")));
     }
 
     #[test]
@@ -334,10 +440,10 @@ pub(crate) mod tests {
             ["v=", "", "v=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "e=other-error", "v=*", "v=AAAA,x=y"]
         {
             let exchange = begin(PLAIN, &Binding::None).unwrap();
-            let (_, server_first) = Server::first("secret", first(&exchange), "n,,");
-            let proof = exchange.prove(server_first.as_bytes()).unwrap();
+            let (_, server_first) = Server::first("secret", &exchange.first(), "n,,");
+            let proof = proof(exchange.ask(server_first.as_bytes()).unwrap());
             assert!(
-                matches!(proof.verify(server_final.as_bytes()), Err(ScramError::ServerFinal(_))),
+                matches!(proof.verify(server_final.as_bytes()), Err(ScramError::ServerFinal { .. })),
                 "{server_final}"
             );
         }

@@ -174,7 +174,9 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
             format!("the role's password was stored with {asked} rounds of key derivation"),
             "ALTER SYSTEM SET scram_iterations = 4096;\nSELECT pg_reload_conf();",
         ),
-        LoginError::Scram(ScramError::ServerFirst(_) | ScramError::NoSalt | ScramError::ServerFinal(_))
+        LoginError::Scram(
+            ScramError::ServerFirst { .. } | ScramError::NoSalt | ScramError::ServerFinal { .. },
+        )
         | LoginError::NotProven
         | LoginError::OutOfOrder { .. } => Trouble::new(
             Class::Permission,

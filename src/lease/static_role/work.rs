@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::tenure::Tenure;
 use super::{Password, Report, StaticChain};
-use crate::credential::Credential;
+use crate::credential::{Credential, DerivedKeys};
 use crate::ids::GenerationId;
 use crate::lease::chain::Trigger;
 use crate::lease::clock::Now;
@@ -214,7 +214,13 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             info!(event = "rotation.start", vault_path = %self.vault_path, trigger = %trigger);
         }
         let StaticCredential { user, password, .. } = read;
-        let credential = Arc::new(Credential { user, password, lease: None, generation: id });
+        let credential = Arc::new(Credential {
+            user,
+            password,
+            lease: None,
+            generation: id,
+            keys: DerivedKeys::default(),
+        });
         self.last_read = Some(Arc::clone(&credential));
         let proof = Some(Proof::new(self.upstreams.provers().len(), self.now().boot));
         self.candidate = Some(Password { credential, proof, issued: None, trigger });

@@ -16,7 +16,7 @@ use tokio::time;
 
 use super::*;
 use crate::config::AtLeaseEnd;
-use crate::credential::{self, Credential, CredentialSource, Issued, Publisher};
+use crate::credential::{self, Credential, CredentialSource, DerivedKeys, Issued, Publisher};
 use crate::drain::Phase;
 use crate::ids::{GenerationId, LeaseId};
 use crate::session::doubt::Doubts;
@@ -44,6 +44,7 @@ fn credential(generation: u64) -> Credential {
         password: SecretString::from("secret"),
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(generation),
+        keys: DerivedKeys::default(),
     }
 }
 

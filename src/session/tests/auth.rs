@@ -80,6 +80,40 @@ async fn proof_of_both_sides_and_greeting_are_one_write() {
     tokio::join!(session, client_side, server_side);
 }
 
+#[tokio::test]
+async fn way_to_upstream_is_made_while_the_client_proves_who_it_is() {
+    let server = Server::bind().await;
+    let (proxy, _dir) = asking(server.port(), 1);
+    let _issued = proxy.promote(1);
+    for (password, is_right) in [("secret", true), ("wrong", false)] {
+        let (session, mut client) = proxy.connect();
+        let (is_there, may_prove) = tokio::sync::oneshot::channel();
+        let client_side = async {
+            let (_scram, proof) = up_to_the_proof(&mut client, password).await;
+            may_prove.await.unwrap();
+            client.write_all(&proof).await.unwrap();
+            if is_right {
+                assert_eq!(request(&mut client).await.0, 12);
+                read_greeting(&mut client).await;
+                drop(client);
+            } else {
+                assert_eq!(code(&rest(&mut client).await), "28P01");
+            }
+        };
+        let server_side = async {
+            let (mut stream, _) = server.0.accept().await.unwrap();
+            is_there.send(()).unwrap();
+            if is_right {
+                read_packet(&mut stream).await;
+                greet(&mut stream).await;
+            }
+            // Who has not proven who it is has had nothing said there.
+            expect_end(&mut stream).await;
+        };
+        tokio::join!(session, client_side, server_side);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_asked_keeps_no_seat_from_others_and_may_lose_his_place() {
     let (proxy, _dir) = asking(1, 1);

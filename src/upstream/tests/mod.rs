@@ -2,3 +2,4 @@
 
 mod one;
 mod several;
+mod setup;
