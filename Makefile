@@ -27,7 +27,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench-fleet bench-admission bench-ready fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench bench-quick bench-doc bench-micro bench-fleet bench-admission bench-ready fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -78,6 +78,20 @@ test-monitoring: servers ## metrics and alerts by Prometheus's own tool, which i
 	@$(CARGO) test --locked --no-run --test docs --test e2e
 	@$(RUN) $(CARGO) test --quiet --locked --test docs
 	@$(RUN) $(CARGO) test --quiet --locked --test e2e -- operators::alerts:: operators::trouble::
+
+bench: MAJORS := 18
+bench: servers ## pglease beside no proxy, HAProxy and PgBouncer: half an hour; ARGS="--help" has the rest
+	@$(CARGO) bench --quiet --locked --bench performance -- $(ARGS)
+
+bench-quick: MAJORS := 18
+bench-quick: servers ## the same in under 3 minutes, once it is built
+	@$(CARGO) bench --quiet --locked --bench performance -- --quick $(ARGS)
+
+bench-doc: ## fills docs/performance.md with what `make bench` has measured
+	@$(CARGO) bench --quiet --locked --bench performance -- --doc
+
+bench-micro: ## what scanner, startup, SCRAM and schedule take by themselves
+	@$(CARGO) bench --quiet --locked --bench micro
 
 bench-fleet: ## a day of 100,000 instances, simulated: requests to Vault per pod and hour, and how evenly they come
 	@$(CARGO) bench --quiet --locked --bench fleet

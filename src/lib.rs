@@ -42,6 +42,10 @@ pub mod fuzz;
 
 pub use cli::run;
 
+/// For `benches/micro.rs`.
+#[doc(hidden)]
+pub mod micro;
+
 /// For `benches/fleet.rs`.
 #[doc(hidden)]
 pub mod simulation {

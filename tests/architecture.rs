@@ -56,6 +56,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "file",
         ],
     ),
+    ("micro", &["wire"]),
     ("fuzz", EVERYTHING_BELOW),
     ("app", EVERYTHING_BELOW),
     ("cli", EVERYTHING_BELOW),

@@ -74,6 +74,11 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         By(&[("tests/kubernetes/certificate.rs", "no_pod_is_refused_over_upgrade_scaling_and_rollback")]),
     ),
     ("docs/kubernetes.md", "kubectl exec", Not(KUBELET)),
+    (
+        "docs/performance.md",
+        "cargo run --release --example load",
+        By(&[("tests/e2e/operators/load.rs", "load_generator_tells_what_a_rate_on_some_sessions_takes")]),
+    ),
     ("docs/runbook.md", "# How the credentials of a pod stand", Not(KUBELET)),
     ("docs/runbook.md", "SELECT rolname, rolcanlogin", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
     ("docs/runbook.md", "SELECT r.rolname, d.deptype", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),

@@ -14,6 +14,7 @@ mod drain;
 mod rolling;
 mod schema;
 mod calls;
+mod load;
 
 use std::process::Output;
 

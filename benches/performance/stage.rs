@@ -1,0 +1,173 @@
+//! The servers, and each way to them, started when it is first gone.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::Pid;
+
+use super::peers::{self, Absent, Peer};
+use super::scenarios::{Tls, Way};
+use super::support::pglease::Pglease;
+use super::support::pki::{Authority, Issued};
+use super::support::world::{World, WorldOptions};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
+
+/// One world for everything but what has its own.
+pub(crate) struct Stage {
+    pub(crate) world: World<'static>,
+    /// Of pglease and PgBouncer towards clients.
+    issued: Issued,
+    ca: String,
+    ways: HashMap<(Way, Tls), Result<Proxy, Absent>>,
+}
+
+enum Proxy {
+    None,
+    Pglease(Pglease),
+    Peer(Peer),
+}
+
+/// Where a client goes, and whose work is counted.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// For libpq and tokio-postgres.
+    pub(crate) url: String,
+    pub(crate) proxy: Option<Pid>,
+}
+
+impl Stage {
+    pub(crate) async fn set_up() -> Self {
+        let world = World::shared(WorldOptions::default()).await;
+        let authority = Authority::create();
+        let issued = authority.issue(&["localhost", "127.0.0.1", "::1"]);
+        let folder = world.folder();
+        let ca = folder.join("tls-ca.pem").display().to_string();
+        std::fs::write(&ca, authority.pem()).unwrap();
+        std::fs::write(folder.join("tls.pem"), &issued.certificate).unwrap();
+        std::fs::write(folder.join("tls.key"), &issued.key).unwrap();
+        let stage = Self { world, issued, ca, ways: HashMap::new() };
+        stage.make_tables().await;
+        stage
+    }
+
+    async fn make_tables(&self) {
+        let postgres = &self.world.servers.postgres;
+        let url =
+            format!("postgresql://postgres:postgres@127.0.0.1:{}/{}", postgres.port(), self.world.database());
+        let mut pgbench = Command::new(postgres.bin().join("pgbench"));
+        pgbench.args(["-i", "-q", "-s", "5", "-I", "dtGvp", &url]);
+        let made = tokio::task::spawn_blocking(move || pgbench.output().unwrap()).await.unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let sql = "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
+            CREATE UNLOGGED TABLE wide (body text);
+            INSERT INTO wide SELECT repeat('x', 1023) FROM generate_series(1, 65536);
+            CREATE UNLOGGED TABLE sink (body text);
+            GRANT ALL ON wide, sink TO PUBLIC;
+            VACUUM ANALYZE;";
+        for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            self.world.superuser.batch_execute(statement).await.unwrap();
+        }
+    }
+
+    /// A way to the database, or why there is none.
+    pub(crate) async fn target(&mut self, way: Way, tls: Tls) -> Result<Target, Absent> {
+        // Neither cares.
+        let key = if matches!(way, Way::Direct | Way::Haproxy) { (way, Tls::None) } else { (way, tls) };
+        if let Entry::Vacant(_) = self.ways.entry(key) {
+            let proxy = self.start(way, tls).await;
+            self.ways.insert(key, proxy);
+        }
+        let postgres = &self.world.servers.postgres;
+        let (database, ca) = (self.world.database(), postgres.ca_file().display().to_string());
+        let url = |user: &str, port: u16, ca: Option<&str>| {
+            let tls = ca.map_or("disable".to_owned(), |ca| format!("require&sslrootcert={ca}"));
+            format!("postgresql://{user}@127.0.0.1:{port}/{database}?sslmode={tls}")
+        };
+        let server_ca = (tls != Tls::None).then_some(ca.as_str());
+        let client_ca = tls.of_client().then_some(self.ca.as_str());
+        Ok(match self.ways.get(&key).unwrap() {
+            Err(absent) => return Err(absent.clone()),
+            Ok(Proxy::None) => {
+                Target { url: url("postgres:postgres", postgres.port(), server_ca), proxy: None }
+            }
+            Ok(Proxy::Pglease(pglease)) => {
+                Target { url: url("app", pglease.port(), client_ca), proxy: Some(pglease.process().pid()) }
+            }
+            Ok(Proxy::Peer(peer)) => {
+                let ca = if way == Way::Haproxy { server_ca } else { client_ca };
+                Target { url: url("postgres:postgres", peer.port, ca), proxy: Some(peer.process.pid()) }
+            }
+        })
+    }
+
+    async fn start(&self, way: Way, tls: Tls) -> Result<Proxy, Absent> {
+        let port = self.world.servers.postgres.port();
+        match way {
+            Way::Direct => Ok(Proxy::None),
+            Way::Haproxy => peers::haproxy(port, 2000).await.map(Proxy::Peer),
+            Way::Pgbouncer => {
+                peers::pgbouncer(port, &self.world.database(), tls, &self.issued).await.map(Proxy::Peer)
+            }
+            Way::Pglease => Ok(Proxy::Pglease(started(&self.settings(tls, "")).await)),
+            Way::PgleaseWarm => {
+                let settings = self.settings(tls, "warm = 16\n");
+                if self.knows(&settings) {
+                    Ok(Proxy::Pglease(started(&settings).await))
+                } else {
+                    Err("this build of pglease has no `warm`".to_owned())
+                }
+            }
+        }
+    }
+
+    fn settings(&self, tls: Tls, of_route: &str) -> String {
+        let file = |name: &str| self.world.folder().join(name).display().to_string();
+        let listen = if tls.of_client() {
+            format!("tls_cert_file = {:?}\ntls_key_file = {:?}\n", file("tls.pem"), file("tls.key"))
+        } else {
+            String::new()
+        };
+        let vault = self.world.servers.openbao.address();
+        let settings = self.world.settings_with("info", &vault, &format!("max_sessions = 2000\n{listen}"));
+        format!("{settings}{}{of_route}", self.route(tls.of_upstream()))
+    }
+
+    /// Whether this build of pglease has every key of these.
+    fn knows(&self, settings: &str) -> bool {
+        let file = self.world.folder().join("known.toml");
+        std::fs::write(&file, settings).unwrap();
+        let checked = Command::new(BINARY).args(["check", "--offline", "--config-file"]).arg(file).output();
+        let Output { stdout, stderr, .. } = checked.expect("pglease check");
+        let said = [stdout, stderr].concat();
+        !String::from_utf8_lossy(&said).contains("not built yet")
+    }
+
+    /// To the world's database, with TLS or without.
+    pub(crate) fn route(&self, tls: bool) -> String {
+        let world = &self.world;
+        if tls {
+            return world.route("db-app");
+        }
+        let upstream = format!(
+            "postgresql://127.0.0.1:{}/{}?sslmode=disable",
+            world.servers.postgres.port(),
+            world.database()
+        );
+        format!("[[route]]\nupstream = {upstream:?}\nvault_path = {:?}\n", world.vault_path("db-app"))
+    }
+
+    /// Ends every proxy: each scenario finds a young one.
+    pub(crate) fn clear(&mut self) {
+        self.ways.clear();
+    }
+}
+
+/// pglease on these settings, ready.
+async fn started(settings: &str) -> Pglease {
+    let pglease = Pglease::start(Path::new(BINARY), settings).await;
+    pglease.wait_ready().await;
+    pglease
+}
