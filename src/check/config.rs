@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Target;
+use super::fault::{Fault, Warning};
 use super::name::Name;
-use super::report::{Class, Found, Recorder};
+use super::report::{Found, Recorder};
 use crate::config::{Config, ConfigErrors, Loaded, VaultConfig, grace_warning};
 use crate::session::auth::Auth;
 use crate::session::encryption::ClientTls;
@@ -48,12 +49,12 @@ pub(super) async fn check(
 /// Errors of the settings say all in one line: what is written and where, what is wrong with it, and the cure.
 fn error_found(error: &str) -> Found {
     let (found, cure) = in_two(error);
-    Found::fault(Class::Configuration, found, "pglease does not start with these settings", cure)
+    Found::fault(Fault::Setting, found, "pglease does not start with these settings", cure)
 }
 
 fn warning_found(warning: &str) -> Found {
     let (found, cure) = in_two(warning);
-    Found::warning(found, "this is what the settings say", cure)
+    Found::warning(Warning::Setting, found, "this is what the settings say", cure)
 }
 
 fn in_two(line: &str) -> (&str, &str) {
@@ -74,7 +75,7 @@ fn files(config: Config) -> Found<Parts> {
     let of_vault = VaultConfig { state_dir: None, ..config.vault.clone() };
     let fault = |error: &(dyn std::error::Error + 'static), cure: &str| {
         let cause = "pglease does not start without it";
-        Found::fault(Class::Configuration, Causes(error).to_string(), cause, cure)
+        Found::fault(Fault::File, Causes(error).to_string(), cause, cure)
     };
     let vault = match Vault::load(&of_vault, Arc::clone(&metrics)) {
         Ok(vault) => Arc::new(vault),

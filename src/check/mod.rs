@@ -7,6 +7,7 @@
 //! [`run`] as they end.
 
 mod name;
+mod fault;
 mod report;
 mod text;
 mod throwaway;
@@ -27,8 +28,9 @@ use tokio::time::{self, Instant};
 pub(crate) use report::{Report, Step};
 pub(crate) use text::{json, line, summary};
 
+use fault::Fault;
 use name::Name;
-use report::{Class, Found, Recorder};
+use report::{Found, Recorder};
 use throwaway::Throwaway;
 
 use crate::config::{Config, ConfigErrors, Loaded, RouteConfig};
@@ -103,7 +105,7 @@ async fn end_of(
 async fn end_early(throwaway: &Arc<Throwaway>, record: &Recorder, reason: String) {
     let (cause, cure) = ("the steps behind the last one were not done", "run it again; --max sets the limit");
     record
-        .write(Name::CheckEnd, "", Duration::ZERO, Found::<()>::fault(Class::Unfinished, reason, cause, cure))
+        .write(Name::CheckEnd, "", Duration::ZERO, Found::<()>::fault(Fault::Unfinished, reason, cause, cure))
         .await;
     vault::give_back(throwaway, record).await;
 }

@@ -135,7 +135,8 @@ mod tests {
         let places: Vec<usize> = Name::ALL.iter().map(|name| *name as usize).collect();
         assert_eq!(places, (0..=Name::CheckEnd as usize).collect::<Vec<_>>());
 
-        let docs = include_str!("../../docs/check.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let (docs, _) = include_str!("../../docs/check.md").split_once("## What it can find").unwrap();
+        let docs = docs.lines().filter_map(|line| line.strip_prefix("| `"));
         let documented: Vec<&str> = docs.filter_map(|row| row.split('`').next()).collect();
         assert_eq!(documented, Name::ALL.iter().map(|name| name.as_str()).collect::<Vec<_>>());
     }

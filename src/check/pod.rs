@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::fault::{Fault, Warning};
 use super::name::Name;
-use super::report::{Class, Found, Recorder};
+use super::report::{Found, Recorder};
 use crate::config::{Config, ListenConfig, PodConfig, memory_mib, needed_descriptors, sessions_within};
 
 /// Looks at the limits of this process, which are those of its container, and at what Kubernetes has told.
@@ -28,6 +29,7 @@ fn descriptors(max_sessions: usize, hard: u64) -> Found {
     }
     let within = sessions_within(hard);
     Found::warning(
+        Warning::FewDescriptors,
         format!("{needed} open files for listen.max_sessions = {max_sessions}, and {hard} can be had"),
         format!("pglease serves {within} sessions at the same time instead"),
         format!(
@@ -48,6 +50,7 @@ fn memory(max_sessions: usize, limit: Option<u64>) -> Found {
         ));
     }
     Found::warning(
+        Warning::LittleMemory,
         format!(
             "up to {needed} MiB for listen.max_sessions = {max_sessions}, and the limit is {limit_mib} MiB"
         ),
@@ -76,11 +79,11 @@ fn deadline(deadline: Duration, grace: Option<Duration>) -> Found {
     let room = grace.saturating_sub(REVOCATION);
     if deadline >= grace {
         let cause = "Kubernetes kills pglease before it has revoked its leases";
-        return Found::fault(Class::Configuration, found, cause, cure(room));
+        return Found::fault(Fault::DeadlinePastGrace, found, cause, cure(room));
     }
     if deadline > room {
         let cause = "revocation takes up to 5 s behind the deadline, and Kubernetes may kill pglease in the middle of it";
-        return Found::warning(found, cause, cure(room));
+        return Found::warning(Warning::DeadlineNearGrace, found, cause, cure(room));
     }
     Found::fine(found)
 }
@@ -92,7 +95,7 @@ const REVOCATION: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Outcome;
+    use super::super::report::{Class, Outcome};
     use super::*;
 
     #[test]

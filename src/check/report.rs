@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::fault::{Fault, Warning};
 use super::name::Name;
 
 /// One line of the report.
@@ -60,7 +61,7 @@ pub(crate) enum Class {
 
 impl Class {
     /// As sysexits(3) has them: `EX_UNAVAILABLE`, `EX_NOPERM`, `EX_CONFIG`.
-    fn exit_code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Unavailable => 69,
             Self::Permission => 77,
@@ -84,6 +85,8 @@ impl Class {
 /// Why something is not as it should be, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remedy {
+    /// That of the [`Fault`] or [`Warning`].
+    pub(crate) name: &'static str,
     pub(crate) cause: String,
     /// Names the setting, the annotation, or the very command; of several lines where that is a command or SQL.
     pub(crate) cure: String,
@@ -106,11 +109,12 @@ impl Found {
 
     /// It works, and something about it will hurt.
     pub(crate) fn warning(
+        warning: Warning,
         found: impl Into<String>,
         cause: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        let remedy = Remedy { cause: cause.into(), cure: cure.into() };
+        let remedy = Remedy { name: warning.as_str(), cause: cause.into(), cure: cure.into() };
         Self { outcome: Outcome::Warning, text: found.into(), remedy: Some(remedy), value: Some(()) }
     }
 
@@ -124,13 +128,18 @@ impl Found {
 impl<T> Found<T> {
     /// It does not work.
     pub(crate) fn fault(
-        class: Class,
+        fault: Fault,
         found: impl Into<String>,
         cause: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        let remedy = Remedy { cause: cause.into(), cure: cure.into() };
-        Self { outcome: Outcome::Failed(class), text: found.into(), remedy: Some(remedy), value: None }
+        let remedy = Remedy { name: fault.as_str(), cause: cause.into(), cure: cure.into() };
+        Self {
+            outcome: Outcome::Failed(fault.class()),
+            text: found.into(),
+            remedy: Some(remedy),
+            value: None,
+        }
     }
 
     /// It was not looked at, or cannot be told.
@@ -277,16 +286,17 @@ mod tests {
         let (record, mut written) = Recorder::new();
         let slow = async {
             tokio::time::sleep(Duration::from_millis(7)).await;
-            Found::warning("so", "because", "do").with(7)
+            Found::warning(Warning::Setting, "so", "because", "do").with(7)
         };
         assert_eq!(record.step(Name::VaultLogin, "web", slow).await, Some(7));
-        let refused = async { Found::<u8>::fault(Class::Permission, "no", "because", "do") };
+        let refused = async { Found::<u8>::fault(Fault::CredsNotAllowed, "no", "because", "do") };
         assert_eq!(record.step(Name::VaultCreds, "", refused).await, None);
         record.skip(Name::VaultRevoke, "", "vault.login failed").await;
         drop(record);
 
         let step = written.recv().await.unwrap();
-        let remedy = Remedy { cause: "because".to_owned(), cure: "do".to_owned() };
+        let name = "setting-gives-up";
+        let remedy = Remedy { name, cause: "because".to_owned(), cure: "do".to_owned() };
         let (name, subject, found) = (Name::VaultLogin, "web".to_owned(), "so".to_owned());
         let (took, outcome) = (Duration::from_millis(7), Outcome::Warning);
         assert_eq!(step, Step { name, subject, took, outcome, found, remedy: Some(remedy) });

@@ -14,7 +14,7 @@ pub(crate) fn line(step: &Step) -> String {
     let took = if *outcome == Outcome::Skipped { String::new() } else { duration(*took) };
     let subject = one_line(subject);
     let line = format!("{mark} {name:NAME_WIDTH$}  {subject:SUBJECT_WIDTH$}  {took:>TIME_WIDTH$}  {found}");
-    let Some(Remedy { cause, cure }) = remedy else { return line.trim_end().to_owned() };
+    let Some(Remedy { cause, cure, .. }) = remedy else { return line.trim_end().to_owned() };
     let cause = indented("cause: ", cause);
     let cure = indented("cure:  ", cure);
     format!("{}\n{cause}\n{cure}", line.trim_end())
@@ -45,6 +45,7 @@ pub(crate) fn json(report: &Report) -> String {
         outcome: step.outcome.as_str(),
         seconds: step.took.as_secs_f64(),
         found: &step.found,
+        fault: step.remedy.as_ref().map(|remedy| remedy.name),
         cause: step.remedy.as_ref().map(|remedy| remedy.cause.as_str()),
         cure: step.remedy.as_ref().map(|remedy| remedy.cure.as_str()),
     });
@@ -76,6 +77,7 @@ struct StepJson<'a> {
     outcome: &'static str,
     seconds: f64,
     found: &'a str,
+    fault: Option<&'static str>,
     cause: Option<&'a str>,
     cure: Option<&'a str>,
 }
@@ -135,7 +137,12 @@ mod tests {
     use super::*;
 
     fn step(name: Name, outcome: Outcome, remedy: Option<(&str, &str)>) -> Step {
-        let remedy = remedy.map(|(cause, cure)| Remedy { cause: cause.to_owned(), cure: cure.to_owned() });
+        let fault = "creds-not-allowed";
+        let remedy = remedy.map(|(cause, cure)| Remedy {
+            name: fault,
+            cause: cause.to_owned(),
+            cure: cure.to_owned(),
+        });
         let (subject, found) = ("database/creds/db-app".to_owned(), "read\u{1b}[2J".to_owned());
         Step { name, subject, took: Duration::from_micros(12_345), outcome, found, remedy }
     }
@@ -179,6 +186,7 @@ mod tests {
         assert_eq!((&parsed["ok"], &parsed["exit_code"]), (&false.into(), &77.into()));
         let last = &parsed["steps"][2];
         assert_eq!((&last["name"], &last["outcome"]), (&"vault.creds".into(), &"failed".into()));
+        assert_eq!(last["fault"], "creds-not-allowed");
         assert_eq!((&last["cause"], &last["cure"]), (&"no".into(), &"a\nb".into()));
         assert_eq!(parsed["steps"][0]["cure"], serde_json::Value::Null);
     }

@@ -250,7 +250,9 @@ impl Way {
         let stretched = self.vault.stretch_lease(token, id).await;
         let renewed = self.vault.renew_lease(token, id, RENEW_TIMEOUT).await.map_err(|error| error.answer());
         tried.push((commands.policy_path(policy::RENEW), has(renewed.as_ref().err())));
-        Lease { granted: own.grant, renewed, longest: stretched.ok().and_then(|grant| grant.ttl) }
+        let is_capped_by_token = login.token.kind() == TokenKind::Batch;
+        let longest = stretched.ok().and_then(|grant| grant.ttl).filter(|_| !is_capped_by_token);
+        Lease { granted: own.grant, renewed, longest }
     }
 
     /// What was tried tells, where the token may not ask.

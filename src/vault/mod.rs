@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 pub(crate) use api::Unusable;
 #[cfg(any(test, fuzzing))]
 pub(crate) use api::fuzz_answer;
-pub(crate) use error::{Answer, Operation, VaultError, VaultSetupError};
+pub(crate) use error::{Answer, FileProblem, Operation, VaultError, VaultSetupError};
 pub(crate) use inspect::{Claims, Health, Hop, Identity, ShownTls, TokenFacts};
 
 use approle::SecretIds;

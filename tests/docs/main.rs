@@ -6,4 +6,5 @@
 mod pages;
 mod links;
 mod commands;
+mod faults;
 mod monitoring;

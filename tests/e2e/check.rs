@@ -60,6 +60,12 @@ impl Checked {
         step.unwrap_or_else(|| panic!("no {name} in {:#}", self.document))
     }
 
+    /// The step that has found this fault or warning.
+    pub(crate) fn trouble(&self, name: &str, fault: &str) -> &Value {
+        let step = self.steps().iter().find(|step| step["name"] == name && step["fault"] == fault);
+        step.unwrap_or_else(|| panic!("no {fault} at {name} in {:#}", self.document))
+    }
+
     /// Names in their order, each once.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.steps().iter().map(|step| step["name"].as_str().unwrap()).collect();
@@ -76,6 +82,14 @@ impl Checked {
     pub(crate) fn failed(&self) -> Vec<&str> {
         self.ended("failed")
     }
+}
+
+/// The exit code that the page has for this fault, or 0 for a warning.
+pub(crate) fn promised(fault: &str) -> i32 {
+    let row = format!("| `{fault}` | ");
+    let code = include_str!("../../docs/check.md").lines().find_map(|line| line.strip_prefix(&row));
+    let code = code.unwrap_or_else(|| panic!("{fault} is not in docs/check.md"));
+    code.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// Runs `pglease check --json` on these settings, with further arguments.

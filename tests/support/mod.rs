@@ -17,7 +17,7 @@
 pub(crate) mod audit;
 pub(crate) mod gate;
 pub(crate) mod injector;
-mod install;
+pub(crate) mod install;
 pub(crate) mod openbao;
 pub(crate) mod pages;
 pub(crate) mod pglease;

@@ -12,11 +12,11 @@ use tokio::time::{self, Instant};
 use super::PATIENCE;
 use super::audit::{self, Request};
 use super::install::Install;
-use super::pki::Authority;
+use super::pki::{Authority, Issued};
 use super::postgres::PostgresOptions;
 use super::process::{Folder, Process, Spawn, freeze};
 
-/// A server of its own on its own port and the two above it: one for its cluster, one for TLS.
+/// A server of its own on its own port and the four above it: one for its cluster, three for TLS.
 pub(crate) struct OpenBao {
     // Dropped in this order.
     process: Option<Process>,
@@ -32,7 +32,7 @@ impl OpenBao {
         let mut openbao =
             Self { process: None, folder: Folder::create(None), program, port: 0, unseal_key: String::new() };
         for _ in 0..20 {
-            openbao.port = super::free_ports(3);
+            openbao.port = super::free_ports(5);
             match openbao.launch().await {
                 Ok(()) => return openbao,
                 Err(log) if log.contains("address already in use") => {}
@@ -54,6 +54,31 @@ impl OpenBao {
     /// `https://127.0.0.1:PORT`. Asks clients for a certificate, and takes those that have none.
     pub(crate) fn tls_address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port + 2)
+    }
+
+    /// One that speaks no TLS that is safe: 1.1 and older.
+    pub(crate) fn old_tls_address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port + 3)
+    }
+
+    /// One that takes only clients with a certificate of the CA of [`ca_file`](Self::ca_file).
+    pub(crate) fn mutual_tls_address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port + 4)
+    }
+
+    /// What a client shows there.
+    pub(crate) fn client(&self) -> Issued {
+        let read = |name: &str| fs::read_to_string(self.folder.path().join(name)).unwrap();
+        Issued { certificate: read("client.pem"), key: read("client.key") }
+    }
+
+    /// Shows this certificate from soon on; the CA file becomes what is given.
+    pub(crate) fn show(&self, shown: &Issued, ca: &str) {
+        let path = |name: &str| self.folder.path().join(name);
+        fs::write(self.ca_file(), ca).unwrap();
+        fs::write(path("server.pem"), &shown.certificate).unwrap();
+        fs::write(path("server.key"), &shown.key).unwrap();
+        self.process().signal(Signal::HUP);
     }
 
     /// PEM of the CA that vouches for it there, as `127.0.0.1`.
@@ -188,17 +213,27 @@ impl OpenBao {
 
     fn tls_settings(&self) -> String {
         let ca = Authority::create();
-        let server = ca.issue(&["127.0.0.1"]);
+        let (server, client) = (ca.issue(&["127.0.0.1"]), ca.issue(&["client"]));
         let path = |name: &str| self.folder.path().join(name);
         fs::write(self.ca_file(), ca.pem()).unwrap();
         fs::write(path("server.pem"), server.certificate).unwrap();
         fs::write(path("server.key"), server.key).unwrap();
-        format!(
-            "listener \"tcp\" {{\n  address = \"127.0.0.1:{}\"\n  tls_cert_file = {}\n  tls_key_file = {}\n}}\n",
-            self.port + 2,
-            json!(path("server.pem")),
-            json!(path("server.key"))
-        )
+        fs::write(path("client.pem"), client.certificate).unwrap();
+        fs::write(path("client.key"), client.key).unwrap();
+        let mutual = format!(
+            "tls_require_and_verify_client_cert = true\n  tls_client_ca_file = {}",
+            json!(self.ca_file())
+        );
+        let old = "tls_min_version = \"tls10\"\n  tls_max_version = \"tls11\"";
+        let listeners = [(2, ""), (3, old), (4, &mutual)].map(|(offset, more)| {
+            format!(
+                "listener \"tcp\" {{\n  address = \"127.0.0.1:{}\"\n  tls_cert_file = {}\n  tls_key_file = {}\n  {more}\n}}\n",
+                self.port + offset,
+                json!(path("server.pem")),
+                json!(path("server.key"))
+            )
+        });
+        listeners.concat()
     }
 
     fn audit_settings(&self) -> String {

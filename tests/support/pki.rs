@@ -2,11 +2,16 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    SignatureAlgorithm, date_time_ymd,
 };
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use serde_json::Value;
 
 /// A CA of its own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -41,6 +46,16 @@ impl Authority {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.serial_number = serial.map(SerialNumber::from);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// For a client and no server, of these names all the same.
+    pub(crate) fn issue_to_client(&self, names: &[&str]) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
@@ -102,4 +117,16 @@ pub(crate) fn self_signed(algorithm: &'static SignatureAlgorithm) -> Issued {
     let certificate =
         CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+/// A JWT that the key has signed.
+pub(crate) fn signed_jwt(key: &KeyPair, claims: &Value) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let header = encode(br#"{"alg":"ES256","typ":"JWT"}"#);
+    let text = format!("{header}.{}", encode(claims.to_string().as_bytes()));
+    let random = SystemRandom::new();
+    let key =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.serialized_der(), &random).unwrap();
+    let signature = key.sign(&random, text.as_bytes()).unwrap();
+    format!("{text}.{}", encode(signature.as_ref()))
 }

@@ -24,6 +24,17 @@ struct Shared {
     vault: String,
     http: reqwest::Client,
     exchanges: Mutex<Vec<Exchange>>,
+    instead: Mutex<Option<Instead>>,
+}
+
+/// What is answered to requests for one path, which Vault does not see.
+#[derive(Clone, Debug)]
+pub(crate) struct Instead {
+    pub(crate) path: &'static str,
+    pub(crate) status: u16,
+    /// Of a redirect; else empty.
+    pub(crate) location: &'static str,
+    pub(crate) body: Value,
 }
 
 /// One request and its answer, with bodies where they are JSON.
@@ -46,6 +57,7 @@ impl Recorder {
             vault: vault.to_owned(),
             http: super::http_client(),
             exchanges: Mutex::default(),
+            instead: Mutex::default(),
         });
         let router = Router::new().fallback(pass_on).with_state(Arc::clone(&shared));
         let mut server = JoinSet::new();
@@ -56,6 +68,11 @@ impl Recorder {
     /// `http://127.0.0.1:PORT`.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Answers this itself from here; with `None` it passes everything on.
+    pub(crate) fn answer(&self, instead: Option<Instead>) {
+        *self.shared.instead.lock().unwrap() = instead;
     }
 
     /// What was said so far.
@@ -110,6 +127,13 @@ async fn pass_on(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let instead = shared.instead.lock().unwrap().clone();
+    if let Some(Instead { status, location, body, .. }) =
+        instead.filter(|instead| uri.path().trim_start_matches("/v1/") == instead.path)
+    {
+        let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+        return response.header("location", location).body(Body::from(body.to_string())).unwrap();
+    }
     let request = shared.http.request(method.clone(), format!("{}{uri}", shared.vault));
     let request = headers
         .iter()

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::trouble::{Trouble, no_binding};
 use crate::check::certificate::Handshake;
-use crate::check::report::{Class, Found};
+use crate::check::fault::Warning;
+use crate::check::report::Found;
 use crate::config::{ChannelBinding, SslMode, UpstreamConfig};
 use crate::upstream::Shown;
 
@@ -15,12 +16,13 @@ pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> 
     let found = format!("{version}, sslmode={}{lasts}", upstream.ssl_mode.name());
 
     if let (ChannelBinding::Require, Err(error)) = (upstream.channel_binding, &shown.binding) {
-        let Trouble { cause, cure, .. } = no_binding();
-        return Found::fault(Class::Configuration, error.to_string(), cause, cure);
+        let Trouble { fault, cause, cure } = no_binding();
+        return Found::fault(fault, error.to_string(), cause, cure);
     }
     match upstream.ssl_mode {
         SslMode::Require => {
             return Found::warning(
+                Warning::PostgresUnverified,
                 found,
                 "sslmode=require takes any certificate: whoever is on the way can pass for the server",
                 "say sslmode=verify-full&sslrootcert=/path/ca.pem in the route's `upstream`",
@@ -30,6 +32,7 @@ pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> 
     }
     if ends_soon {
         return Found::warning(
+            Warning::PostgresCertificateEndsSoon,
             found,
             "the server's certificate, or one of its chain, ends soon; from then on nobody can log in",
             "put a new certificate in the place of the server's ssl_cert_file, then:\nSELECT pg_reload_conf();",
@@ -37,6 +40,7 @@ pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> 
     }
     match (upstream.channel_binding, &shown.binding) {
         (ChannelBinding::Prefer, Err(error)) => Found::warning(
+            Warning::PostgresUnbound,
             format!("{found}; {error}"),
             "logins are not bound to the server's certificate: whoever gets one of the same name from a CA that is \
              believed here can sit in between",
@@ -55,6 +59,7 @@ pub(super) fn judge_plain(is_socket: bool) -> Found {
         return Found::fine("a Unix socket, without TLS");
     }
     Found::warning(
+        Warning::PostgresPlain,
         "no TLS",
         "sslmode=disable: SCRAM keeps the password from who listens, and nothing else is kept from them",
         "say sslmode=verify-full&sslrootcert=/path/ca.pem in the route's `upstream`",

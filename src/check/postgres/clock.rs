@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::check::certificate::span;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 
 /// How far PostgreSQL's clock is ahead of ours, in seconds, give or take half the time that it took to ask.
@@ -27,6 +28,7 @@ pub(super) fn judge_clock(ahead: Ahead) -> Found {
         return Found::fine(found);
     }
     Found::warning(
+        Warning::PostgresClock,
         found,
         "Vault sets VALID UNTIL by its own clock, five seconds after the end of a lease, and PostgreSQL goes by its own: \
          a credential may be over before its lease, or live on after it; `vault.clock` has Vault's",
@@ -52,6 +54,7 @@ pub(super) fn judge_valid_until(valid: ValidUntil, lease_left: Duration, vault_p
     );
     match valid {
         ValidUntil::None => Found::warning(
+            Warning::ValidForEver,
             "the leased role has no VALID UNTIL",
             "where its revocation fails, or Vault is gone for good, its password is good for ever",
             cure,
@@ -59,6 +62,7 @@ pub(super) fn judge_valid_until(valid: ValidUntil, lease_left: Duration, vault_p
         ValidUntil::Left(left) if left < lease_left.as_secs_f64() - SLACK => {
             let left = Duration::try_from_secs_f64(left).unwrap_or_default();
             Found::warning(
+                Warning::ValidTooShort,
                 format!("VALID UNTIL is over in {}, and the lease in {}", span(left), span(lease_left)),
                 "from then on nobody can log in with a credential that Vault takes for living; either the statements set \
                  another time, or the clocks differ",

@@ -11,8 +11,9 @@ use super::ask::{self, Row};
 use super::login::Server;
 use super::trouble::{Elsewhere, Place, fault};
 use super::{Own, STEP, Visit, certificate, login};
+use crate::check::fault::Fault;
 use crate::check::name::Name;
-use crate::check::report::{Class, Found, Recorder};
+use crate::check::report::{Found, Recorder};
 use crate::config::{self, UpstreamConfig};
 use crate::telemetry::Causes;
 use crate::upstream::{Address, Inquiry, LoggedIn, OnCredential, QueryError, Upstream, UpstreamError};
@@ -57,7 +58,7 @@ impl Host {
             Ok(upstream) => Arc::new(upstream),
             Err(error) => {
                 let found = Found::<()>::fault(
-                    Class::Configuration,
+                    Fault::File,
                     Causes(&error).to_string(),
                     "a file that the route's `upstream` names is not what it should be",
                     "correct sslrootcert, sslcert, sslkey or sslcrl in the route's `upstream`, or the file",

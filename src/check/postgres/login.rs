@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::trouble::connection_type;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::config::{Host, LoadBalanceHosts, TargetSessionAttrs, UpstreamConfig};
 
@@ -44,6 +45,7 @@ pub(super) fn judge(server: &Server, upstream: &UpstreamConfig, rejected_for: Du
     let found = format!("{}{late}", server.named());
     if server.greeted_as != Some(server.pid) {
         return Found::warning(
+            Warning::Pooler,
             format!("{found}, behind something else"),
             "a pooler is in between: what a session sets may be another's, and leases are renewed for sessions that it \
              keeps by itself; a cancel, LISTEN and prepared statements work as far as it does them",
@@ -53,6 +55,7 @@ pub(super) fn judge(server: &Server, upstream: &UpstreamConfig, rejected_for: Du
     }
     if server.was_authenticated == Some(false) {
         return Found::warning(
+            Warning::Trust,
             format!("{found}, which let us in without a password"),
             "pg_hba.conf says trust for us: anybody who can connect is let in as any role",
             format!(

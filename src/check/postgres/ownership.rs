@@ -4,6 +4,7 @@
 use super::ask::{self, Row};
 use super::quote::{identifier, literal};
 use super::role::LeasedRole;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
 
@@ -71,6 +72,7 @@ pub(super) fn judge_without_startup_role(places: &[Creatable], role: &LeasedRole
         )
     };
     Found::warning(
+        Warning::MayOwn,
         format!("leased roles can make things in {}, and would own them", all.join(", ")),
         "the next credential could not change them, and where revocation drops the role it fails with 2BP01: the role \
          then stays, and can log in. So do user mappings, default privileges and subscriptions that sessions make",
@@ -117,6 +119,7 @@ pub(super) fn judge_made(made: &Made, startup_role: &str) -> Found {
             Found::fine(format!("what sessions make belongs to {quoted} (a table was made and rolled back)"))
         }
         Made::By(owner) => Found::warning(
+            Warning::OwnedByOther,
             format!("what sessions make belongs to {}, not to {quoted}", identifier(owner)),
             "a setting of the role or the database, or an event trigger, gives it away",
             format!(

@@ -3,6 +3,7 @@
 use super::ask::{self, Row};
 use super::quote::{identifier, literal};
 use super::trouble::creation_in;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
 
@@ -42,6 +43,7 @@ pub(super) fn judge_roles(roles: Roles, pattern: &str) -> Found {
         format!("{all} roles of this vault_role, {no_login} of them ended, {expired} expired and not ended");
     if expired > 0 {
         return Found::warning(
+            Warning::RolesExpired,
             found,
             "Vault has not ended roles whose time is over: its revocation fails and was given up, or Vault was away; only \
              VALID UNTIL keeps them out",
@@ -65,6 +67,7 @@ pub(super) fn judge_roles(roles: Roles, pattern: &str) -> Found {
              -- and regularly: deploy/postgres/reaper-cronjob.yaml"
         };
         return Found::warning(
+            Warning::RolesPileUp,
             found,
             "revocation leaves each role, as NOLOGIN does, and nobody drops them: the catalogue grows for ever",
             cure,
@@ -140,6 +143,7 @@ pub(super) fn judge_belongings(all: &[Belongings], heir: &str, has_startup_role:
         cure.push(format!("-- and {more} more"));
     }
     Found::warning(
+        Warning::Belongings,
         format!("things belong to {}: {} ({count} in all)", plural_roles(roles.len()), kinds.join(", ")),
         "a role that owns something cannot be dropped: where revocation does that it fails with 2BP01, is blocked, and the \
          role can still log in; what it owns is closed to the next credential, and what runs as its owner stops with it",
@@ -180,6 +184,7 @@ pub(super) fn judge_grants(grants: &Grants, group: Option<&str>) -> Found {
     let group = group.map_or_else(|| "app_rw".to_owned(), identifier);
     if grants.own > 0 {
         return Found::warning(
+            Warning::GrantsToRole,
             format!("rights on {} things are granted to the leased role itself{longest}", grants.own),
             "each credential adds an entry to the access list of each table, which stays as long as the role does; at some \
              17,000 no more fit (54000), and PostgreSQL makes no role that is to have a right there",
@@ -193,6 +198,7 @@ pub(super) fn judge_grants(grants: &Grants, group: Option<&str>) -> Found {
     }
     if is_long {
         return Found::warning(
+            Warning::AccessListLong,
             format!("nothing is granted to the leased role itself{longest}"),
             "others have been granted rights one by one, leased roles of another kind perhaps; at some 17,000 entries no \
              more fit (54000)",
@@ -220,6 +226,7 @@ pub(super) fn judge_hba(faults: &[(u64, String)]) -> Found {
         return Found::fine("every line of pg_hba.conf can be read");
     };
     Found::warning(
+        Warning::PgHbaUnreadable,
         format!("line {line} of pg_hba.conf cannot be read: {fault}"),
         "the server goes by what it read before, and does not start again with this",
         "-- after the lines were corrected:\n\

@@ -2,7 +2,8 @@
 //! that. Pure.
 
 use super::quote::identifier;
-use crate::check::report::{Class, Found};
+use crate::check::fault::{Fault, Warning};
+use crate::check::report::Found;
 use crate::config::{AtLeaseEnd, RouteConfig};
 use crate::lease::{Effect, MAX_WATCH};
 use crate::telemetry::Causes;
@@ -61,7 +62,7 @@ pub(super) fn judge(seen: &Seen, route: &RouteConfig, db_role: &str) -> Found {
     let written = word(route.at_lease_end);
     match (effective, hurts) {
         (AtLeaseEnd::Leave, true) => Found::fault(
-            Class::Configuration,
+            Fault::SessionsHarmed,
             found,
             format!(
                 "at_lease_end = {written} leaves sessions open over the end of their lease, and that harms them: the \
@@ -119,6 +120,7 @@ fn blocked(db_role: &str, vault_path: &str) -> Found {
     let vault_role = vault_path.replacen("/creds/", "/roles/", 1);
     let role = identifier(db_role);
     Found::warning(
+        Warning::RevocationBlocked,
         format!("{MAX_WATCH:?} after Vault has accepted the revocation {role} can still log in"),
         "the statements fail or wait: the role owns something (2BP01), Vault's user has no right on a table or a sequence \
          of schema public (42501), or a lock is held; Vault tries again about six times, says why in its own log only, and \
@@ -135,7 +137,7 @@ fn blocked(db_role: &str, vault_path: &str) -> Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::report::Outcome;
+    use crate::check::report::{Class, Outcome};
     use crate::config::UpstreamConfig;
 
     fn route(at_lease_end: AtLeaseEnd, startup_role: Option<&str>) -> RouteConfig {

@@ -4,7 +4,8 @@ use super::ask::{self, Row};
 use super::clock::ValidUntil;
 use super::quote::{identifier, literal};
 use super::trouble::creation_in;
-use crate::check::report::{Class, Found};
+use crate::check::fault::{Fault, Warning};
+use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
 
 /// A role as a session on it sees it.
@@ -64,6 +65,7 @@ impl LeasedRole {
 pub(super) fn judge_without_startup_role(role: &LeasedRole) -> Found {
     if role.is_superuser {
         return Found::warning(
+            Warning::ActsAsSuperuser,
             "sessions act as the leased role, which is a superuser",
             "whoever gets hold of one credential can do everything",
             "have creation_statements make a role without SUPERUSER that is in a group with the rights it needs",
@@ -73,6 +75,7 @@ pub(super) fn judge_without_startup_role(role: &LeasedRole) -> Found {
         role.groups.iter().filter(|group| group.inherited).map(|group| identifier(&group.name)).collect();
     match (role.groups.first(), usable.as_slice()) {
         (Some(group), []) if role.acts_as.is_none() => Found::warning(
+            Warning::InheritsNothing,
             "sessions act as the leased role, which inherits the rights of none of its groups",
             format!(
                 "the role is a member of {} without INHERIT, so its rights hold for who becomes that role only",
@@ -142,7 +145,7 @@ pub(super) fn judge_startup_role(
                 format!("{}, of which startup_role may be one", groups.join(", "))
             };
             Found::fault(
-                Class::Configuration,
+                Fault::StartupRoleMissing,
                 format!("there is no role {quoted}"),
                 format!(
                     "startup_role names what the server does not have; the leased role is a member of {groups}"
@@ -153,8 +156,9 @@ pub(super) fn judge_startup_role(
             )
         }
         Some(StartupRole { may_set: false, is_member, .. }) => {
-            let (cause, cure) = if is_member {
+            let (fault, cause, cure) = if is_member {
                 (
+                    Fault::StartupRoleNoSet,
                     format!("the leased role is a member of {quoted}, but by a grant WITH SET FALSE"),
                     format!(
                         "have creation_statements of {vault_role} say so behind CREATE ROLE:\n\
@@ -163,6 +167,7 @@ pub(super) fn judge_startup_role(
                 )
             } else {
                 (
+                    Fault::StartupRoleNoMember,
                     format!("the leased role is no member of {quoted}"),
                     format!(
                         "have creation_statements of {vault_role} make members of it; from PostgreSQL 16 on Vault's own \
@@ -170,9 +175,10 @@ pub(super) fn judge_startup_role(
                     ),
                 )
             };
-            Found::fault(Class::Permission, format!("leased roles may not become {quoted}"), cause, cure)
+            Found::fault(fault, format!("leased roles may not become {quoted}"), cause, cure)
         }
         Some(StartupRole { is_superuser: true, .. }) => Found::warning(
+            Warning::StartupRoleSuperuser,
             format!("sessions act as {quoted}, a superuser"),
             "whoever gets hold of one credential can do everything",
             "name a role without SUPERUSER that owns the application's tables",
@@ -196,7 +202,7 @@ const GROUPS: &str = "SELECT DISTINCT g.rolname, pg_catalog.pg_has_role(m.member
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::report::Outcome;
+    use crate::check::report::{Class, Outcome};
 
     fn leased(groups: &[(&str, bool)]) -> LeasedRole {
         let groups = groups.iter().map(|&(name, inherited)| Group { name: name.to_owned(), inherited });

@@ -3,6 +3,7 @@
 use super::ask::{self, Row};
 use super::quote::identifier;
 use super::trouble::creation_in;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
 
@@ -58,6 +59,7 @@ pub(super) fn judge(room: Room, wanted: Wanted<'_>) -> Found {
     let needed = max_sessions.saturating_add(1);
     if let Some(limit) = role_limit.filter(|limit| *limit < needed) {
         return Found::warning(
+            Warning::RoleLimit,
             format!("a leased role may have {limit} sessions, and listen.max_sessions is {max_sessions}"),
             "the CONNECTION LIMIT of creation_statements: whoever comes above it is refused with 53300, and the login that \
              pglease tries a credential with is one of them",
@@ -71,6 +73,7 @@ pub(super) fn judge(room: Room, wanted: Wanted<'_>) -> Found {
     }
     if let Some(limit) = room.database_limit.filter(|limit| *limit < needed) {
         return Found::warning(
+            Warning::DatabaseLimit,
             format!("database {database} takes {limit} sessions, and listen.max_sessions is {max_sessions}"),
             "its CONNECTION LIMIT: whoever comes above it is refused with 53300",
             format!("ALTER DATABASE {database} CONNECTION LIMIT -1;"),
@@ -78,6 +81,7 @@ pub(super) fn judge(room: Room, wanted: Wanted<'_>) -> Found {
     }
     if room.all() < needed {
         return Found::warning(
+            Warning::ServerSmall,
             found,
             format!(
                 "the server takes {} connections, {} of them for superusers: an application that opens as many sessions as \
@@ -93,6 +97,7 @@ pub(super) fn judge(room: Room, wanted: Wanted<'_>) -> Found {
     }
     if room.left() < needed {
         return Found::warning(
+            Warning::ServerBusy,
             found,
             format!(
                 "others have {} connections now: not all sessions that pglease allows find room",

@@ -6,7 +6,8 @@ mod refusal;
 
 use std::io;
 
-use crate::check::report::{Class, Found};
+use crate::check::fault::Fault;
+use crate::check::report::Found;
 use crate::config::UpstreamConfig;
 use crate::telemetry::Causes;
 use crate::upstream::{LoginError, UpstreamError};
@@ -32,43 +33,43 @@ pub(super) struct Place<'a> {
     pub(super) elsewhere: &'a Elsewhere,
 }
 
-/// Class, cause and cure of one failure.
+/// Name, cause and cure of one failure.
 #[derive(Debug)]
 pub(super) struct Trouble {
-    pub(super) class: Class,
+    pub(super) fault: Fault,
     pub(super) cause: String,
     pub(super) cure: String,
 }
 
 impl Trouble {
-    fn new(class: Class, cause: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { class, cause: cause.into(), cure: cure.into() }
+    fn new(fault: Fault, cause: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { fault, cause: cause.into(), cure: cure.into() }
     }
 }
 
 /// What failed and what helps.
 pub(super) fn fault<T>(error: &UpstreamError, place: &Place<'_>) -> Found<T> {
     let error = error.most_telling();
-    let Trouble { class, cause, cure } = explain(error, place);
-    Found::fault(class, Causes(error).to_string(), cause, cure)
+    let Trouble { fault, cause, cure } = explain(error, place);
+    Found::fault(fault, Causes(error).to_string(), cause, cure)
 }
 
 fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
     match error {
         UpstreamError::Resolve { source, .. } if source.kind() == io::ErrorKind::TimedOut => Trouble::new(
-            Class::Unavailable,
+            Fault::PostgresResolverSilent,
             "the resolver of this machine does not answer",
             "see that the name servers of /etc/resolv.conf can be reached: a NetworkPolicy has to let DNS through",
         ),
         UpstreamError::Resolve { .. } => Trouble::new(
-            Class::Configuration,
+            Fault::PostgresNameUnknown,
             "no name server knows the name",
             "correct the host in the route's `upstream`; a Service of another namespace is \
              <service>.<namespace>.svc",
         ),
         UpstreamError::Connect { source, .. } => unreachable_for(source),
         UpstreamError::TimedOut { .. } => Trouble::new(
-            Class::Unavailable,
+            Fault::PostgresSilent,
             "nobody answers: what is sent there is dropped on the way, or what listens there hangs, or is no PostgreSQL",
             "let connections to this address and port through: NetworkPolicy, security group, firewall; if they are, \
              look at the server",
@@ -78,12 +79,12 @@ fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
         UpstreamError::CredentialRejected { response, .. } => refusal::of_credential(response, place),
         UpstreamError::Refused { response, .. } => refusal::of_session(response, place),
         UpstreamError::Unfit { .. } => Trouble::new(
-            Class::Configuration,
+            Fault::NoHostOfThatKind,
             "target_session_attrs asks for another kind of server",
             "add a host of that kind to the route's `upstream`, or ask for another: target_session_attrs=any",
         ),
         UpstreamError::Cancel { .. } | UpstreamError::NoHost(_) => Trouble::new(
-            Class::Unavailable,
+            Fault::NoHost,
             "no host of the route serves",
             "see what the steps of the single hosts say",
         ),
@@ -91,34 +92,34 @@ fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
 }
 
 fn unreachable_for(source: &io::Error) -> Trouble {
-    let (class, cause, cure) = if source.kind() == io::ErrorKind::ConnectionRefused {
+    let (fault, cause, cure) = if source.kind() == io::ErrorKind::ConnectionRefused {
         (
-            Class::Unavailable,
+            Fault::PostgresNothingListens,
             "nothing listens there",
             "start PostgreSQL, or correct the port in the route's `upstream`; the server listens where \
              `listen_addresses` and `port` of postgresql.conf say",
         )
     } else if source.kind() == io::ErrorKind::NotFound {
         (
-            Class::Configuration,
+            Fault::SocketMissing,
             "there is no such socket",
             "correct the directory in the route's `upstream`: it is one of `unix_socket_directories` of \
              postgresql.conf, and has to be mounted here",
         )
     } else if source.kind() == io::ErrorKind::PermissionDenied {
         (
-            Class::Permission,
+            Fault::SocketForbidden,
             "this process may not connect to it",
             "give its user the right: the mode of the socket is `unix_socket_permissions` of postgresql.conf",
         )
     } else {
         (
-            Class::Unavailable,
+            Fault::PostgresNoWay,
             "there is no way to this address",
             "correct the host in the route's `upstream`, or let connections through: routes, NetworkPolicy, firewall",
         )
     };
-    Trouble::new(class, cause, cure)
+    Trouble::new(fault, cause, cure)
 }
 
 /// A login that the server did not refuse, and that came to nothing.
@@ -132,45 +133,51 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
             refusal::client_address(place.ours),
         )
     };
+    if let LoginError::Io(source) = source
+        && let Some(rustls::Error::AlertReceived(alert)) =
+            source.get_ref().and_then(|fault| fault.downcast_ref())
+    {
+        return tls::alert_received(*alert);
+    }
     match source {
         LoginError::Io(_) | LoginError::Closed => Trouble::new(
-            Class::Unavailable,
+            Fault::LoginBroken,
             "the connection broke in the middle of the login",
             "see the server's log, and that of what is in between",
         ),
         LoginError::Method { method, .. } => Trouble::new(
-            Class::Configuration,
+            Fault::AuthMethod,
             format!("the server asks for {method}, and require_auth does not allow it"),
             format!("ALTER SYSTEM SET password_encryption = 'scram-sha-256';\n{}", hba("scram-sha-256")),
         ),
         LoginError::NothingAsked { .. } => Trouble::new(
-            Class::Configuration,
+            Fault::AuthTrust,
             "the server lets everybody in without a password (trust), and require_auth does not allow it",
             hba("scram-sha-256"),
         ),
         LoginError::InClear => Trouble::new(
-            Class::Configuration,
+            Fault::AuthInClear,
             "the server asks for the password in clear, and the connection is not one of verified TLS",
             hba("scram-sha-256"),
         ),
         LoginError::NotBound { asked } => Trouble::new(
-            Class::Configuration,
+            Fault::NotBound,
             format!("channel_binding=require, and the server asks for {asked}, which cannot be bound"),
             hba("scram-sha-256"),
         ),
         LoginError::Scram(ScramError::PlusNotOffered) => Trouble::new(
-            Class::Configuration,
+            Fault::BindingNotOffered,
             "channel_binding=require, and the server offers no SCRAM-SHA-256-PLUS: something that ends TLS is in \
              between, as poolers are, or the role's password is stored in another way",
             "connect to PostgreSQL itself, or say channel_binding=prefer in the route's `upstream`",
         ),
         LoginError::Scram(ScramError::NoMechanism) => Trouble::new(
-            Class::Configuration,
+            Fault::BindingNotOffered,
             "the server offers no kind of SCRAM that goes with channel_binding as it is",
             "say channel_binding=prefer in the route's `upstream`",
         ),
         LoginError::Scram(ScramError::Iterations { asked }) => Trouble::new(
-            Class::Configuration,
+            Fault::ScramRounds,
             format!("the role's password was stored with {asked} rounds of key derivation"),
             "ALTER SYSTEM SET scram_iterations = 4096;\nSELECT pg_reload_conf();",
         ),
@@ -179,17 +186,17 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
         )
         | LoginError::NotProven
         | LoginError::OutOfOrder { .. } => Trouble::new(
-            Class::Permission,
+            Fault::ServerNotProven,
             "the server did not prove that it knows the credential: it may be somebody else's, who is after passwords",
             "find out who answers at this address; do not turn `sslmode` or `channel_binding` down",
         ),
         LoginError::Version(_) => Trouble::new(
-            Class::Configuration,
+            Fault::ProtocolVersion,
             "server and pglease do not agree on a version of the protocol",
             "take min_protocol_version and max_protocol_version out of the route's `upstream`",
         ),
         LoginError::UserName | LoginError::Password => Trouble::new(
-            Class::Configuration,
+            Fault::ZeroByte,
             "PostgreSQL takes no zero byte, neither in a name nor in a password",
             format!(
                 "have Vault make others: username_template and password_policy of the connection of {}",
@@ -197,7 +204,7 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
             ),
         ),
         LoginError::Frame(_) | LoginError::Unexpected { .. } | LoginError::Malformed { .. } => Trouble::new(
-            Class::Configuration,
+            Fault::ProtocolUnknown,
             "what answers there does not speak PostgreSQL's protocol",
             "correct host and port in the route's `upstream`",
         ),

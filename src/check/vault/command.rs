@@ -1,6 +1,6 @@
 //! Commands of Vault's command line, as a cure has them. OpenBao's, `bao`, takes the same. Pure.
 
-use crate::config::VaultConfig;
+use crate::config::{LoginMethod, VaultConfig};
 
 /// For one Vault, whose namespace each command names.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,9 @@ impl Commands<'_> {
     pub(super) fn write(self, path: &str, rest: &str) -> String {
         if rest.starts_with('-') {
             self.run("write", rest, path)
+        } else if matches!(self.config.login.method, LoginMethod::Jwt { .. }) && path.starts_with("auth/") {
+            // Without it each writing makes the role one for browsers.
+            self.run("write", "", &format!("{path} role_type=jwt {rest}"))
         } else {
             self.run("write", "", &format!("{path} {rest}"))
         }
@@ -31,6 +34,14 @@ impl Commands<'_> {
         let namespace = self.namespace_of(command, about).map(|namespace| format!("-namespace={namespace}"));
         let parts = ["vault", command, namespace.as_deref().unwrap_or_default(), options, about];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Where a login can go.
+    pub(super) fn mounts(self) -> String {
+        format!(
+            "# its path is for vault.login.mount (annotation pglease.dev/vault-login-mount):\n{}",
+            self.run("auth list", "", "")
+        )
     }
 
     /// A path as a policy of the token has it: from the namespace of the login.

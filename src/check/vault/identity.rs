@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::check::certificate::span;
-use crate::check::report::{Class, Found};
+use crate::check::fault::{Fault, Warning};
+use crate::check::report::Found;
 use crate::vault::{Claims, Identity};
 
 /// Judges it at a time since 1970.
@@ -11,7 +12,7 @@ pub(super) fn judge(identity: &Identity, now: Duration) -> Found {
     match identity {
         Identity::Jwt { claims: Some(claims), .. } => judge_claims(claims, now),
         Identity::Jwt { claims: None, .. } => Found::fault(
-            Class::Configuration,
+            Fault::JwtMalformed,
             "no JWT: three parts with dots between, the second one base64url",
             "the file holds something else: a token of another kind, or a password",
             "set vault.login.jwt_file to the projected ServiceAccount token",
@@ -29,11 +30,11 @@ fn judge_claims(claims: &Claims, now: Duration) -> Found {
     let Some(end) = *expires_at else {
         let found = format!("of {subject}, for {audience}, without end");
         let cause = "it never changes: whoever reads it once can log in for ever";
-        return Found::warning(found, cause, PROJECTED);
+        return Found::warning(Warning::JwtEndless, found, cause, PROJECTED);
     };
     if end + LEEWAY < now {
         return Found::fault(
-            Class::Configuration,
+            Fault::JwtExpired,
             format!("of {subject}, for {audience}, over since {}", span(now.saturating_sub(end))),
             "the file is not replaced: a copy, or mounted by subPath",
             PROJECTED,
@@ -42,6 +43,7 @@ fn judge_claims(claims: &Claims, now: Duration) -> Found {
     let found = format!("of {subject}, for {audience}, for another {}", span(end.saturating_sub(now)));
     if claims.audience.iter().any(|audience| audience.contains(API_SERVER)) {
         return Found::warning(
+            Warning::JwtForApiServer,
             found,
             "its audience is the API server itself: whoever gets hold of it can call that",
             PROJECTED,
@@ -61,7 +63,7 @@ const PROJECTED: &str = "set vault.login.jwt_file to a projected volume of its o
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::report::Outcome;
+    use super::super::super::report::{Class, Outcome};
     use super::*;
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::command::Commands;
-use crate::check::report::{Class, Found};
+use crate::check::fault::Fault;
+use crate::check::report::Found;
 use crate::vault::TokenKind;
 
 /// A line of a policy.
@@ -76,7 +77,7 @@ pub(super) fn judge(rights: &[(Right, Has)], policies: &[String]) -> Found {
     });
     let heading = format!("# lines for a policy of the token{which}; deploy/vault/policy.hcl has all:");
     let cure = [heading].into_iter().chain(lines).collect::<Vec<_>>().join("\n");
-    Found::fault(Class::Permission, format!("not allowed: {}", paths.join(", ")), cause, cure)
+    Found::fault(Fault::PolicyLacks, format!("not allowed: {}", paths.join(", ")), cause, cure)
 }
 
 pub(super) const LOOK_UP_SELF: &str = "auth/token/lookup-self";
@@ -87,7 +88,7 @@ pub(super) const RENEW: &str = "sys/leases/renew";
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::report::Outcome;
+    use super::super::super::report::{Class, Outcome};
     use super::*;
     use crate::config::{LoginConfig, LoginMethod, VaultConfig, VaultTls};
 

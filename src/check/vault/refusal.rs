@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use super::command::Commands;
-use crate::check::report::{Class, Found};
+use super::way;
+use crate::check::fault::Fault;
+use crate::check::report::Found;
 use crate::config::{LoginMethod, VaultConfig};
 use crate::telemetry::Causes;
-use crate::vault::{Answer, Claims, Identity, Operation, Unusable, VaultError};
+use crate::vault::{Answer, Claims, FileProblem, Identity, Operation, Unusable, VaultError};
 
 /// What was asked for, as far as a cure has to name it.
 #[derive(Clone, Copy, Debug)]
@@ -21,71 +23,67 @@ pub(super) struct Asked<'a> {
     pub(super) now: Duration,
 }
 
-/// Whose turn it is.
-pub(super) fn class(error: &VaultError) -> Class {
-    match error.answer() {
-        Answer::NotSent | Answer::Lost | Answer::Redirect | Answer::TryLater { .. } | Answer::Unavailable => {
-            let is_of_file = matches!(error, VaultError::File { .. } | VaultError::Spent { .. });
-            if is_of_file { Class::Configuration } else { Class::Unavailable }
-        }
-        Answer::Denied => Class::Permission,
-        Answer::Malformed | Answer::BadRequest | Answer::NotFound | Answer::Unexpected => {
-            Class::Configuration
-        }
-    }
-}
-
 /// What failed and what helps.
 pub(super) fn fault<T>(error: &VaultError, asked: Asked<'_>) -> Found<T> {
-    let (cause, cure) = explain(error, asked);
-    Found::fault(class(error), Causes(error).to_string(), cause, cure)
+    let (fault, cause, cure) = explain(error, asked);
+    Found::fault(fault, Causes(error).to_string(), cause, cure)
 }
 
-/// Cause and cure.
-pub(super) fn explain(error: &VaultError, asked: Asked<'_>) -> (String, String) {
-    let (cause, cure) = match (error, error.operation()) {
+fn explain(error: &VaultError, asked: Asked<'_>) -> Explained {
+    if let Some(rustls::Error::AlertReceived(alert)) = way::within(error) {
+        // In TLS 1.3 a server says what it thinks of a client certificate when the handshake is over.
+        let (fault, cause, cure) = way::alert_received(*alert);
+        return (fault, cause.to_owned(), cure.to_owned());
+    }
+    let (fault, cause, cure) = match (error, error.operation()) {
+        (
+            VaultError::File { problem: FileProblem::LimitedUses, .. }
+            | VaultError::Unusable { source: Unusable::LimitedUses, .. },
+            _,
+        ) => return limited_uses(asked),
         (VaultError::File { setting, .. }, _) => {
-            return ("there is nothing in it to log in with".to_owned(), file(setting));
+            return (Fault::LoginFile, "there is nothing in it to log in with".to_owned(), file(setting));
         }
         (VaultError::Spent { .. } | VaultError::HeldBack { .. }, _) => (
+            Fault::SecretIdSpent,
             "the SecretID is of no use any more",
             asked.commands().write("auth/<mount>/role/<name>/secret-id", "-f -field=secret_id"),
         ),
         (VaultError::NoConnection { .. } | VaultError::NoAnswer { .. }, _) => (
+            Fault::VaultNoAnswer,
             "Vault, or what is in front of it, did not answer in time, though it could be reached",
             "see Vault's log; a database that Vault waits for, or an open transaction that blocks a DROP ROLE, makes \
              creds wait"
                 .to_owned(),
         ),
-        (VaultError::Unusable { source: Unusable::LimitedUses, .. }, _) => return limited_uses(asked),
         (VaultError::Unusable { .. }, Operation::ReadCreds | Operation::ReadStaticCreds) => {
             return of_another_kind(asked);
         }
         (VaultError::Unusable { .. }, _) => (
+            Fault::VaultNotVault,
             "what answers there is not Vault: another service, or a proxy's own page",
             "correct vault.address (annotation pglease.dev/vault-address)".to_owned(),
         ),
-        (VaultError::Refused { .. }, _) => return refused(error, asked),
+        (VaultError::Refused { operation, texts, status, .. }, _) => {
+            return refused(error, &Refusal { operation: *operation, texts, status: *status }, asked);
+        }
     };
-    (cause.to_owned(), cure)
+    (fault, cause.to_owned(), cure)
 }
 
+/// Name, cause and cure.
+type Explained = (Fault, String, String);
+
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn refused(error: &VaultError, asked: Asked<'_>) -> (String, String) {
-    let VaultError::Refused { operation, texts, status, .. } = error else { return Default::default() };
+fn refused(error: &VaultError, refusal: &Refusal<'_>, asked: Asked<'_>) -> Explained {
+    let Refusal { operation, texts, status } = *refusal;
     let texts = texts.to_lowercase();
     let has = |words: &str| texts.contains(words);
-    if *operation == Operation::Health && !asked.config.address.starts_with("https://") {
-        let https = asked.config.address.replacen("http://", "https://", 1);
-        return (
-            "what answers there is not Vault, or speaks TLS".to_owned(),
-            format!("set vault.address = \"{https}\" (annotation pglease.dev/vault-address), or correct it"),
-        );
-    }
     match error.answer() {
-        Answer::NotFound if has("namespace") => return namespace(asked, *operation),
+        Answer::NotFound if has("namespace") => return namespace(asked, operation),
         Answer::Redirect => {
             return (
+                Fault::VaultRedirects,
                 "a standby names its leader by an address that is not followed".to_owned(),
                 "set vault.redirect_hosts to the host that it names, or give vault.address the Service of the active \
                  node; a leader that is gone is replaced within seconds"
@@ -94,26 +92,38 @@ fn refused(error: &VaultError, asked: Asked<'_>) -> (String, String) {
         }
         Answer::TryLater { .. } => {
             return (
+                Fault::VaultRateLimit,
                 "Vault's rate limit or lease-count quota is used up".to_owned(),
-                "vault list sys/quotas/rate-limit\nvault list sys/quotas/lease-count".to_owned(),
+                "# which there are, and what is in them:\nvault list sys/quotas/rate-limit\nvault list sys/quotas/lease-count\n\
+                 # and, where nobody needs it (it can also be written with a higher rate):\nvault delete sys/quotas/rate-limit/<name>"
+                    .to_owned(),
             );
         }
-        Answer::Unavailable if *status == 503 => {
-            return ("Vault is sealed".to_owned(), "vault operator unseal".to_owned());
+        Answer::Unavailable if status == 503 => {
+            return (Fault::VaultSealed, "Vault is sealed".to_owned(), "vault operator unseal".to_owned());
         }
         _ => {}
+    }
+    if operation == Operation::Health && !asked.config.address.starts_with("https://") {
+        let https = asked.config.address.replacen("http://", "https://", 1);
+        return (
+            Fault::VaultNotVault,
+            "what answers there is not Vault, or speaks TLS".to_owned(),
+            format!("set vault.address = \"{https}\" (annotation pglease.dev/vault-address), or correct it"),
+        );
     }
     match operation {
         Operation::Login => login(&texts, error.answer(), asked),
         Operation::ReadCreds | Operation::ReadStaticCreds => creds(&texts, error.answer(), asked),
         _ => (
+            Fault::VaultRefused,
             "Vault did not allow it, or could not do it".to_owned(),
             "see what vault.policy says, and Vault's log".to_owned(),
         ),
     }
 }
 
-fn namespace(asked: Asked<'_>, operation: Operation) -> (String, String) {
+fn namespace(asked: Asked<'_>, operation: Operation) -> Explained {
     let VaultConfig { namespace, login, .. } = asked.config;
     let is_login = matches!(operation, Operation::Login | Operation::Unwrap | Operation::LookUpSelf);
     let (setting, namespace) = if is_login && login.namespace != *namespace {
@@ -123,28 +133,29 @@ fn namespace(asked: Asked<'_>, operation: Operation) -> (String, String) {
     };
     let name = namespace.as_deref().unwrap_or("/");
     (
+        Fault::NamespaceMissing,
         format!("there is no namespace {name}"),
         format!("set {setting} to one that `vault namespace list` has, or remove it"),
     )
 }
 
 /// Of a login that was answered, and not granted.
-fn login(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
+fn login(texts: &str, answer: Answer, asked: Asked<'_>) -> Explained {
     let has = |words: &str| texts.contains(words);
     match &asked.config.login.method {
         LoginMethod::Kubernetes { mount, role, .. } | LoginMethod::Jwt { mount, role, .. } => {
             jwt_login(texts, answer, mount, role, asked)
         }
+        LoginMethod::AppRole { mount, .. } if answer == Answer::Denied && !has("invalid") => (
+            Fault::AuthMountMissing,
+            format!("there is no auth method at {mount}, or the RoleID is locked out after wrong SecretIDs"),
+            asked.commands().mounts(),
+        ),
         LoginMethod::AppRole { mount, .. } => (
-            if answer == Answer::Denied && !has("invalid") {
-                format!(
-                    "there is no auth method at {mount}, or the RoleID is locked out after wrong SecretIDs"
-                )
-            } else {
-                "Vault does not know this RoleID, or not this SecretID with it: it has ended, was used up, or belongs to \
-                 another role"
-                    .to_owned()
-            },
+            Fault::SecretIdRefused,
+            "Vault does not know this RoleID, or not this SecretID with it: it has ended, was used up, or belongs to \
+             another role"
+                .to_owned(),
             format!(
                 "# <name> is the role of vault.login.role_id:\n{}\n{}\n# the first is for vault.login.role_id, the second \
                  for the file of vault.login.secret_id_file",
@@ -156,6 +167,7 @@ fn login(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
             let role = role.as_deref().unwrap_or("<name>");
             let path = format!("auth/{mount}/certs/{role}");
             (
+                Fault::CertificateRefused,
                 "no role of the cert method takes the certificate of vault.client_cert_file, or TLS ends in front of \
                  Vault"
                     .to_owned(),
@@ -163,6 +175,7 @@ fn login(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
             )
         }
         LoginMethod::TokenFile { token_file } => (
+            Fault::TokenRefused,
             "Vault does not know the token, it has ended, or it may not look itself up".to_owned(),
             format!(
                 "have whoever writes {} (Vault Agent's sink) log in again; its policies must grant auth/token/lookup-self",
@@ -172,7 +185,7 @@ fn login(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
     }
 }
 
-fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<'_>) -> (String, String) {
+fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<'_>) -> Explained {
     let has = |words: &str| texts.contains(words);
     let claims = match asked.identity {
         Some(Identity::Jwt { claims: Some(claims), .. }) => claims.clone(),
@@ -186,6 +199,7 @@ fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<
     let is_over = claims.expires_at.is_some_and(|end| end < asked.now);
     if is_over || has("expired") || has("expiration") {
         return (
+            Fault::JwtExpired,
             "the JWT is over: its file is not replaced".to_owned(),
             "mount the ServiceAccount token as a projected volume, not by subPath and not as a copy; the kubelet then \
              replaces it in time"
@@ -195,6 +209,7 @@ fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<
     if has("audience") {
         let field = if is_kubernetes { "audience" } else { "bound_audiences" };
         return (
+            Fault::JwtAudience,
             format!("the JWT is for {}, and the auth role {role} takes another audience", said(&audience)),
             format!(
                 "# either the token gets the audience of the role (annotation pglease.dev/token-audience), which is in:\n\
@@ -206,12 +221,14 @@ fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<
     }
     if has("service account name") {
         return (
+            Fault::ServiceAccount,
             format!("the auth role {role} is not for the ServiceAccount {}", said(account.name)),
             write(format!("bound_service_account_names={}", account.name)),
         );
     }
     if has("namespace not authorized") || has("namespaces") {
         return (
+            Fault::ServiceAccountNamespace,
             format!("the auth role {role} is not for the Kubernetes namespace {}", said(account.namespace)),
             write(format!("bound_service_account_namespaces={}", account.namespace)),
         );
@@ -227,11 +244,12 @@ fn jwt_login(texts: &str, answer: Answer, mount: &str, role: &str, asked: Asked<
         } else {
             let subject = claims.subject.as_deref().unwrap_or("<sub>");
             format!(
-                "role_type=jwt user_claim=sub bound_audiences={audience} bound_subject={subject} \
+                "user_claim=sub bound_audiences={audience} bound_subject={subject} \
                  token_policies={policy} token_ttl=1h"
             )
         };
         return (
+            Fault::AuthRoleMissing,
             format!("auth/{mount} has no role {role}, or the role does not take this JWT"),
             format!(
                 "# either vault.login.role (annotation pglease.dev/vault-login-role) gets the name of one of these:\n{}\n\
@@ -251,10 +269,11 @@ fn jwt_login_in_the_dark(
     path: &str,
     audience: &str,
     asked: Asked<'_>,
-) -> (String, String) {
+) -> Explained {
     let is_kubernetes = matches!(asked.config.login.method, LoginMethod::Kubernetes { .. });
     if answer == Answer::Denied && is_kubernetes {
         return (
+            Fault::JwtNotVouchedFor,
             format!(
                 "there is no auth method at {mount}, or the API server did not vouch for the JWT: it is for another \
                  audience or cluster (it says {}), or Vault may not ask the API server",
@@ -273,14 +292,13 @@ fn jwt_login_in_the_dark(
     }
     if answer == Answer::Denied {
         return (
+            Fault::AuthMountMissing,
             format!("there is no auth method at {mount}, or this address may not log in"),
-            format!(
-                "# its path is for vault.login.mount (annotation pglease.dev/vault-login-mount):\n{}",
-                asked.commands().run("auth list", "", "")
-            ),
+            asked.commands().mounts(),
         );
     }
     (
+        Fault::JwtRefused,
         "Vault does not take this JWT: its signature, issuer or claims are not what the auth method wants"
             .to_owned(),
         format!(
@@ -293,13 +311,14 @@ fn jwt_login_in_the_dark(
 
 /// Of a credential that was asked for, and not granted.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
+fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> Explained {
     let path = asked.vault_path;
     let has = |words: &str| texts.contains(words);
     let (mount, role) = in_two(path);
     let kind = if crate::config::is_static(path) { "static-roles" } else { "roles" };
     match answer {
         Answer::Denied => (
+            Fault::CredsNotAllowed,
             format!("no policy of the token lets it read {path}, or the path is misspelt"),
             format!(
                 "# either route.vault_path (annotation pglease.dev/vault-path) is corrected, or a policy of the token gets \
@@ -308,6 +327,7 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
             ),
         ),
         Answer::BadRequest | Answer::NotFound => (
+            Fault::VaultRoleMissing,
             format!("{mount} is no database secrets engine, or has no role {role}"),
             format!(
                 "# either route.vault_path (annotation pglease.dev/vault-path) gets the name of one of these:\n{}\n\
@@ -317,6 +337,7 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
             ),
         ),
         Answer::Unavailable if has("allowed role") => (
+            Fault::ConnectionDisallowsRole,
             format!("the connection of {role} does not allow it"),
             format!(
                 "# <connection> is its db_name:\n{}\n{}",
@@ -325,6 +346,7 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
             ),
         ),
         _ => (
+            Fault::RoleNotMade,
             "Vault could not make a role in PostgreSQL: its own connection there fails, or its creation_statements do"
                 .to_owned(),
             format!(
@@ -336,8 +358,9 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> (String, String) {
     }
 }
 
-fn of_another_kind(asked: Asked<'_>) -> (String, String) {
+fn of_another_kind(asked: Asked<'_>) -> Explained {
     (
+        Fault::EngineOfAnotherKind,
         format!("{} is of another secrets engine than database, or a static role", asked.vault_path),
         format!(
             "# route.vault_path (annotation pglease.dev/vault-path) is <mount>/creds/<role>, or \
@@ -347,7 +370,7 @@ fn of_another_kind(asked: Asked<'_>) -> (String, String) {
     )
 }
 
-fn limited_uses(asked: Asked<'_>) -> (String, String) {
+fn limited_uses(asked: Asked<'_>) -> Explained {
     let cause = "each request is a use, and after the last one the token dies, and its leases with it";
     let cure = match &asked.config.login.method {
         LoginMethod::Kubernetes { mount, role, .. } | LoginMethod::Jwt { mount, role, .. } => {
@@ -362,7 +385,7 @@ fn limited_uses(asked: Asked<'_>) -> (String, String) {
         }
         LoginMethod::TokenFile { .. } => "put a token with num_uses 0 there".to_owned(),
     };
-    (cause.to_owned(), cure)
+    (Fault::TokenLimitedUses, cause.to_owned(), cure)
 }
 
 fn file(setting: &str) -> String {
@@ -373,6 +396,13 @@ impl<'a> Asked<'a> {
     pub(super) fn commands(self) -> Commands<'a> {
         Commands { config: self.config }
     }
+}
+
+/// What Vault has said, in its own words, to what.
+struct Refusal<'a> {
+    operation: Operation,
+    texts: &'a str,
+    status: u16,
 }
 
 /// Whose ServiceAccount it is: `system:serviceaccount:<namespace>:<name>`.

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::refusal::class;
+use crate::check::fault::Fault;
 use crate::check::report::Found;
 use crate::check::throwaway::{GivenBack, Left};
 use crate::telemetry::Causes;
@@ -19,23 +19,25 @@ pub(super) fn judge(given: &GivenBack) -> Found {
             Found::fine(format!("{leases}; a batch token cannot be revoked: {left}"))
         }
         (Err(error), _) => {
-            let (cause, cure) = explain(error);
+            let (fault, cause, cure) = explain(error);
             let cause = format!("{}: {cause}", Causes(error));
-            Found::fault(class(error), format!("not revoked: {left}"), cause, cure)
+            Found::fault(fault, format!("not revoked: {left}"), cause, cure)
         }
     }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn explain(error: &VaultError) -> (&'static str, &'static str) {
+fn explain(error: &VaultError) -> (Fault, &'static str, &'static str) {
     match error.answer() {
         Answer::Denied => (
+            Fault::RevokeNotAllowed,
             "the token may not revoke itself, and the proxy's may not either",
             "# lines for a policy of the token; deploy/vault/policy.hcl has all:\n\
              path \"auth/token/lookup-self\" { capabilities = [\"read\"] }\n\
              path \"auth/token/revoke-self\" { capabilities = [\"update\"] }",
         ),
         _ => (
+            Fault::RevokeFailed,
             "Vault went away in between",
             "# where the rest must not wait for its end:\nvault list sys/leases/lookup/<vault_path>\n\
              vault lease revoke -prefix <vault_path>",

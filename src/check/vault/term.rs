@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::command::Commands;
+use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::config::LoginMethod;
 use crate::vault::{Answer, Grant, TokenFacts, TokenKind};
@@ -23,7 +24,7 @@ pub(super) struct Token {
 pub(super) struct Lease {
     pub(super) granted: Grant,
     pub(super) renewed: Result<Grant, Answer>,
-    /// As long as it can get; `None`: it could not be asked.
+    /// As long as it can get; `None`: it could not be asked, or is as long as its token.
     pub(super) longest: Option<Duration>,
 }
 
@@ -43,6 +44,7 @@ pub(super) fn judge_token(token: &Token, method: &LoginMethod, commands: Command
     let ends = token.granted.ttl.is_some();
     match (token.kind, token.renewed) {
         (TokenKind::Batch, _) => Found::warning(
+            Warning::TokenBatch,
             found,
             "it can be neither renewed nor revoked: leases are ended one by one, and a creds read whose answer is lost \
              leaves a role behind until its TTL",
@@ -50,6 +52,7 @@ pub(super) fn judge_token(token: &Token, method: &LoginMethod, commands: Command
         ),
         (TokenKind::Foreign, _) => Found::fine(format!("{found}, whose keeper renews it")),
         (TokenKind::Service, _) if ends && !token.granted.renewable => Found::warning(
+            Warning::TokenNotRenewable,
             format!("{found}, not renewable"),
             "the credential is replaced each time that the token ends",
             set("token_type=service token_period=0"),
@@ -61,12 +64,14 @@ pub(super) fn judge_token(token: &Token, method: &LoginMethod, commands: Command
             Found::fine(format!("{found}, renewed to {}{policies}", self::life(renewed.ttl)))
         }
         (TokenKind::Service, Some(Err(Answer::Denied))) => Found::warning(
+            Warning::TokenRenewalRefused,
             format!("{found}, and its renewal was refused"),
             "it may not renew itself (vault.policy), or the API server does not vouch for the JWT of its login any more: \
              the credential is replaced each time that the token ends",
             "see vault.policy and vault.identity",
         ),
         (TokenKind::Service, Some(Err(answer))) => Found::warning(
+            Warning::TokenRenewalFailed,
             format!("{found}, and its renewal failed: {}", answer.as_str()),
             "a deleted auth role, and trouble of Vault's, do so",
             auth_role(method).map_or_else(|| "see Vault's log".to_owned(), |role| commands.read(&role, "")),
@@ -83,6 +88,7 @@ pub(super) fn judge_lease(lease: &Lease, vault_path: &str, commands: Commands<'_
     let renewed = match lease.renewed {
         _ if !lease.granted.renewable => {
             return Found::warning(
+                Warning::LeaseNotRenewable,
                 format!("{found}, not renewable"),
                 "the credential is replaced before each end of its TTL",
                 "give the auth role tokens that are renewable (token_type=service): leases of others are not",
@@ -91,6 +97,7 @@ pub(super) fn judge_lease(lease: &Lease, vault_path: &str, commands: Commands<'_
         Ok(renewed) => renewed.ttl.unwrap_or_default(),
         Err(Answer::Denied) => {
             return Found::warning(
+                Warning::LeaseRenewalRefused,
                 format!("{found}, and its renewal was refused"),
                 "the token may not renew leases (vault.policy): the credential is replaced each time that its TTL ends",
                 "see vault.policy",
@@ -98,6 +105,7 @@ pub(super) fn judge_lease(lease: &Lease, vault_path: &str, commands: Commands<'_
         }
         Err(answer) => {
             return Found::warning(
+                Warning::LeaseRenewalFailed,
                 format!("{found}, and its renewal failed: {}", answer.as_str()),
                 "Vault could not move VALID UNTIL in PostgreSQL: renew_statements that fail, or its connection there",
                 format!(
@@ -112,17 +120,27 @@ pub(super) fn judge_lease(lease: &Lease, vault_path: &str, commands: Commands<'_
         lease.longest.map_or_else(String::new, |longest| format!(", max_ttl {}", life(Some(longest))));
     let found = format!("{found}, renewed to {}{longest}", life(Some(renewed)));
     if ttl > LONG_TTL {
-        return Found::warning(found, "what a crash leaves behind lives as long", set("default_ttl=1h"));
+        return Found::warning(
+            Warning::LeaseLong,
+            found,
+            "what a crash leaves behind lives as long",
+            set("default_ttl=1h"),
+        );
     }
     if ttl < SHORT_TTL {
         let cause =
             "a renewal behind a slow revocation takes 10 s and more, and the credential may end before it";
-        return Found::warning(found, cause, set("default_ttl=1h max_ttl=24h"));
+        return Found::warning(Warning::LeaseShort, found, cause, set("default_ttl=1h max_ttl=24h"));
     }
     if lease.longest.is_some_and(|longest| longest < ttl.mul_f64(LEAST_LENGTHENING)) {
         let cause =
             "max_ttl is hardly longer than default_ttl: a lease is replaced each time instead of renewed";
-        return Found::warning(found, cause, set(&format!("max_ttl={}s", (ttl * 24).as_secs())));
+        return Found::warning(
+            Warning::LeaseHardlyLengthened,
+            found,
+            cause,
+            set(&format!("max_ttl={}s", (ttl * 24).as_secs())),
+        );
     }
     Found::fine(found)
 }
@@ -204,7 +222,7 @@ pub(super) fn judge_rotation(rotation: Rotation<'_>, commands: Commands<'_>) -> 
                      ServiceAccount token"
             .to_owned(),
     };
-    Found::warning(found, cause, cure)
+    Found::warning(Warning::RotatesOften, found, cause, cure)
 }
 
 /// Where a lease's `vault_role` is written.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::check::certificate::Handshake;
-use crate::check::report::{Class, Found};
+use crate::check::fault::{Fault, Warning};
+use crate::check::report::Found;
 use crate::config::{Ca, VaultConfig};
 use crate::telemetry::Causes;
 use crate::vault::{Health, Hop, ShownTls};
@@ -15,31 +16,33 @@ use crate::vault::{Health, Hop, ShownTls};
 /// Why a name has no address.
 pub(super) fn unresolved<T>(hop: &Hop, error: &io::Error) -> Found<T> {
     let setting = setting(hop);
-    let (class, cause, cure) = if error.kind() == io::ErrorKind::TimedOut {
+    let (fault, cause, cure) = if error.kind() == io::ErrorKind::TimedOut {
         let cure = "see that the name servers of /etc/resolv.conf can be reached: a NetworkPolicy has to let DNS through";
-        (Class::Unavailable, "the resolver of this machine does not answer", cure.to_owned())
+        (Fault::VaultResolverSilent, "the resolver of this machine does not answer", cure.to_owned())
     } else {
         let cure = format!(
             "correct the host in {setting}; a Service of another namespace is <service>.<namespace>.svc"
         );
-        (Class::Configuration, "no name server knows the name", cure)
+        (Fault::VaultNameUnknown, "no name server knows the name", cure)
     };
-    Found::fault(class, format!("{} has no address: {error}", hop.host), cause, cure)
+    Found::fault(fault, format!("{} has no address: {error}", hop.host), cause, cure)
 }
 
 /// Why nothing listens, or nobody answers, at an address.
 pub(super) fn unreached<T>(hop: &Hop, error: &io::Error) -> Found<T> {
-    let (cause, cure) = unreachable_for(error.kind(), setting(hop));
-    Found::fault(Class::Unavailable, format!("no connection: {error}"), cause, cure)
+    let (fault, cause, cure) = unreachable_for(error.kind(), setting(hop));
+    Found::fault(fault, format!("no connection: {error}"), cause, cure)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn unreachable_for(kind: io::ErrorKind, setting: &str) -> (&'static str, String) {
+fn unreachable_for(kind: io::ErrorKind, setting: &str) -> (Fault, &'static str, String) {
     match kind {
         io::ErrorKind::ConnectionRefused => {
-            ("nothing listens there", format!("start Vault, or correct the port in {setting}"))
+            let cure = format!("start Vault, or correct the port in {setting}");
+            (Fault::VaultNothingListens, "nothing listens there", cure)
         }
         io::ErrorKind::TimedOut => (
+            Fault::VaultSilent,
             "nobody answers: what is sent there is dropped on the way, or the server hangs",
             format!(
                 "let connections to this address and port through: NetworkPolicy, security group, firewall; else \
@@ -47,6 +50,7 @@ fn unreachable_for(kind: io::ErrorKind, setting: &str) -> (&'static str, String)
             ),
         ),
         _ => (
+            Fault::VaultNoWay,
             "there is no way to this address",
             format!(
                 "correct the host in {setting}, or let connections through: routes, NetworkPolicy, firewall"
@@ -65,13 +69,18 @@ pub(super) fn judge_tls(shown: &ShownTls, config: &VaultConfig, now: Duration) -
     if config.tls.skip_verify {
         let cause = "vault.skip_verify is on: whoever is on the way can pose as Vault";
         let cure = "set vault.skip_verify = false, and vault.ca_file to the CA of Vault's certificate";
-        return Found::warning(format!("{version}{lasts}, not verified"), cause, cure);
+        return Found::warning(
+            Warning::VaultUnverified,
+            format!("{version}{lasts}, not verified"),
+            cause,
+            cure,
+        );
     }
     if ends_soon {
         let cause = "Vault's certificate, or one of its chain, ends soon; from then on nobody can log in";
         let cure =
             "put a new certificate in the place of tls_cert_file of Vault's listener, then send Vault SIGHUP";
-        return Found::warning(format!("{version}{lasts}"), cause, cure);
+        return Found::warning(Warning::VaultCertificateEndsSoon, format!("{version}{lasts}"), cause, cure);
     }
     Found::fine(format!("{version}{lasts}"))
 }
@@ -81,41 +90,43 @@ pub(super) fn no_tls<T>(error: &(dyn Error + 'static), hop: &Hop, config: &Vault
     let found = format!("no TLS: {}", Causes(error));
     match within::<rustls::Error>(error) {
         Some(rustls::Error::InvalidCertificate(fault)) => {
-            let (cause, cure) = certificate(fault, config);
-            Found::fault(Class::Configuration, found, cause, cure)
+            let (fault, cause, cure) = certificate(fault, config);
+            Found::fault(fault, found, cause, cure)
         }
         Some(rustls::Error::AlertReceived(alert)) => {
-            let (class, cause, cure) = alert_received(*alert);
-            Found::fault(class, found, cause, cure)
+            let (fault, cause, cure) = alert_received(*alert);
+            Found::fault(fault, found, cause, cure)
         }
         Some(_) => Found::fault(
-            Class::Configuration,
+            Fault::VaultNoTls,
             found,
             "what answers there does not speak TLS",
             "write http:// in vault.address if that is Vault without TLS; else correct its port",
         ),
         None => {
-            let kind = within::<io::Error>(error).map_or(io::ErrorKind::TimedOut, io::Error::kind);
-            let (cause, cure) = if hop.is_proxy {
+            let kind = io_kind(error).unwrap_or(io::ErrorKind::TimedOut);
+            let (fault, cause, cure) = if hop.is_proxy {
                 (
+                    Fault::VaultProxy,
                     "the proxy of vault.proxy does not lead to Vault",
                     "have the proxy allow CONNECT to vault.address".to_owned(),
                 )
             } else if matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
                 (
+                    Fault::VaultHandshakeBroken,
                     "the connection was closed in the middle of the handshake",
                     "see the log of what answers at this address, and whether Vault is behind it".to_owned(),
                 )
             } else {
                 unreachable_for(kind, setting(hop))
             };
-            Found::fault(Class::Unavailable, found, cause, cure)
+            Found::fault(fault, found, cause, cure)
         }
     }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn certificate(fault: &CertificateError, config: &VaultConfig) -> (String, String) {
+fn certificate(fault: &CertificateError, config: &VaultConfig) -> (Fault, String, String) {
     let ca = match &config.tls.ca {
         Ca::System => "the system's CAs do".to_owned(),
         Ca::File(path) => format!("vault.ca_file {} does", path.display()),
@@ -125,48 +136,58 @@ fn certificate(fault: &CertificateError, config: &VaultConfig) -> (String, Strin
         "put a new certificate in the place of tls_cert_file of Vault's listener, then send Vault SIGHUP";
     match fault {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            Fault::VaultCaUnknown,
             format!("Vault's certificate was issued by a CA that {ca} not have"),
             "name the file with that CA's certificate in vault.ca_file (annotation pglease.dev/vault-ca)"
                 .to_owned(),
         ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            Fault::VaultCertificateExpired,
             "Vault's certificate has expired, unless this machine's clock is wrong".to_owned(),
             reissued.to_owned(),
         ),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            Fault::VaultCertificateTooEarly,
             "Vault's certificate is not valid yet, unless this machine's clock is wrong".to_owned(),
             "set the clock of this machine, or of the one that issued the certificate".to_owned(),
         ),
         CertificateError::NotValidForNameContext { presented, .. } => (
+            Fault::VaultCertificateName,
             format!("Vault's certificate is for {}", named(presented)),
             format!(
                 "name the host so in vault.address, or set vault.tls_server_name to a name of it, or {reissued}"
             ),
         ),
         CertificateError::NotValidForName => (
+            Fault::VaultCertificateName,
             "Vault's certificate is for another name".to_owned(),
             format!("name the host as its certificate does, or set vault.tls_server_name, or {reissued}"),
         ),
-        _ => ("Vault's certificate cannot be verified here".to_owned(), reissued.to_owned()),
+        _ => (
+            Fault::VaultCertificateUnusable,
+            "Vault's certificate cannot be verified here".to_owned(),
+            reissued.to_owned(),
+        ),
     }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no cure of their own")]
-fn alert_received(alert: AlertDescription) -> (Class, &'static str, &'static str) {
+pub(super) fn alert_received(alert: AlertDescription) -> (Fault, &'static str, &'static str) {
     match alert {
         AlertDescription::UnknownCA
         | AlertDescription::BadCertificate
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateRequired
-        | AlertDescription::CertificateUnknown => (
-            Class::Permission,
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::DecryptError => (
+            Fault::VaultClientCertificate,
             "Vault does not take the client certificate, or wants one",
             "set vault.client_cert_file and vault.client_key_file to a certificate that Vault's tls_client_ca_file \
              vouches for",
         ),
         _ => (
-            Class::Configuration,
+            Fault::VaultTlsDisagreed,
             "Vault did not agree on how to do TLS",
             "see Vault's log; pglease speaks TLS 1.2 and 1.3",
         ),
@@ -190,14 +211,19 @@ pub(super) fn judge_health(health: &Health) -> Found<()> {
     let Health { initialized, sealed, standby, version, .. } = health;
     if !initialized {
         let cause = "it was never initialised";
-        return Found::fault(Class::Configuration, "Vault is not initialised", cause, "vault operator init");
+        return Found::fault(
+            Fault::VaultNotInitialised,
+            "Vault is not initialised",
+            cause,
+            "vault operator init",
+        );
     }
     if *sealed {
         let (cause, cure) = (
             "it was started, or sealed by somebody, and nobody has unsealed it",
             "vault operator unseal\n# with as many keys as its threshold; auto-unseal has its reasons in Vault's log",
         );
-        return Found::fault(Class::Unavailable, "Vault is sealed", cause, cure);
+        return Found::fault(Fault::VaultSealed, "Vault is sealed", cause, cure);
     }
     let role = if *standby { "a standby, which forwards to its leader" } else { "active" };
     let version = if version.is_empty() { String::new() } else { format!(", version {version}") };
@@ -224,11 +250,11 @@ pub(super) fn judge_clock(ahead: f64) -> Found {
                  PostgreSQL's has to agree with that one within 5 s";
     let cure =
         "have the machines of Vault and PostgreSQL, and this one, keep time (NTP: chrony, systemd-timesyncd)";
-    Found::warning(found, cause, cure)
+    Found::warning(Warning::VaultClock, found, cause, cure)
 }
 
 /// The first of this kind among an error and what is behind it.
-fn within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+pub(super) fn within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
@@ -242,6 +268,13 @@ fn within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'
         next = error.source();
     }
     None
+}
+
+/// Of the innermost error of I/O: those around it have none of their own.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let found: &io::Error = within(error)?;
+    let inside = found.get_ref().and_then(|inside| io_kind(inside));
+    inside.or_else(|| found.source().and_then(io_kind)).or_else(|| Some(found.kind()))
 }
 
 /// What seconds and a round trip hide.

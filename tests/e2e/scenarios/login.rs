@@ -3,16 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::KeyPair;
 use reqwest::Method;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 
 use crate::support::pglease::Pglease;
-use crate::support::pki::Authority;
+use crate::support::pki::{Authority, signed_jwt};
 use crate::support::tokenreview::TokenReview;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::{PATIENCE, pglease_with, start, until, until_revoked, user_of};
@@ -137,18 +133,6 @@ async fn approle_unwraps_a_secret_id_once_and_says_so_where_somebody_else_has() 
     late.sigterm();
     assert!(late.wait_exit(PATIENCE).await.success());
     assert_serves_and_cleans_up(&world, &pglease).await;
-}
-
-/// A JWT that the key has signed.
-fn signed_jwt(key: &KeyPair, claims: &Value) -> String {
-    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let header = encode(br#"{"alg":"ES256","typ":"JWT"}"#);
-    let text = format!("{header}.{}", encode(claims.to_string().as_bytes()));
-    let random = SystemRandom::new();
-    let key =
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.serialized_der(), &random).unwrap();
-    let signature = key.sign(&random, text.as_bytes()).unwrap();
-    format!("{text}.{}", encode(signature.as_ref()))
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::{Place, Trouble};
+use crate::check::fault::Fault;
 use crate::check::postgres::quote::identifier;
-use crate::check::report::Class;
 use crate::config::{SslMode, UpstreamConfig};
 use crate::wire::error::{ErrorResponse, SqlState};
 
@@ -22,14 +22,14 @@ pub(super) fn of_credential(response: &ErrorResponse, place: &Place<'_>) -> Trou
     let vault_role = place.vault_path.replacen("/creds/", "/roles/", 1);
     if response.code == Some(SqlState::INVALID_AUTHORIZATION) {
         return Trouble::new(
-            Class::Configuration,
+            Fault::RoleNoLogin,
             "the role may not log in: it was made without LOGIN, or somebody took that away",
             format!("say LOGIN in the creation_statements of {vault_role}:\n{}", creation(place)),
         );
     }
     if place.accepted_elsewhere {
         return Trouble::new(
-            Class::Unavailable,
+            Fault::RoleUnknownHere,
             "another host of the list takes the same credential and this one does not know it after 5 s: a replica that \
              is behind, a pooler that keeps what it once knew, or a server of another cluster",
             "-- on the primary, to see how far behind its replicas are:\n\
@@ -39,7 +39,7 @@ pub(super) fn of_credential(response: &ErrorResponse, place: &Place<'_>) -> Trou
         );
     }
     Trouble::new(
-        Class::Configuration,
+        Fault::RoleUnknown,
         "the server does not know the role that Vault has just made, or not with this password: Vault makes roles on \
          another server, its clock is behind the server's so that VALID UNTIL is over, or a pooler in between has a \
          list of users of its own",
@@ -60,7 +60,7 @@ pub(super) fn of_session(response: &ErrorResponse, place: &Place<'_>) -> Trouble
     match code {
         SqlState::INVALID_AUTHORIZATION => of_hba(place),
         SqlState::INVALID_PASSWORD => Trouble::new(
-            Class::Configuration,
+            Fault::ClientCertificateName,
             "pg_hba.conf says clientcert=verify-full, and the name in the certificate of sslcert is not the leased role's",
             "say clientcert=verify-ca there, since leased roles have a new name each, then:\nSELECT pg_reload_conf();",
         ),
@@ -69,17 +69,19 @@ pub(super) fn of_session(response: &ErrorResponse, place: &Place<'_>) -> Trouble
         SqlState::INSUFFICIENT_PRIVILEGE => no_connect(place),
         SqlState::TOO_MANY_CONNECTIONS => full(response, place),
         SqlState::CANNOT_CONNECT_NOW => Trouble::new(
-            Class::Unavailable,
+            Fault::ServerStarting,
             "the server is starting, stopping, or a standby that lets nobody in",
             "wait until it is up; on a standby `hot_standby` must be on",
         ),
         SqlState::PROTOCOL_VIOLATION | SqlState::FEATURE_NOT_SUPPORTED => of_pooler(place),
         SqlState::INVALID_PARAMETER_VALUE if place.as_startup_role => no_role(place),
-        code if code.is_of_class(&["53", "57", "58", "XX"]) => {
-            Trouble::new(Class::Unavailable, "the server cannot serve anybody now", "see the server's log")
-        }
+        code if code.is_of_class(&["53", "57", "58", "XX"]) => Trouble::new(
+            Fault::ServerInTrouble,
+            "the server cannot serve anybody now",
+            "see the server's log",
+        ),
         _ => Trouble::new(
-            Class::Configuration,
+            Fault::SessionRefused,
             "the server has taken the credential and then refused the session: a login trigger, or a setting of the \
              role or the database that it does not take",
             "-- what is set there:\n\
@@ -94,7 +96,7 @@ pub(super) fn of_session(response: &ErrorResponse, place: &Place<'_>) -> Trouble
 fn of_hba(place: &Place<'_>) -> Trouble {
     let tls = if place.upstream.ssl_mode == SslMode::Disable { "no TLS" } else { "TLS" };
     Trouble::new(
-        Class::Configuration,
+        Fault::PgHba,
         format!(
             "pg_hba.conf has no line, or one that says reject, for leased roles from {} to database {} with {tls}",
             client_address(place.ours),
@@ -129,7 +131,7 @@ fn no_database(place: &Place<'_>) -> Trouble {
     let others = &place.elsewhere.databases;
     let there = if others.is_empty() { String::new() } else { format!("; it has {}", others.join(", ")) };
     Trouble::new(
-        Class::Configuration,
+        Fault::DatabaseMissing,
         format!("the server has no database {}{there}", identifier(place.database)),
         format!(
             "correct the database in the route's `upstream`, or:\nCREATE DATABASE {};",
@@ -141,7 +143,7 @@ fn no_database(place: &Place<'_>) -> Trouble {
 fn no_connect(place: &Place<'_>) -> Trouble {
     let database = identifier(place.database);
     Trouble::new(
-        Class::Permission,
+        Fault::ConnectNotAllowed,
         format!("leased roles may not connect to database {database}"),
         format!("GRANT CONNECT ON DATABASE {database} TO {};", group(place)),
     )
@@ -150,7 +152,7 @@ fn no_connect(place: &Place<'_>) -> Trouble {
 fn no_member(place: &Place<'_>) -> Trouble {
     let role = place.startup_role.map(identifier).unwrap_or_default();
     Trouble::new(
-        Class::Permission,
+        Fault::StartupRoleNoMember,
         format!("leased roles may not become {role}, the route's startup_role"),
         format!(
             "have creation_statements of {} make members of it (and, from PostgreSQL 16 on, Vault's own user may hand \
@@ -164,7 +166,7 @@ fn no_member(place: &Place<'_>) -> Trouble {
 fn no_role(place: &Place<'_>) -> Trouble {
     let role = place.startup_role.map(identifier).unwrap_or_default();
     Trouble::new(
-        Class::Configuration,
+        Fault::StartupRoleMissing,
         format!("there is no role {role}, the route's startup_role"),
         format!(
             "correct startup_role of the route, or make the role, and leased roles its members:\n\
@@ -176,8 +178,9 @@ fn no_role(place: &Place<'_>) -> Trouble {
 /// `53300` is said of three limits, by three functions of PostgreSQL's: the same ones from 14 to 18.
 fn full(response: &ErrorResponse, place: &Place<'_>) -> Trouble {
     let database = identifier(place.database);
-    let (cause, cure) = match response.routine() {
+    let (fault, cause, cure) = match response.routine() {
         Some("InitializeSessionUserId") => (
+            Fault::RoleLimitReached,
             "the CONNECTION LIMIT of the leased role is reached".to_owned(),
             format!(
                 "say CONNECTION LIMIT -1, or more than listen.max_sessions, in the creation_statements of {}:\n{}",
@@ -186,10 +189,12 @@ fn full(response: &ErrorResponse, place: &Place<'_>) -> Trouble {
             ),
         ),
         Some("CheckMyDatabase") => (
+            Fault::DatabaseLimitReached,
             format!("the CONNECTION LIMIT of database {database} is reached"),
             format!("ALTER DATABASE {database} CONNECTION LIMIT -1;"),
         ),
         _ => (
+            Fault::ServerFull,
             "the server has no connection left for roles that are no superuser's".to_owned(),
             "-- who has them:\n\
              SELECT usename, datname, application_name, state, count(*)\n\
@@ -199,13 +204,13 @@ fn full(response: &ErrorResponse, place: &Place<'_>) -> Trouble {
                 .to_owned(),
         ),
     };
-    Trouble::new(Class::Unavailable, cause, cure)
+    Trouble::new(fault, cause, cure)
 }
 
 fn of_pooler(place: &Place<'_>) -> Trouble {
     let Some(role) = place.startup_role.filter(|_| place.as_startup_role) else {
         return Trouble::new(
-            Class::Configuration,
+            Fault::PoolerRefusesStartup,
             "what refuses is no PostgreSQL, but a pooler or proxy in between that does not know leased roles, or not \
              what a session may say at its start",
             "have the pooler ask the server for roles (in PgBouncer: auth_query and auth_user), or connect to \
@@ -214,7 +219,7 @@ fn of_pooler(place: &Place<'_>) -> Trouble {
     };
     let role = identifier(role);
     Trouble::new(
-        Class::Configuration,
+        Fault::PoolerRefusesRole,
         "a pooler in between refuses the startup parameter `role`, which startup_role is sent as",
         format!(
             "take startup_role out of the route, say at_lease_end = \"leave\", and have creation_statements do it \

@@ -11,6 +11,7 @@ use crate::upstream::{NegotiationError, OnCredential};
 use crate::wire::binding::EndPointError;
 use crate::wire::error::ErrorResponse;
 
+use crate::check::report::Class;
 use Class::{Configuration, Permission, Unavailable};
 
 fn address() -> String {

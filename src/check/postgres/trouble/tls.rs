@@ -5,14 +5,14 @@ use std::io;
 use rustls::{AlertDescription, CertificateError};
 
 use super::Trouble;
-use crate::check::report::Class;
+use crate::check::fault::Fault;
 use crate::config::UpstreamConfig;
 use crate::upstream::NegotiationError;
 
 pub(super) fn explain(error: &NegotiationError, upstream: &UpstreamConfig) -> Trouble {
     match error {
         NegotiationError::Refused => Trouble::new(
-            Class::Configuration,
+            Fault::PostgresNoTls,
             format!(
                 "the server does no TLS, and the route's sslmode={} insists on it",
                 upstream.ssl_mode.name()
@@ -25,30 +25,30 @@ pub(super) fn explain(error: &NegotiationError, upstream: &UpstreamConfig) -> Tr
         | NegotiationError::Stuffed
         | NegotiationError::Handshake { source: _, is_direct: true } => not_postgres(error),
         NegotiationError::ErrorResponse => Trouble::new(
-            Class::Unavailable,
+            Fault::PostgresCannotBegin,
             "the server could not begin a session: it is too old for TLS, or out of processes or memory",
             "see the server's log",
         ),
         NegotiationError::Closed | NegotiationError::Io(_) => Trouble::new(
-            Class::Unavailable,
+            Fault::PostgresHandshakeBroken,
             "the connection ended before TLS began: a pooler, load balancer or mesh in between that has nobody behind \
              it does so",
             "see the log of what answers at this address, and whether PostgreSQL runs behind it",
         ),
         NegotiationError::NoAlpn => Trouble::new(
-            Class::Configuration,
+            Fault::NotTlsAtOnce,
             "sslnegotiation=direct, and the server has not agreed to speak PostgreSQL's protocol",
             "take sslnegotiation=direct out of the route's `upstream`: only PostgreSQL 17 and later do that",
         ),
         NegotiationError::CertificateNotShown => Trouble::new(
-            Class::Configuration,
+            Fault::ClientCertificateNotAsked,
             "sslcertmode=require, and the server does not ask for a certificate",
             "set ssl_ca_file in the server's postgresql.conf and reload it, or take sslcertmode=require out of the \
              route's `upstream`",
         ),
         NegotiationError::EndPoint(_) => no_binding(),
         NegotiationError::NoTls => Trouble::new(
-            Class::Configuration,
+            Fault::NoTlsToBindTo,
             "channel_binding=require, and there is no TLS to bind to",
             "say sslmode=verify-full in the route's `upstream`",
         ),
@@ -59,7 +59,7 @@ pub(super) fn explain(error: &NegotiationError, upstream: &UpstreamConfig) -> Tr
 /// Where channel binding is required and the server's certificate has no hash to bind to.
 pub(in crate::check::postgres) fn no_binding() -> Trouble {
     Trouble::new(
-        Class::Configuration,
+        Fault::NothingToBindTo,
         "channel_binding=require, and nobody has defined what a certificate with such a signature is bound by",
         "give the server a certificate that is signed with RSA or ECDSA and SHA-256, or say channel_binding=prefer in \
          the route's `upstream`",
@@ -67,39 +67,44 @@ pub(in crate::check::postgres) fn no_binding() -> Trouble {
 }
 
 fn not_postgres(error: &NegotiationError) -> Trouble {
-    let (cause, cure) = if matches!(error, NegotiationError::Stranger { byte: TLS_ALERT }) {
+    let (fault, cause, cure) = if matches!(error, NegotiationError::Stranger { byte: TLS_ALERT }) {
         (
+            Fault::TlsAtOnce,
             "what listens there wants TLS at once",
             "say sslnegotiation=direct in the route's `upstream` if it is PostgreSQL 17 or later; else correct the port",
         )
     } else if matches!(error, NegotiationError::Handshake { .. }) {
         (
+            Fault::NotTlsAtOnce,
             "sslnegotiation=direct: the server does not take TLS at once, or its certificate is not believed",
             "take sslnegotiation=direct out of the route's `upstream`, which every server understands; this check then \
              tells of the certificate",
         )
     } else {
         (
+            Fault::NotPostgres,
             "what answers there is not PostgreSQL: another service, a proxy, or a mesh",
             "correct host and port in the route's `upstream`; have a mesh leave this port alone",
         )
     };
-    Trouble::new(Class::Configuration, cause, cure)
+    Trouble::new(fault, cause, cure)
 }
 
 fn handshake(source: &io::Error, upstream: &UpstreamConfig) -> Trouble {
     match source.get_ref().and_then(|fault| fault.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(fault)) => certificate(fault, upstream),
         Some(rustls::Error::AlertReceived(alert)) => alert_received(*alert),
+        Some(rustls::Error::InvalidCertRevocationList(_)) => revocation_lists(),
         Some(_) | None => Trouble::new(
-            Class::Configuration,
+            Fault::PostgresTlsDisagreed,
             "client and server did not agree on how to do TLS",
             "see the server's log; pglease speaks TLS 1.2 and 1.3",
         ),
     }
 }
 
-fn alert_received(alert: AlertDescription) -> Trouble {
+/// In the handshake, or behind it, where a server of TLS 1.3 says what it thinks of a client certificate.
+pub(super) fn alert_received(alert: AlertDescription) -> Trouble {
     let is_of_client_certificate = matches!(
         alert,
         AlertDescription::UnknownCA
@@ -108,10 +113,11 @@ fn alert_received(alert: AlertDescription) -> Trouble {
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateRequired
             | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
     );
-    let (class, cause, cure) = if alert == AlertDescription::ProtocolVersion {
+    let (fault, cause, cure) = if alert == AlertDescription::ProtocolVersion {
         (
-            Class::Configuration,
+            Fault::PostgresTlsVersion,
             "the server speaks no version of TLS that the route allows",
             "ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.2';\n\
              ALTER SYSTEM RESET ssl_max_protocol_version;\nSELECT pg_reload_conf();\n\
@@ -119,19 +125,19 @@ fn alert_received(alert: AlertDescription) -> Trouble {
         )
     } else if is_of_client_certificate {
         (
-            Class::Permission,
+            Fault::PostgresClientCertificate,
             "the server does not take the client certificate, or wants one",
             "set sslcert and sslkey in the route's `upstream` to a certificate that the server's ssl_ca_file vouches \
              for",
         )
     } else {
         (
-            Class::Configuration,
+            Fault::PostgresTlsDisagreed,
             "the server did not agree on how to do TLS",
             "see the server's log; its certificate must be of RSA, of ECDSA with P-256 or P-384, or of Ed25519",
         )
     };
-    Trouble::new(class, cause, cure)
+    Trouble::new(fault, cause, cure)
 }
 
 #[expect(
@@ -144,46 +150,58 @@ fn certificate(fault: &CertificateError, upstream: &UpstreamConfig) -> Trouble {
         ca.map_or_else(|| "the system's CAs".to_owned(), |path| format!("sslrootcert={}", path.display()));
     let reissued =
         "put a new certificate in the place of the server's ssl_cert_file, then:\nSELECT pg_reload_conf();";
-    let (cause, cure) = match fault {
+    let (name, cause, cure) = match fault {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            Fault::PostgresCaUnknown,
             format!("the server's certificate was issued by a CA that {ca} does not have"),
             "name the file with that CA's certificate in the route's `upstream`: sslrootcert=/path/ca.pem; have the \
              server's ssl_cert_file hold the certificates in between"
                 .to_owned(),
         ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            Fault::PostgresCertificateExpired,
             "the server's certificate has expired, unless this machine's clock is wrong".to_owned(),
             reissued.to_owned(),
         ),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            Fault::PostgresCertificateTooEarly,
             "the server's certificate is not valid yet, unless this machine's clock is wrong".to_owned(),
             "set the clock of this machine, or of the one that issued the certificate".to_owned(),
         ),
         CertificateError::NotValidForNameContext { presented, .. } => (
+            Fault::PostgresCertificateName,
             format!("the server's certificate is for {}", named(presented)),
             format!(
                 "name the host so in the route's `upstream` (its address can go into hostaddr), or {reissued}"
             ),
         ),
         CertificateError::NotValidForName => (
+            Fault::PostgresCertificateName,
             "the server's certificate is for another name".to_owned(),
             format!("name the host as its certificate does, or {reissued}"),
         ),
         CertificateError::Revoked => {
-            ("the server's certificate was revoked".to_owned(), reissued.to_owned())
+            let cause = "the server's certificate was revoked".to_owned();
+            (Fault::PostgresCertificateRevoked, cause, reissued.to_owned())
         }
         CertificateError::UnknownRevocationStatus
         | CertificateError::ExpiredRevocationList
-        | CertificateError::ExpiredRevocationListContext { .. } => (
-            "the lists of sslcrl or sslcrldir do not say whether the server's certificate was revoked".to_owned(),
-            "put there a list of each CA of the chain that is valid now".to_owned(),
-        ),
+        | CertificateError::ExpiredRevocationListContext { .. } => return revocation_lists(),
         other => (
+            Fault::PostgresCertificateUnusable,
             format!("the server's certificate cannot be verified here: {other}"),
             format!("{reissued}\n-- of RSA, ECDSA with P-256 or P-384, or Ed25519, version 3, for server use"),
         ),
     };
-    Trouble::new(Class::Configuration, cause, cure)
+    Trouble::new(name, cause, cure)
+}
+
+fn revocation_lists() -> Trouble {
+    Trouble::new(
+        Fault::RevocationListUnusable,
+        "the lists of sslcrl or sslcrldir do not say whether the server's certificate was revoked",
+        "put there a list of each CA of the chain that is valid now",
+    )
 }
 
 /// Names as rustls gives them: `DnsName("db")`, `IpAddress(127.0.0.1)`.

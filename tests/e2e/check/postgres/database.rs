@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{NO_LOGIN, as_owner, cure, failure, found, run, settings_for, statement, step, write_role};
+use super::{NO_LOGIN, as_owner, cure, found, run, settings_for, statement, step, trouble, write_role};
 use crate::support::pki::Authority;
 use crate::support::world::{VaultRole, World, WorldOptions};
 
@@ -20,23 +20,23 @@ async fn database_that_is_closed_or_missing_is_opened_by_what_is_printed() {
     let admin = world.group("vault_admin");
     execute(format!("GRANT CONNECT ON DATABASE {database} TO {admin}")).await;
     execute(format!("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")).await;
-    let refused = failure(&world, &settings, "postgres.login", 77).await;
+    let refused = trouble(&world, &settings, "postgres.login", "connect-not-allowed").await;
     assert!(cure(&refused).starts_with(&format!("GRANT CONNECT ON DATABASE {database} TO ")), "{refused}");
     run(&world, cure(&refused)).await;
     step(&world, &settings, "postgres.login", "passed").await;
 
     execute(format!("ALTER DATABASE {database} CONNECTION LIMIT 20")).await;
-    run(&world, cure(&step(&world, &settings, "postgres.connections", "warning").await)).await;
+    run(&world, cure(&trouble(&world, &settings, "postgres.connections", "database-limit").await)).await;
     // What else is on the server is not this test's; its own limit is.
     let few = settings.replace("max_sessions = 20", "max_sessions = 1");
     step(&world, &few, "postgres.connections", "passed").await;
     let many = settings.replace("max_sessions = 20", "max_sessions = 9000");
-    let warned = step(&world, &many, "postgres.connections", "warning").await;
+    let warned = trouble(&world, &many, "postgres.connections", "server-small").await;
     assert!(cure(&warned).contains("set listen.max_sessions"), "{warned}");
 
     let missing = format!("{database}_not_yet");
     let settings = settings.replace(&format!("/{database}?"), &format!("/{missing}?"));
-    let refused = failure(&world, &settings, "postgres.login", 78).await;
+    let refused = trouble(&world, &settings, "postgres.login", "database-missing").await;
     assert!(refused["cause"].as_str().unwrap().contains(&database), "{refused}");
     run(&world, cure(&refused)).await;
     step(&world, &settings, "postgres.login", "passed").await;
@@ -49,25 +49,25 @@ async fn limits_of_a_leased_role_are_lifted_by_what_is_printed() {
     let settings = as_owner(&world).replace("max_sessions = 20", "max_sessions = 1");
 
     world.write_vault_role(&limited("CONNECTION LIMIT 0")).await;
-    let refused = failure(&world, &settings, "postgres.login", 69).await;
+    let refused = trouble(&world, &settings, "postgres.login", "role-limit-reached").await;
     let creation = statement(cure(&refused)).to_owned();
     world.write_vault_role(&limited("CONNECTION LIMIT 1")).await;
-    let warned = step(&world, &settings, "postgres.connections", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.connections", "role-limit").await;
     assert_eq!(statement(cure(&warned)), creation);
     write_role(&world, &[&creation], NO_LOGIN).await;
     step(&world, &settings, "postgres.connections", "passed").await;
 
     write_role(&world, &[&creation.replace(" LOGIN ", " NOLOGIN ")], NO_LOGIN).await;
-    let refused = failure(&world, &settings, "postgres.login", 78).await;
+    let refused = trouble(&world, &settings, "postgres.login", "role-no-login").await;
     assert!(found(&refused).contains("28000"), "{refused}");
     write_role(&world, &[statement(cure(&refused))], NO_LOGIN).await;
     step(&world, &settings, "postgres.login", "passed").await;
 
     write_role(&world, &[&creation.replace("VALID UNTIL '{{expiration}}' ", "")], NO_LOGIN).await;
-    let warned = step(&world, &settings, "postgres.valid_until", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.valid_until", "valid-for-ever").await;
     assert!(cure(&warned).contains("VALID UNTIL '{{expiration}}'"), "{warned}");
     write_role(&world, &[&creation.replace("{{expiration}}", "2001-01-01")], NO_LOGIN).await;
-    let refused = failure(&world, &settings, "postgres.login", 78).await;
+    let refused = trouble(&world, &settings, "postgres.login", "role-unknown").await;
     assert!(found(&refused).contains("28P01"), "{refused}");
     write_role(&world, &[statement(cure(&refused))], NO_LOGIN).await;
     step(&world, &settings, "postgres.valid_until", "passed").await;
@@ -93,7 +93,7 @@ async fn case_c06_login_trigger_that_warns_is_no_fault_and_one_that_refuses_is_t
     step(&world, &settings, "postgres.login", "passed").await;
 
     greet("RAISE EXCEPTION 'closed on Thursdays'").await;
-    let refused = failure(&world, &settings, "postgres.login", 78).await;
+    let refused = trouble(&world, &settings, "postgres.login", "session-refused").await;
     assert!(found(&refused).contains("closed on Thursdays"), "{refused}");
     run(&world, "DROP EVENT TRIGGER greeting;").await;
     step(&world, &settings, "postgres.login", "passed").await;
@@ -125,22 +125,29 @@ async fn address_without_a_server_and_a_server_that_is_another_are_told_apart() 
         settings_for(&world, &format!("[[route]]\nupstream = {upstream:?}\nvault_path = {vault_path:?}\n"))
     };
     // tcpmux, which nobody has.
-    let nobody = failure(&world, &to(&upstream.replace(&port, "127.0.0.1:1")), "postgres.reach", 69).await;
+    let nobody = trouble(
+        &world,
+        &to(&upstream.replace(&port, "127.0.0.1:1")),
+        "postgres.reach",
+        "postgres-nothing-listens",
+    )
+    .await;
     assert!(cure(&nobody).contains("listen_addresses"), "{nobody}");
     let (web, _serving) = web_server().await;
-    let other = failure(&world, &to(&upstream.replace(&port, &web)), "postgres.tls", 78).await;
+    let other = trouble(&world, &to(&upstream.replace(&port, &web)), "postgres.tls", "not-postgres").await;
     assert!(other["cause"].as_str().unwrap().contains("not PostgreSQL"), "{other}");
 
     let stranger = world.folder().join("stranger.pem");
     fs::write(&stranger, Authority::create().pem()).unwrap();
     let ca_file = world.servers.postgres.ca_file().display().to_string();
     let unknown = to(&upstream.replace(&ca_file, &stranger.display().to_string()));
-    let unknown = failure(&world, &unknown, "postgres.tls", 78).await;
+    let unknown = trouble(&world, &unknown, "postgres.tls", "postgres-ca-unknown").await;
     assert!(cure(&unknown).contains("sslrootcert=/path/ca.pem"), "{unknown}");
 
     let (address, _) = upstream.split_once("?sslmode=").unwrap();
-    for mode in ["require", "disable"] {
-        let warned = step(&world, &to(&format!("{address}?sslmode={mode}")), "postgres.tls", "warning").await;
+    for (mode, warning) in [("require", "postgres-unverified"), ("disable", "postgres-plain")] {
+        let warned =
+            trouble(&world, &to(&format!("{address}?sslmode={mode}")), "postgres.tls", warning).await;
         let cured = cure(&warned).split_whitespace().find(|word| word.starts_with("sslmode=")).unwrap();
         let cured = format!("{address}?{}", cured.replace("/path/ca.pem", &ca_file));
         step(&world, &to(&cured), "postgres.tls", "passed").await;

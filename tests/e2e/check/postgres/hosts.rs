@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{as_owner, cure, failure, found, run, settings_for, step, step_of};
+use super::{as_owner, cure, found, run, settings_for, step, step_of, trouble};
 use crate::check::check;
 use crate::support::Servers;
 use crate::support::pki::{Authority, Issued, self_signed};
@@ -31,7 +31,7 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
     let set = async |lines: &str| postgres.write_data(&[("pg_hba.conf", &format!("{lines}\n{rest}"))]).await;
 
     set("").await;
-    let refused = failure(&world, &settings, "postgres.login", 78).await;
+    let refused = trouble(&world, &settings, "postgres.login", "pg-hba").await;
     let line = cure(&refused).lines().nth(1).unwrap().to_owned();
     assert!(line.starts_with("hostssl app all "), "{refused}");
     set(&line).await;
@@ -39,14 +39,14 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
 
     set(&line.replace("scram-sha-256", "trust")).await;
     if postgres.major() >= 16 {
-        let warned = step(&world, &settings, "postgres.login", "warning").await;
+        let warned = trouble(&world, &settings, "postgres.login", "trust").await;
         assert!(found(&warned).contains("without a password"), "{warned}");
     }
     let strict = settings.replace("sslmode=", "require_auth=scram-sha-256&sslmode=");
-    let refused = failure(&world, &strict, "postgres.login", 78).await;
+    let refused = trouble(&world, &strict, "postgres.login", "auth-trust").await;
     assert_eq!(cure(&refused).lines().nth(1).unwrap(), line);
     // C47: where binding is required, none of that is a login.
-    let refused = failure(&world, &with_binding(&settings), "postgres.login", 78).await;
+    let refused = trouble(&world, &with_binding(&settings), "postgres.login", "not-bound").await;
     assert!(refused["cause"].as_str().unwrap().contains("channel_binding=require"), "{refused}");
     set(cure(&refused).lines().nth(1).unwrap()).await;
     step(&world, &with_binding(&settings), "postgres.login", "passed").await;
@@ -54,7 +54,7 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
     let seeing = "GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO app_rw;\nGRANT SELECT ON pg_hba_file_rules TO app_rw;";
     run(&world, seeing).await;
     set(&format!("{line}\nhost all all all nonsense")).await;
-    let warned = step(&world, &settings, "postgres.pg_hba", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.pg_hba", "pg-hba-unreadable").await;
     assert!(found(&warned).starts_with("line 2 of pg_hba.conf"), "{warned}");
     set(&line).await;
     step(&world, &settings, "postgres.pg_hba", "passed").await;
@@ -69,16 +69,16 @@ async fn certificate_of_a_server_is_judged_and_another_one_helps() {
     let settings = as_owner(&world);
 
     show(postgres, &ca.issue(&["pg.internal"]), &ca.pem()).await;
-    let other = failure(&world, &settings, "postgres.tls", 78).await;
+    let other = trouble(&world, &settings, "postgres.tls", "postgres-certificate-name").await;
     assert!(other["cause"].as_str().unwrap().contains("is for pg.internal"), "{other}");
     let named = settings.replace("//localhost:", "//pg.internal:").replace("?ssl", "?hostaddr=127.0.0.1&ssl");
     step(&world, &named, "postgres.tls", "passed").await;
 
     show(postgres, &ca.issue_for(&["localhost"], (2001, 2002)), &ca.pem()).await;
-    let expired = failure(&world, &settings, "postgres.tls", 78).await;
+    let expired = trouble(&world, &settings, "postgres.tls", "postgres-certificate-expired").await;
     assert!(cure(&expired).ends_with("SELECT pg_reload_conf();"), "{expired}");
     show(postgres, &ca.issue_living(&["localhost"], Duration::from_hours(24)), &ca.pem()).await;
-    step(&world, &settings, "postgres.tls", "warning").await;
+    trouble(&world, &settings, "postgres.tls", "postgres-certificate-ends-soon").await;
     show(postgres, &ca.issue(&["localhost"]), &ca.pem()).await;
     step(&world, &settings, "postgres.tls", "passed").await;
 
@@ -88,16 +88,16 @@ async fn certificate_of_a_server_is_judged_and_another_one_helps() {
         key: include_str!("../../../fixtures/servers/ed25519.key").to_owned(),
     };
     show(postgres, &unbound, &unbound.certificate).await;
-    let warned = step(&world, &settings, "postgres.tls", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.tls", "postgres-unbound").await;
     assert!(cure(&warned).contains("RSA or ECDSA"), "{warned}");
-    let refused = failure(&world, &with_binding(&settings), "postgres.tls", 78).await;
+    let refused = trouble(&world, &with_binding(&settings), "postgres.tls", "nothing-to-bind-to").await;
     assert!(cure(&refused).contains("RSA or ECDSA"), "{refused}");
     let bound = self_signed(&rcgen::PKCS_ECDSA_P256_SHA256);
     show(postgres, &bound, &bound.certificate).await;
     step(&world, &with_binding(&settings), "postgres.tls", "passed").await;
 
     postgres.set("ssl", "off").await;
-    let plain = failure(&world, &settings, "postgres.tls", 78).await;
+    let plain = trouble(&world, &settings, "postgres.tls", "postgres-no-tls").await;
     run(&world, cure(&plain).lines().find(|line| line.contains("ssl = on")).unwrap()).await;
     // The reload that it prints, and waits for.
     postgres.write_data(&[]).await;
@@ -143,12 +143,12 @@ async fn standby_that_is_behind_is_told_of_by_itself_and_the_host_that_serves_is
     let choice = step_of(&checked, "postgres.choice", "passed");
     assert!(found(&choice).starts_with(&format!("{behind} serves")), "{choice}");
     assert!(found(&step_of(&checked, "postgres.ownership", "skipped")).contains("read-only"));
-    let unfit = failure(&world, &at(&primary, "standby"), "postgres.choice", 78).await;
+    let unfit = trouble(&world, &at(&primary, "standby"), "postgres.choice", "no-host-of-that-kind").await;
     assert!(cure(&unfit).contains("target_session_attrs=any"), "{unfit}");
     step(&world, &at(&primary, "any"), "postgres.login", "passed").await;
 
     standby.query("postgres", "SELECT pg_wal_replay_pause()").await;
-    let late = failure(&world, &at(&both, "any"), "postgres.login", 69).await;
+    let late = trouble(&world, &at(&both, "any"), "postgres.login", "role-unknown-here").await;
     assert_eq!(late["subject"], behind, "{late}");
     let lag: Vec<_> = cure(&late).lines().skip(1).take(2).collect();
     assert_eq!(servers.postgres.query("postgres", &lag.join(" ")).await.len(), 1);

@@ -1,6 +1,6 @@
 //! What the end of a lease does, held against `at_lease_end`.
 
-use super::{as_owner, cure, failure, found, run, settings, step};
+use super::{as_owner, cure, found, run, settings, step, trouble};
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::until;
 
@@ -17,7 +17,7 @@ async fn sessions_that_a_revocation_harms_must_not_be_left_open() {
 
     let world = world_with(Revocation::Drop).await;
     let leave = settings(&world, "at_lease_end = \"leave\"\n");
-    let harmed = failure(&world, &leave, "postgres.revocation", 78).await;
+    let harmed = trouble(&world, &leave, "postgres.revocation", "sessions-harmed").await;
     // It is seen at one of the statements: the grants are gone first, then the role.
     assert!(found(&harmed).contains("42501"), "{harmed}");
     assert!(cure(&harmed).starts_with("say at_lease_end = \"auto\""), "{harmed}");
@@ -36,7 +36,7 @@ async fn sessions_that_a_revocation_ends_are_to_be_told_before() {
     ]))
     .await;
     run(&world, &format!("GRANT pg_signal_backend TO {};", world.group("vault_admin"))).await;
-    let ended = failure(&world, &as_owner(&world), "postgres.revocation", 78).await;
+    let ended = trouble(&world, &as_owner(&world), "postgres.revocation", "sessions-harmed").await;
     assert!(found(&ended).contains("57P01"), "{ended}");
     assert!(cure(&ended).starts_with("say at_lease_end = \"close\""), "{ended}");
     let cured = as_owner(&world) + "at_lease_end = \"close\"\n";
@@ -48,7 +48,7 @@ async fn revocation_that_is_blocked_is_told_of_with_one_that_cannot_be() {
     let world = world_with(Revocation::Drop).await;
     // The engine's own revocation has no right on it.
     run(&world, "CREATE SEQUENCE numbers;").await;
-    let blocked = step(&world, &settings(&world, ""), "postgres.revocation", "warning").await;
+    let blocked = trouble(&world, &settings(&world, ""), "postgres.revocation", "revocation-blocked").await;
     assert!(found(&blocked).contains("can still log in"), "{blocked}");
     run(&world, cure(&blocked).lines().last().unwrap()).await;
     until(async || world.living_roles().await.is_empty()).await;

@@ -1,6 +1,6 @@
 //! Leased roles: what they may become, what they own, what they leave.
 
-use super::{NO_LOGIN, as_owner, cure, failure, found, run, settings, statement, step, step_of, write_role};
+use super::{NO_LOGIN, as_owner, cure, found, run, settings, statement, step, step_of, trouble, write_role};
 use crate::check::check;
 use crate::support::world::{VaultRole, World, WorldOptions};
 use crate::until_without_session;
@@ -11,9 +11,9 @@ async fn startup_role_that_leased_roles_cannot_become_is_told_with_the_grant_tha
     let stranger = world.group("stranger");
     let as_stranger = settings(&world, &format!("startup_role = {stranger:?}\n"));
 
-    let missing = failure(&world, &as_stranger, "postgres.startup_role", 78).await;
+    let missing = trouble(&world, &as_stranger, "postgres.startup_role", "startup-role-missing").await;
     run(&world, cure(&missing)).await;
-    let refused = failure(&world, &as_stranger, "postgres.startup_role", 77).await;
+    let refused = trouble(&world, &as_stranger, "postgres.startup_role", "startup-role-no-member").await;
     assert!(refused["cause"].as_str().unwrap().contains("no member"), "{refused}");
     // From 16 on, as the cure says; before that CREATEROLE was enough.
     run(&world, &format!("GRANT {stranger} TO {} WITH ADMIN OPTION;", world.group("vault_admin"))).await;
@@ -27,7 +27,7 @@ async fn startup_role_that_leased_roles_cannot_become_is_told_with_the_grant_tha
         let login = statement(cure(&refused)).replace(&format!(" IN ROLE {stranger}"), "");
         let grant = format!("GRANT {stranger} TO \"{{{{name}}}}\" WITH SET FALSE;");
         write_role(&world, &[&login, &grant], NO_LOGIN).await;
-        let refused = failure(&world, &as_stranger, "postgres.startup_role", 77).await;
+        let refused = trouble(&world, &as_stranger, "postgres.startup_role", "startup-role-no-set").await;
         let cured = cure(&refused).lines().last().unwrap();
         write_role(&world, &[&login, &grant, cured], NO_LOGIN).await;
         step(&world, &as_stranger, "postgres.startup_role", "passed").await;
@@ -39,7 +39,7 @@ async fn role_that_may_make_things_or_has_no_rights_is_told_which_startup_role_h
     let world = World::shared(WorldOptions::default()).await;
     let startup_role = format!("startup_role = \"{}\"", world.group("app_owner"));
     let without = settings(&world, "");
-    let warned = step(&world, &without, "postgres.ownership", "warning").await;
+    let warned = trouble(&world, &without, "postgres.ownership", "may-own").await;
     assert!(cure(&warned).contains(&startup_role), "{warned}");
     assert!(warned["cause"].as_str().unwrap().contains("2BP01"), "{warned}");
     let ownership = step(&world, &as_owner(&world), "postgres.ownership", "passed").await;
@@ -48,7 +48,7 @@ async fn role_that_may_make_things_or_has_no_rights_is_told_which_startup_role_h
     assert_eq!(left, [[Some("0".to_owned())]]);
 
     world.write_vault_role(&VaultRole { attributes: "NOINHERIT", ..VaultRole::default() }).await;
-    let warned = step(&world, &without, "postgres.startup_role", "warning").await;
+    let warned = trouble(&world, &without, "postgres.startup_role", "inherits-nothing").await;
     assert!(cure(&warned).contains(&startup_role), "{warned}");
     step(&world, &as_owner(&world), "postgres.startup_role", "passed").await;
 
@@ -56,7 +56,7 @@ async fn role_that_may_make_things_or_has_no_rights_is_told_which_startup_role_h
     world.write_vault_role(&VaultRole { groups: &["app_rw"], ..VaultRole::default() }).await;
     step(&world, &without, "postgres.ownership", "passed").await;
     run(&world, "GRANT CREATE ON SCHEMA public TO PUBLIC;").await;
-    run(&world, cure(&step(&world, &without, "postgres.ownership", "warning").await)).await;
+    run(&world, cure(&trouble(&world, &without, "postgres.ownership", "may-own").await)).await;
     step(&world, &without, "postgres.ownership", "passed").await;
 }
 
@@ -87,7 +87,7 @@ async fn case_c17_what_leased_roles_own_is_told_with_what_clears_it_away() {
     );
     session.batch_execute(&making).await.unwrap();
 
-    let warned = step(&world, &without, "postgres.belongings", "warning").await;
+    let warned = trouble(&world, &without, "postgres.belongings", "belongings").await;
     let what = "1 leased role: default privileges, tables, sequences or views, user mappings (3 in all)";
     assert_eq!(found(&warned), format!("things belong to {what}"));
     let blocks = warned["cause"].as_str().unwrap().contains("2BP01");
@@ -114,7 +114,7 @@ async fn roles_and_grants_that_pile_up_are_told_of() {
         world.superuser.batch_execute(&sql).await.unwrap();
     };
     make("NOLOGIN", 1, 100).await;
-    let warned = step(&world, &settings, "postgres.stale_roles", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.stale_roles", "roles-pile-up").await;
     assert!(cure(&warned).contains("\\i deploy/postgres/reaper.sql"), "{warned}");
     let dropping = format!(
         "DO $$ DECLARE r name; BEGIN FOR r IN SELECT rolname FROM pg_roles WHERE starts_with(rolname, '{begin}')
@@ -124,7 +124,7 @@ async fn roles_and_grants_that_pile_up_are_told_of() {
     step(&world, &settings, "postgres.stale_roles", "passed").await;
 
     make("LOGIN VALID UNTIL ''2001-01-01''", 101, 101).await;
-    let warned = step(&world, &settings, "postgres.stale_roles", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.stale_roles", "roles-expired").await;
     let query: Vec<_> = cure(&warned).lines().skip(1).take(2).collect();
     let roles = world.superuser.rows(&query.join(" ")).await;
     let [role] = &roles[..] else { panic!("{roles:?}") };
@@ -138,7 +138,7 @@ async fn roles_and_grants_that_pile_up_are_told_of() {
         world.group("app_owner")
     );
     write_role(&world, &[&creation, "GRANT SELECT ON t TO \"{{name}}\";"], NO_LOGIN).await;
-    let warned = step(&world, &settings, "postgres.grants", "warning").await;
+    let warned = trouble(&world, &settings, "postgres.grants", "grants-to-role").await;
     assert!(found(&warned).contains("granted to the leased role itself"), "{warned}");
     write_role(&world, &[statement(cure(&warned))], NO_LOGIN).await;
     step(&world, &settings, "postgres.grants", "passed").await;

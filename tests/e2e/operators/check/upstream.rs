@@ -1,0 +1,191 @@
+//! What routes, databases and roles have wrong, on a server that others use as well.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use super::Patient;
+use crate::support::say_skipped;
+use crate::support::world::VaultRole;
+
+/// With a route whose upstream is changed.
+fn at(patient: &Patient<'_>, from: &str, to: &str) -> String {
+    assert!(patient.settings.contains(from), "{from}");
+    patient.settings.replacen(from, to, 1)
+}
+
+#[tokio::test]
+async fn hosts_that_cannot_be_reached_are_told_apart() {
+    let mut patient = Patient::new().await;
+    let well = patient.settings.clone();
+    let postgres = &patient.world.servers.postgres;
+    let host = format!("localhost:{}", postgres.port());
+    let url = postgres.url(&patient.world.database());
+    let socket = patient.world.folder().join("sockets");
+    fs::create_dir(&socket).unwrap();
+    let by_socket = |folder: &str| format!("host={folder} dbname=app");
+    for (from, to, name, fault, cure) in [
+        (
+            &*host,
+            "nowhere.invalid:5432",
+            "postgres.reach",
+            "postgres-name-unknown",
+            "<service>.<namespace>.svc",
+        ),
+        (
+            &host,
+            "255.255.255.255:5432",
+            "postgres.reach",
+            "postgres-no-way",
+            "routes, NetworkPolicy, firewall",
+        ),
+        (
+            &url,
+            &by_socket(&socket.display().to_string()),
+            "postgres.reach",
+            "socket-missing",
+            "unix_socket_directories",
+        ),
+    ] {
+        patient.settings = at(&patient, from, to);
+        let said = patient.finds(name, fault).await;
+        assert!(said.contains(cure), "{cure}: {said}");
+        patient.settings.clone_from(&well);
+    }
+    if rustix::process::getuid().is_root() {
+        say_skipped("socket-forbidden", "root may connect to every socket");
+    } else {
+        let _listener = UnixListener::bind(socket.join(".s.PGSQL.5432")).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+        fs::set_permissions(socket.join(".s.PGSQL.5432"), mode).unwrap();
+        patient.settings = at(&patient, &url, &by_socket(&socket.display().to_string()));
+        patient.finds("postgres.reach", "socket-forbidden").await;
+        patient.settings.clone_from(&well);
+    }
+    if postgres.major() >= 17 {
+        // Believed by nobody: which of both it is, is said without `sslnegotiation`.
+        let ca = postgres.ca_file().display().to_string();
+        let other = patient.world.servers.openbao.ca_file().display().to_string();
+        patient.settings = at(
+            &patient,
+            &format!("?sslmode=verify-full&sslrootcert={ca}"),
+            &format!("?sslnegotiation=direct&sslmode=verify-full&sslrootcert={other}"),
+        );
+        let cure = patient.finds("postgres.tls", "not-tls-at-once").await;
+        assert!(cure.starts_with("take sslnegotiation=direct out"), "{cure}");
+        patient.settings = at(&patient, "sslnegotiation=direct&", "");
+        patient.finds("postgres.tls", "postgres-ca-unknown").await;
+    }
+    patient.settings = well;
+    patient.is_well("postgres.login").await;
+}
+
+#[tokio::test]
+async fn database_without_room_and_clocks_that_differ_are_told_of() {
+    let mut patient = Patient::new().await;
+    let (world, database) = (&patient.world, patient.world.database());
+    let execute = async |sql: &str| world.superuser.batch_execute(sql).await.unwrap();
+
+    // OpenBao has one connection to it, kept from before.
+    world.lease("db-app").await;
+    execute(&format!("ALTER DATABASE {database} CONNECTION LIMIT 1")).await;
+    let cure = patient.finds("postgres.login", "database-limit-reached").await;
+    patient.run(&cure).await;
+    patient.is_well("postgres.login").await;
+
+    // As many as the server has for anybody but superusers, some of which others have.
+    let all = "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int";
+    let all: u32 = world.superuser.rows(all).await[0][0].as_ref().unwrap().parse().unwrap();
+    let well = patient.settings.clone();
+    patient.settings = well.replacen("[listen]\n", &format!("[listen]\nmax_sessions = {}\n", all - 1), 1);
+    let cure = patient.finds("postgres.connections", "server-busy").await;
+    patient.run(&cure).await;
+    patient.settings = well.replacen("[listen]\n", "[listen]\nmax_sessions = 1\n", 1);
+    patient.is_well("postgres.connections").await;
+
+    // The server is real, and the function that tells its time is the test's.
+    execute(
+        "SET allow_system_table_mods = on;
+         ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO true_clock_timestamp;
+         CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+            AS $$ SELECT pg_catalog.true_clock_timestamp() + interval '1 hour' $$",
+    )
+    .await;
+    let cure = patient.finds("postgres.clock", "postgres-clock").await;
+    assert!(cure.contains("NTP"), "{cure}");
+    execute(
+        "DROP FUNCTION pg_catalog.clock_timestamp();
+         ALTER FUNCTION pg_catalog.true_clock_timestamp() RENAME TO clock_timestamp",
+    )
+    .await;
+    patient.is_well("postgres.clock").await;
+}
+
+#[tokio::test]
+async fn roles_that_can_do_everything_or_end_early_and_lists_that_grow_are_told_of() {
+    let mut patient = Patient::new().await;
+    let world = &patient.world;
+    let owner = world.group("app_owner");
+    let role = format!("{}/roles/db-app", world.engine());
+    let execute = async |sql: String| world.superuser.batch_execute(&sql).await.unwrap();
+    let as_owner = format!("{}startup_role = {owner:?}\n", patient.settings);
+    let without = std::mem::replace(&mut patient.settings, as_owner);
+
+    let soon = humantime::format_rfc3339_seconds(SystemTime::now() + Duration::from_mins(10));
+    let creation = format!(
+        "CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD '{{{{password}}}}' VALID UNTIL '{soon}' IN ROLE {owner};"
+    );
+    world.write(&role, json!({ "creation_statements": [creation] })).await;
+    let cure = patient.finds("postgres.valid_until", "valid-too-short").await;
+    let valid = cure.split('\'').nth(1).unwrap();
+    world.write(&role, json!({ "creation_statements": [creation.replace(&soon.to_string(), valid)] })).await;
+    patient.is_well("postgres.valid_until").await;
+
+    // Event triggers act as who made them.
+    execute(
+        "CREATE FUNCTION give() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+         DECLARE made record;
+         BEGIN FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table'
+             LOOP EXECUTE format('ALTER TABLE %s OWNER TO postgres', made.object_identity); END LOOP; END $$;
+         CREATE EVENT TRIGGER giving ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION give()"
+            .to_owned(),
+    )
+    .await;
+    let cure = patient.finds("postgres.ownership", "owned-by-other").await;
+    patient.run(&cure).await;
+    execute("DROP EVENT TRIGGER giving".to_owned()).await;
+    patient.is_well("postgres.ownership").await;
+
+    let prefix = world.group("granted");
+    execute(format!(
+        "DO $$ BEGIN FOR i IN 1..1000 LOOP
+             EXECUTE format('CREATE ROLE {prefix}_%s', i); EXECUTE format('GRANT SELECT ON t TO {prefix}_%s', i);
+         END LOOP; END $$"
+    ))
+    .await;
+    let cure = patient.finds("postgres.grants", "access-list-long").await;
+    let (queries, dropping) = cure.rsplit_once('\n').unwrap();
+    patient.run(queries).await;
+    for number in 1..=1000 {
+        let sql = dropping.replace('…', &format!("{prefix}_{number}"));
+        execute(format!("{sql} DROP ROLE {prefix}_{number}")).await;
+    }
+    patient.is_well("postgres.grants").await;
+
+    // Only a superuser makes others.
+    execute(format!("ALTER ROLE {} SUPERUSER; ALTER ROLE {owner} SUPERUSER", world.group("vault_admin")))
+        .await;
+    let cure = patient.finds("postgres.startup_role", "startup-role-superuser").await;
+    assert!(cure.contains("without SUPERUSER"), "{cure}");
+    execute(format!("ALTER ROLE {owner} NOSUPERUSER")).await;
+    patient.is_well("postgres.startup_role").await;
+    let all_mighty = VaultRole { attributes: "SUPERUSER", ..VaultRole::default() };
+    world.write_vault_role(&all_mighty).await;
+    patient.settings = without;
+    let cure = patient.finds("postgres.startup_role", "acts-as-superuser").await;
+    assert!(cure.contains("without SUPERUSER"), "{cure}");
+    patient.world.write_vault_role(&VaultRole::default()).await;
+    patient.is_well("postgres.startup_role").await;
+}
