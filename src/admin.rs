@@ -5,6 +5,7 @@
 
 pub(crate) mod client;
 mod blame;
+mod log;
 mod origin;
 mod page;
 mod process;
@@ -78,6 +79,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/rotate", post(rotate))
         .route("/drain", post(drain))
         .route("/quitquitquit", post(drain))
+        .route("/log", post(log::set_level))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), only_with_control));
     Router::new()
         .route("/", get(page))
@@ -319,12 +321,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn log_level_is_one_of_the_five_and_needs_control() {
+        for (control, path, status) in [
+            (true, "/log?level=debug", 200),
+            (true, "/log?level=error", 200),
+            (false, "/log?level=debug", 403),
+            (true, "/log", 400),
+            (true, "/log?", 400),
+            (true, "/log?level=", 400),
+            (true, "/log?level=DEBUG", 400),
+            (true, "/log?level=off", 400),
+            (true, "/log?level=debug&level=info", 400),
+            (true, "/log?level=%64ebug", 400),
+            (true, "/log?x=1&level=debug", 400),
+        ] {
+            let (router, ..) = world(control);
+            let answer = ask(&router, &format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        }
+    }
+
+    #[tokio::test]
     async fn method_is_the_one_of_its_path() {
         let (router, mut asked, _drain) = world(true);
         for (path, methods) in [
             ("/", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
             ("/status", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
             ("/drain", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
+            ("/log", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
             ("/quitquitquit", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"]),
         ] {
             for method in methods {

@@ -34,7 +34,7 @@ use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
 use crate::session::encryption::ClientTls;
-use crate::telemetry::Metrics;
+use crate::telemetry::{self, Metrics};
 use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
 
@@ -88,6 +88,14 @@ pub(crate) struct Losses {
     pub(crate) sessions_cut: u64,
     /// Credentials that could not be revoked: they end by themselves.
     pub(crate) not_revoked: usize,
+}
+
+/// From now on SIGHUP, which ends a process that has said nothing of it, does nothing until a reload waits for it.
+pub(crate) fn outlive_hangup() -> io::Result<()> {
+    let runtime = current_thread()?;
+    let _entered = runtime.enter();
+    // What takes the signal stays when the runtime goes.
+    signal(SignalKind::hangup()).map(drop)
 }
 
 /// Serves until told to stop by SIGTERM or SIGINT, and returns when everything is given back.
@@ -178,8 +186,10 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         never = http::serve(http_listener, http::router(health), http::EXCHANGE_TIMEOUT) => match never {},
         never = serve_admin(admin_listener, admin) => match never {},
         never = reloader.run(routing, Arc::clone(&shared), &drain) => match never {},
+        never = telemetry::say_repeats() => match never {},
     };
     let losses = ended.map_err(AppError::DataThread)?;
+    telemetry::end_log();
     let Losses { sessions_cut, not_revoked } = losses;
     info!(event = "process.end", sessions_cut, not_revoked);
     Ok(losses)

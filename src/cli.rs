@@ -41,7 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         Some(("check", matches)) => check::run(matches),
         Some(("wait", matches)) => wait::run(matches),
-        Some((name @ ("rotate" | "drain" | "status"), matches)) => operate::run(name, matches),
+        Some((name @ ("rotate" | "drain" | "log-level" | "status"), matches)) => operate::run(name, matches),
         Some((name, matches)) => about::run(name, matches),
         None => USAGE.into(),
     }
@@ -89,7 +89,7 @@ fn list(command: &Command) -> String {
 const GROUPS: &[(&str, &[&str])] = &[
     ("Serve", &["proxy", "injector"]),
     ("See how it stands", &["check", "wait", "status"]),
-    ("Have the running one", &["rotate", "drain"]),
+    ("Have the running one", &["rotate", "drain", "log-level"]),
     ("Know pglease", &["schema", "version", "completions", "man", "help"]),
 ];
 
@@ -118,7 +118,7 @@ fn injector_command() -> Command {
 
 fn proxy(matches: &ArgMatches) -> ExitCode {
     serve(
-        config::load(matches, config::environment()),
+        || config::load(matches, config::environment()),
         |loaded| (loaded.config.log.clone(), loaded.warnings.clone(), loaded),
         |loaded| {
             let is_strict = loaded.config.drain.strict_exit;
@@ -130,19 +130,22 @@ fn proxy(matches: &ArgMatches) -> ExitCode {
 
 fn injector(matches: &ArgMatches) -> ExitCode {
     serve(
-        config::load_injector(matches, config::environment()),
+        || config::load_injector(matches, config::environment()),
         |loaded| (loaded.config.log.clone(), Vec::new(), loaded),
         |loaded| app::run_injector(loaded).map(|()| ExitCode::SUCCESS),
     )
 }
 
-/// Starts the log, says the warnings, and runs to the end.
+/// Loads the settings, starts the log, says the warnings, and runs to the end. SIGHUP ends it at no moment.
 fn serve<T, C>(
-    loaded: Result<T, ConfigErrors>,
+    load: impl FnOnce() -> Result<T, ConfigErrors>,
     parts: impl FnOnce(T) -> (LogConfig, Vec<String>, C),
     run: impl FnOnce(C) -> Result<ExitCode, AppError>,
 ) -> ExitCode {
-    let (log, warnings, config) = match loaded {
+    if let Err(error) = app::outlive_hangup() {
+        return fail(&error);
+    }
+    let (log, warnings, config) = match load() {
         Ok(loaded) => parts(loaded),
         Err(errors) => return refuse(&errors),
     };
@@ -152,7 +155,9 @@ fn serve<T, C>(
     for warning in warnings {
         warn!(event = "config.warning", "{warning}");
     }
-    match run(config) {
+    let ended = run(config);
+    telemetry::end_log();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             let code = fail(&Causes(&error));

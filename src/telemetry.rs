@@ -6,15 +6,19 @@
 mod answers;
 mod figures;
 mod injector;
+mod log;
 pub(crate) mod scrape;
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
-use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+pub(crate) use answers::{Answers, Failure, in_words, unix_now};
 use dashmap::DashMap;
+pub(crate) use figures::Figures;
+pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
+pub(crate) use log::{end_log, level, say_repeats, set_level, start_log};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,53 +26,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tracing::Level;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, fmt, reload};
-
-use crate::config::{LogConfig, LogFormat};
-
-pub(crate) use answers::{Answers, Failure, in_words, unix_now};
-pub(crate) use figures::Figures;
-pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
-
-/// Starts the log on stderr: this crate's lines at the level asked for, those of its libraries from `warn` up.
-pub(crate) fn start_log(config: &LogConfig) -> Result<(), TryInitError> {
-    let (filter, handle) = reload::Layer::new(filter(config.level));
-    let lines = match config.format {
-        LogFormat::Json => fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .with_target(false)
-            .with_writer(io::stderr)
-            .boxed(),
-        LogFormat::Text => fmt::layer().with_target(false).with_writer(io::stderr).boxed(),
-    };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
-    // Nobody else can have started it.
-    let _ = FILTER.set(handle);
-    Ok(())
-}
-
-/// From now on what the log has at this level; nothing where there is none.
-pub(crate) fn set_level(level: Level) {
-    if let Some(handle) = FILTER.get() {
-        // Fails only where the log is gone.
-        let _ = handle.reload(filter(level));
-    }
-}
-
-/// Of the log that was started.
-static FILTER: OnceLock<reload::Handle<Targets, tracing_subscriber::Registry>> = OnceLock::new();
-
-fn filter(level: Level) -> Targets {
-    let libraries = level.min(Level::WARN);
-    Targets::new().with_target("pglease", level).with_default(LevelFilter::from(libraries))
-}
 
 /// An error with all that is behind it, in one line.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 //! application, is text of bounded length.
 
 use std::collections::BTreeSet;
-
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::log::LogStatus;
 use super::process::ProcessStatus;
 use super::verdict::{self, Finding};
 use super::{Admin, ask_all};
@@ -24,6 +24,7 @@ pub(super) struct Status {
     /// `serving`, `draining` or `cut`.
     pub(super) phase: &'static str,
     pub(super) config: reload::Status,
+    pub(super) log: LogStatus,
     /// What it comes to: who is at fault. The worst first; at least one.
     pub(super) verdict: Vec<Finding>,
     /// Unix time, as all that ends in `at`.
@@ -199,6 +200,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             phase,
             config,
+            log: LogStatus::of(&in_effect.log),
             verdict: Vec::new(),
             chains: chains.await,
             now: unix_now(),

@@ -66,8 +66,10 @@ async fn serve(loaded: Loaded<InjectorConfig>) -> Result<(), AppError> {
         () = injector.serve(listener) => {}
         never = signals.drive(&drain, || DRAIN, asked) => match never {},
         never = reload(watched, origin) => match never {},
+        never = telemetry::say_repeats() => match never {},
         never = http::serve(http_listener, health, http::EXCHANGE_TIMEOUT) => match never {},
     }
+    telemetry::end_log();
     info!(event = "process.end");
     Ok(())
 }

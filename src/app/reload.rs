@@ -145,8 +145,11 @@ impl Reloader {
     }
 
     fn apply(&self, plan: Plan, parts: Parts, routing: &mut Routing, shared: &Shared, drain: &Drain) {
+        // What somebody has set by hand stays until the file says something else of it.
+        if plan.changes("log.level") {
+            telemetry::set_level(plan.config.log.level);
+        }
         let Plan { config, routes, .. } = plan;
-        telemetry::set_level(config.log.level);
         shared.set_max_sessions(config.listen.max_sessions);
         routing.follow(parts.routes);
         let rules = routing.rules();

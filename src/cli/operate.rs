@@ -1,4 +1,4 @@
-//! The commands that ask a running pglease: `rotate`, `drain`, `status`.
+//! The commands that ask a running pglease: `rotate`, `drain`, `log-level`, `status`.
 
 mod status;
 
@@ -18,7 +18,7 @@ use crate::admin::client::{self, AskError};
 use crate::config::{self, AdminConfig};
 
 /// The commands, each with the settings that say whom to ask.
-pub(super) fn commands() -> [Command; 3] {
+pub(super) fn commands() -> [Command; 4] {
     let rotate = Command::new("rotate")
         .about("Have the running pglease take new credentials now")
         .long_about(
@@ -34,6 +34,18 @@ pub(super) fn commands() -> [Command; 3] {
     let drain = Command::new("drain").about("Have the running pglease drain and end").long_about(
         "Asks the running pglease to drain, as SIGTERM does, and returns when it has ended. Needs admin.control = true.",
     );
+    let log_level = Command::new("log-level")
+        .about("Have the running pglease log more or less")
+        .long_about(
+            "Has the running pglease log from this level on, until it ends or its settings say something else of \
+             log.level. Needs admin.control = true.",
+        )
+        .arg(
+            Arg::new(LEVEL)
+                .required(true)
+                .value_parser(["error", "warn", "info", "debug", "trace"])
+                .help("The least important lines that are logged"),
+        );
     let status =
         Command::new("status").about("Print who is at fault, and how the running pglease stands").arg(
             Arg::new(JSON)
@@ -41,7 +53,7 @@ pub(super) fn commands() -> [Command; 3] {
                 .action(ArgAction::SetTrue)
                 .help("As /status has it, see docs/status.md"),
         );
-    [rotate, drain, status].map(|command| command.args(config::admin_flags()))
+    [rotate, drain, log_level, status].map(|command| command.args(config::admin_flags()))
 }
 
 /// Runs one of [`commands`].
@@ -58,6 +70,10 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
         match name {
             "rotate" => rotate(address, matches.get_flag(CLOSE)).await,
             "drain" => drain(address).await,
+            "log-level" => {
+                let level = matches.get_one::<String>(LEVEL).map(String::as_str).unwrap_or_default();
+                log_level(address, level).await
+            }
             _ => ask_status(address, matches.get_flag(JSON)).await,
         }
     })
@@ -113,6 +129,15 @@ async fn drain(address: SocketAddr) -> Result<Outcome, AskError> {
     Ok(Outcome { text: "still draining, although its deadline is over".to_owned(), is_done: false })
 }
 
+async fn log_level(address: SocketAddr, level: &str) -> Result<Outcome, AskError> {
+    let path = format!("/log?level={level}");
+    let (status, said) = client::ask(address, Method::POST, &path, ANSWER_LIMIT).await?;
+    let answer = parse(address, &said)?;
+    let text =
+        format!("the log has {} and above, it was {}", word(&answer, "level"), word(&answer, "before"));
+    Ok(Outcome { text, is_done: status == StatusCode::OK })
+}
+
 async fn ask_status(address: SocketAddr, json: bool) -> Result<Outcome, AskError> {
     let (_, said) = client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await?;
     let text = if json { said } else { status::text(&parse(address, &said)?) };
@@ -146,6 +171,7 @@ fn number(of: &Value, name: &str) -> u64 {
 
 const CLOSE: &str = "close";
 const JSON: &str = "json";
+const LEVEL: &str = "level";
 
 /// Longer than pglease itself takes to answer.
 const MAX_ROTATE_WAIT: Duration = Duration::from_secs(45);

@@ -65,6 +65,7 @@ fn usage_of_the_commands_that_ask_stays() {
         (&["status"], "status [OPTIONS]"),
         (&["rotate"], "rotate [OPTIONS]"),
         (&["drain"], "drain [OPTIONS]"),
+        (&["log-level"], "log-level [OPTIONS] <level>"),
         (&["completions"], "completions <shell>"),
         (&["man"], "man [COMMAND]"),
         (&["proxy"], "proxy [OPTIONS]"),

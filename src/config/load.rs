@@ -340,18 +340,28 @@ pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 
 pub(super) fn log(reader: &mut Reader<'_>) -> Option<LogConfig> {
     let format = reader.word("log.format", &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
-    let level = reader.word(
-        "log.level",
-        &[
-            ("error", Level::ERROR),
-            ("warn", Level::WARN),
-            ("info", Level::INFO),
-            ("debug", Level::DEBUG),
-            ("trace", Level::TRACE),
-        ],
-    );
+    let level = reader.word("log.level", LEVELS);
     Some(LogConfig { format: format?, level: level? })
 }
+
+/// The level of this name.
+pub(crate) fn level_named(name: &str) -> Option<Level> {
+    LEVELS.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
+}
+
+/// What a level is called.
+pub(crate) fn level_name(level: Level) -> &'static str {
+    LEVELS.iter().find(|(_, known)| *known == level).map_or("", |(name, _)| name)
+}
+
+/// From the fewest lines to the most.
+const LEVELS: &[(&str, Level)] = &[
+    ("error", Level::ERROR),
+    ("warn", Level::WARN),
+    ("info", Level::INFO),
+    ("debug", Level::DEBUG),
+    ("trace", Level::TRACE),
+];
 
 /// Whatever is wrong is an error all the same.
 fn pod(reader: &mut Reader<'_>) -> PodConfig {

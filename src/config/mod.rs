@@ -20,7 +20,9 @@ pub(crate) use {
         Conflict, InjectorConfig, ObjectFile, ObjectKind, ProjectedToken, SidecarConfig, token_expiration,
     },
     keys::nearest,
-    load::{Loaded, Origin, grace_warning, load, load_admin, load_http, load_injector},
+    load::{
+        Loaded, Origin, grace_warning, level_name, level_named, load, load_admin, load_http, load_injector,
+    },
     needs::{descriptors as needed_descriptors, memory_mib, sessions_within},
     quantity::{is_cpu, is_memory, parse as parse_quantity},
     require_auth::RequireAuth,

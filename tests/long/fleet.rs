@@ -100,7 +100,8 @@ async fn fleet_is_well(fleet: &[Pglease]) -> bool {
     for pglease in fleet {
         let last = |event: &str| {
             let lines = pglease.lines().all();
-            lines.iter().rposition(|line| line.contains(event))
+            let event = format!("\"event\":{event:?}");
+            lines.iter().rposition(|line| line.contains(&event))
         };
         if pglease.get("/readyz").await.0 != 200 || last("lease.renew_failed") > last("lease.renewed") {
             return false;

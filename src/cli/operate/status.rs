@@ -17,13 +17,15 @@ pub(super) fn text(status: &Value) -> String {
     let (process, sessions) = (&status["process"], &status["sessions"]);
     let _ = writeln!(
         text,
-        "\npglease {}: {}, up {}, {} of {} sessions",
+        "\npglease {}: {}, up {}, {} of {} sessions, log at {}",
         word(status, "version"),
         word(status, "phase"),
         span(number(process, "age_seconds")),
         number(sessions, "open"),
-        number(sessions, "max")
+        number(sessions, "max"),
+        word(&status["log"], "level")
     );
+    write_settings(&mut text, status);
     for chain in items(status, "chains") {
         write_chain(&mut text, chain);
     }
@@ -31,6 +33,21 @@ pub(super) fn text(status: &Value) -> String {
     write_upstreams(&mut text, status);
     write_sessions(&mut text, sessions);
     text
+}
+
+/// Of a process that was started without a file there is nothing to say.
+fn write_settings(text: &mut String, status: &Value) {
+    let config = &status["config"];
+    let Some(file) = config["file"].as_str() else { return };
+    let _ = writeln!(text, "settings {file}: as read {}", ago(status, config, "loaded_at"));
+    let error = &config["last_error"];
+    if !error.is_null() {
+        let _ = writeln!(text, "  of no use since {}: {}", ago(status, error, "at"), word(error, "error"));
+    }
+    let keys: Vec<&str> = items(config, "needs_restart").iter().filter_map(Value::as_str).collect();
+    if !keys.is_empty() {
+        let _ = writeln!(text, "  waits for a restart: {}", keys.join(", "));
+    }
 }
 
 fn write_chain(text: &mut String, chain: &Value) {
@@ -189,7 +206,9 @@ mod tests {
         );
         assert!(lines.next().is_some_and(|cure| cure.contains("Vault's log")), "{text}");
         for part in [
-            "\npglease 0.1.0: serving, up 23 h 58 min, 12 of 1000 sessions\n",
+            "\npglease 0.1.0: serving, up 23 h 58 min, 12 of 1000 sessions, log at debug\n\
+             settings /etc/pglease/pglease.toml: as read 30 min ago\n  of no use since 10 min ago: drain.grace = \"30s\"",
+            "; make it at most that\n  waits for a restart: vault.address\n",
             "  g1   current    v-kubernet-db-app-Ym4W0K2jvA1cUeZx8o9q-1764115200, lease 0f3a9c4b7d21 (5 min 40 s of 1 h)",
             "Vault https://vault.vault.svc:8200 (kubernetes): last answer 3 min 30 s ago; last error 10 s ago: Vault answered",
             "  creds        3 sent, 1 failed, p50 12 ms, p99 24 ms\n",

@@ -11,6 +11,7 @@ mod ports;
 mod audit;
 mod commands;
 mod drain;
+mod log;
 mod rolling;
 mod schema;
 mod calls;
