@@ -54,8 +54,11 @@ async fn main() -> ExitCode {
             }
         }
         Task::Fill => return kept::fill_page(),
-        Task::Measure => runner::run(&options).await,
+        Task::Measure => {
+            let is_well = runner::run(options).await;
+            support::process::finish();
+            return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
     }
-    support::process::finish();
     ExitCode::SUCCESS
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use fastrand::Rng;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::kept::{self, Kept};
@@ -18,56 +20,56 @@ use super::scenarios::{Load, Scenario, Way, chosen};
 use super::stage::Stage;
 use super::{connects, idle, programs, rotation, start};
 
-/// Measures what is asked for and not there yet, and prints all of it.
-pub(crate) async fn run(options: &Options) {
-    let chosen: Vec<_> = chosen(options).collect();
+/// Measures what is asked for and not there yet, and prints all of it. Says whether nothing failed.
+pub(crate) async fn run(options: Options) -> bool {
+    let chosen: Vec<_> = chosen(&options).collect();
     let kept = Kept::of(options.quick);
-    let build = kept::build();
     let short = if options.quick { ", a short run" } else { "" };
     let under = format!("{} rounds of {} s{short}", options.rounds, options.time.as_secs_f64());
-    let is_there = |scenario: &Scenario| {
-        let results = kept.read(scenario.name);
-        results.is_some_and(|results| results.under == under && results.build == build)
-    };
+    let frame = Results { under, build: kept::build(), ..Results::default() };
+    let is_there = |scenario: &Scenario| find(&kept, scenario, &frame).is_some();
     let (there, missing): (Vec<&Scenario>, Vec<_>) =
         chosen.iter().partition(|scenario| !options.again && is_there(scenario));
-    println!("{} scenarios, {under}, in random order (seed {}).", chosen.len(), options.seed);
+    println!("{} scenarios, {}, in random order (seed {}).", chosen.len(), frame.under, options.seed);
     for scenario in &there {
         println!("{}: measured already, of this build (--again measures it again)", scenario.name);
     }
 
-    if !missing.is_empty() {
-        let mut stage = Stage::set_up().await;
-        let mut rng = Rng::with_seed(options.seed);
-        let order = shuffled(missing.len(), &mut rng);
-        let all: u32 = missing.iter().map(|scenario| parts(scenario, options)).sum();
-        let mut progress = Progress { begun: Instant::now(), done: 0, all };
-        for scenario in order.into_iter().map(|index| missing[index]) {
-            let frame = Results {
-                name: scenario.name.to_owned(),
-                what: scenario.what.to_owned(),
-                under: under.clone(),
-                build: build.clone(),
-                ..Results::default()
-            };
-            let results = measure(&mut stage, scenario, options, frame, &mut rng, &mut progress).await;
-            kept.write(&results);
-            stage.clear();
+    let mut failed = Vec::new();
+    let mut rng = Rng::with_seed(options.seed);
+    let all = missing.iter().map(|scenario| parts(scenario, &options)).sum();
+    let mut progress = Progress { begun: Instant::now(), done: 0, all };
+    let options = Arc::new(options);
+    for scenario in shuffled(missing.len(), &mut rng).into_iter().map(|index| missing[index]) {
+        // A task of its own, and servers: one that fails leaves the others alone.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(measure(scenario, Arc::clone(&options), frame.clone(), rng.fork(), progress));
+        match tasks.join_next().await {
+            Some(Ok(results)) => kept.write(&results),
+            _ => failed.push(scenario.name),
         }
-        progress.end();
+        progress.done += parts(scenario, &options);
     }
-    report(&kept, &chosen);
+    println!("\n{}", report(&kept, &chosen, &frame));
+    println!("Tables, figures and plots are in {}.", kept.folder.display());
+    if !failed.is_empty() {
+        println!("Failed, as said above: {}. The next run measures these alone.", failed.join(", "));
+    }
+    failed.is_empty()
 }
 
-fn report(kept: &Kept, chosen: &[&Scenario]) {
-    let all: budgets::All = chosen
-        .iter()
-        .filter_map(|scenario| Some((scenario.name.to_owned(), kept.read(scenario.name)?)))
-        .collect();
+/// What is kept of a scenario, if it is of this build and was measured in this way.
+fn find(kept: &Kept, scenario: &Scenario, frame: &Results) -> Option<Results> {
+    kept.read(scenario.name).filter(|results| results.under == frame.under && results.build == frame.build)
+}
+
+fn report(kept: &Kept, chosen: &[&Scenario], frame: &Results) -> String {
+    let found = |scenario: &&Scenario| Some((scenario.name.to_owned(), find(kept, scenario, frame)?));
+    let all: budgets::All = chosen.iter().filter_map(found).collect();
     let tables = chosen.iter().filter_map(|scenario| all.get(scenario.name)).map(table);
     let text = tables.collect::<Vec<_>>().join("\n") + "\n### Budgets\n\n" + &budgets::table(&all);
-    println!("\n{text}\nTables, figures and plots are in {}.", kept.folder.display());
     kept.write_file("report.md", &text);
+    text
 }
 
 fn parts(scenario: &Scenario, options: &Options) -> u32 {
@@ -75,21 +77,23 @@ fn parts(scenario: &Scenario, options: &Options) -> u32 {
 }
 
 async fn measure(
-    stage: &mut Stage,
-    scenario: &Scenario,
-    options: &Options,
-    mut results: Results,
-    rng: &mut Rng,
-    progress: &mut Progress,
+    scenario: &'static Scenario,
+    options: Arc<Options>,
+    frame: Results,
+    mut rng: Rng,
+    mut progress: Progress,
 ) -> Results {
-    results.ways = scenario.ways.iter().map(|way| way.name().to_owned()).collect();
+    let ways = scenario.ways.iter().map(|way| way.name().to_owned()).collect();
+    let (name, what) = (scenario.name.to_owned(), scenario.what.to_owned());
+    let mut results = Results { name, what, ways, ..frame };
+    let mut stage = Stage::set_up(scenario.load).await;
     for round in 0..options.rounds {
         let mut figures = BTreeMap::new();
-        for way in shuffled(scenario.ways.len(), rng).into_iter().map(|index| scenario.ways[index]) {
+        for way in shuffled(scenario.ways.len(), &mut rng).into_iter().map(|index| scenario.ways[index]) {
             let name = way.name().to_owned();
             progress.say(&format!("{}, round {} of {}, {name}", scenario.name, round + 1, options.rounds));
             if let Entry::Vacant(absent) = results.absent.entry(name.clone()) {
-                match once(stage, scenario, way, options).await {
+                match once(&mut stage, scenario, way, &options).await {
                     Ok(mut of_way) => {
                         // What could not be read is no figure.
                         of_way.retain(|_, value| value.is_finite());
@@ -153,7 +157,8 @@ async fn once(
     })
 }
 
-/// A line that is written over, where a terminal shows it.
+/// How far the run is: a line that is written over, where a terminal shows it.
+#[derive(Clone, Copy)]
 struct Progress {
     begun: Instant,
     done: u32,
@@ -166,9 +171,5 @@ impl Progress {
         let left = left.map_or_else(String::new, |left| format!(", {} left", span(left)));
         let (begin, end) = if io::stderr().is_terminal() { ("\r\x1b[K", "") } else { ("", "\n") };
         let _ = write!(io::stderr(), "{begin}[{}/{}] {what}{left}{end}", self.done + 1, self.all);
-    }
-
-    fn end(&self) {
-        let _ = writeln!(io::stderr(), "\nmeasured in {}", span(self.begun.elapsed()));
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use rustix::process::Pid;
 
 use super::peers::{self, Absent, Peer};
-use super::scenarios::{Tls, Way};
+use super::scenarios::{Load, Tls, Way};
 use super::support::pglease::Pglease;
 use super::support::pki::{Authority, Issued};
 use super::support::world::{World, WorldOptions};
@@ -39,7 +39,7 @@ pub(crate) struct Target {
 }
 
 impl Stage {
-    pub(crate) async fn set_up() -> Self {
+    pub(crate) async fn set_up(load: Load) -> Self {
         let world = World::shared(WorldOptions::default()).await;
         let authority = Authority::create();
         let issued = authority.issue(&["localhost", "127.0.0.1", "::1"]);
@@ -49,11 +49,17 @@ impl Stage {
         std::fs::write(folder.join("tls.pem"), &issued.certificate).unwrap();
         std::fs::write(folder.join("tls.key"), &issued.key).unwrap();
         let stage = Self { world, issued, ca, ways: HashMap::new() };
-        stage.make_tables().await;
+        match load {
+            Load::Pgbench { .. } | Load::Script { .. } | Load::Calls => stage.make_accounts().await,
+            Load::CopyOut | Load::CopyIn => stage.make_wide().await,
+            Load::Connects { .. } | Load::Burst { .. } | Load::Idle { .. } | Load::Rotation | Load::Start => {
+            }
+        }
         stage
     }
 
-    async fn make_tables(&self) {
+    /// pgbench's tables, of half a million accounts.
+    async fn make_accounts(&self) {
         let postgres = &self.world.servers.postgres;
         let url =
             format!("postgresql://postgres:postgres@127.0.0.1:{}/{}", postgres.port(), self.world.database());
@@ -61,15 +67,18 @@ impl Stage {
         pgbench.args(["-i", "-q", "-s", "5", "-I", "dtGvp", &url]);
         let made = tokio::task::spawn_blocking(move || pgbench.output().unwrap()).await.unwrap();
         assert!(made.status.success(), "{made:?}");
-        let sql = "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
-            CREATE UNLOGGED TABLE wide (body text);
+        let sql = "GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC";
+        self.world.superuser.batch_execute(sql).await.unwrap();
+    }
+
+    /// A table of 64 MiB, and one that takes its like.
+    async fn make_wide(&self) {
+        let sql = "CREATE UNLOGGED TABLE wide (body text);
             INSERT INTO wide SELECT repeat('x', 1023) FROM generate_series(1, 65536);
             CREATE UNLOGGED TABLE sink (body text);
-            GRANT ALL ON wide, sink TO PUBLIC;
-            VACUUM ANALYZE;";
-        for statement in sql.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
-            self.world.superuser.batch_execute(statement).await.unwrap();
-        }
+            GRANT ALL ON wide, sink TO PUBLIC;";
+        self.world.superuser.batch_execute(sql).await.unwrap();
+        self.world.superuser.batch_execute("VACUUM wide").await.unwrap();
     }
 
     /// A way to the database, or why there is none.
@@ -157,11 +166,6 @@ impl Stage {
             world.database()
         );
         format!("[[route]]\nupstream = {upstream:?}\nvault_path = {:?}\n", world.vault_path("db-app"))
-    }
-
-    /// Ends every proxy: each scenario finds a young one.
-    pub(crate) fn clear(&mut self) {
-        self.ways.clear();
     }
 }
 
