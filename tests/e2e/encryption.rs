@@ -277,3 +277,56 @@ async fn cancel_over_tls_ends_what_runs() {
     let error = answer.iter().find(|message| message.tag == b'E').unwrap();
     assert!(error.fields().contains(&('C', "57014".to_owned())), "{error:?}");
 }
+
+#[tokio::test]
+async fn reload_of_the_settings_brings_tls_changes_it_and_takes_it_away_while_sessions_stay() {
+    let world = World::shared(WorldOptions::default()).await;
+    let file = |name| world.folder().join(name);
+    let first = Files::in_folder_of(&world);
+    let second = Files { cert: file("second.pem"), key: file("second.key"), ca: file("second-ca.pem") };
+    for files in [&first, &second] {
+        files.renew();
+    }
+    let of = |listen: &str| {
+        world.settings_with("debug", &world.servers.openbao.address(), listen) + &world.route("db-app")
+    };
+    let pglease = pglease_with(&of("")).await;
+    let reload = async |listen: &str, count: usize| {
+        pglease.write_settings(&of(listen));
+        let line = pglease.wait_for_events("config.reloaded", count, PATIENCE).await;
+        assert_eq!(line["changed"], "listen.tls");
+    };
+    let base = format!("host=localhost port={} dbname=app user=app", pglease.port());
+    let believing = |files: &Files| format!("{base} sslmode=verify-full sslrootcert={}", files.ca.display());
+    let logged_in = async |mut session: Raw| {
+        session.send(&startup(&[("user", "app"), ("database", "app")])).await;
+        session.up_to(b'Z').await;
+        session
+    };
+    assert!(psql(&world, believing(&first)).await.contains("does not support SSL"));
+    let plain = logged_in(Raw::connect(pglease.addresses()[0]).await).await;
+
+    reload(&first.settings(), 1).await;
+    assert_eq!(psql(&world, believing(&first)).await, "served\n");
+    let ca = fs::read(&first.ca).unwrap();
+    let encrypted = logged_in(connect_tls(pglease.addresses()[0], &ca).await).await;
+
+    reload(&second.settings(), 2).await;
+    assert_eq!(psql(&world, believing(&second)).await, "served\n");
+    let said = psql(&world, believing(&first)).await;
+    assert!(said.contains("SSL error"), "{said}");
+
+    // A key that is not there changes nothing.
+    let missing = second.settings().replace("second.key", "third.key");
+    pglease.write_settings(&of(&missing));
+    let line = pglease.wait_for_event("config.rejected", PATIENCE).await;
+    assert!(line["error"].as_str().unwrap().contains("listen.tls_key_file"), "{line}");
+    assert_eq!(psql(&world, believing(&second)).await, "served\n");
+
+    reload("", 3).await;
+    assert!(psql(&world, believing(&second)).await.contains("does not support SSL"));
+    for mut session in [plain, encrypted] {
+        session.query("SELECT 1").await;
+        assert!(session.up_to(b'Z').await.iter().any(|message| message.tag == b'D'));
+    }
+}

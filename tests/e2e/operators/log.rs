@@ -92,11 +92,10 @@ async fn level_is_set_by_command_and_stays_until_the_file_says_another() {
     assert_eq!(levels().await, json!({ "level": "debug", "configured": "info" }));
     assert!(text(&pglease.run_command(&["status"]).await.stdout).contains(", log at debug\n"));
 
-    let file = pglease.folder().join("pglease.toml");
-    fs::write(&file, of("info", "max_sessions = 9")).unwrap();
+    pglease.write_settings(&of("info", "max_sessions = 9"));
     pglease.wait_for_event("config.reloaded", PATIENCE).await;
     assert_eq!(levels().await["level"], "debug");
-    fs::write(&file, of("warn", "max_sessions = 9")).unwrap();
+    pglease.write_settings(&of("warn", "max_sessions = 9"));
     until(async || levels().await == json!({ "level": "warn", "configured": "warn" })).await;
 
     let wrong = pglease.run_command(&["log-level", "loud"]).await;

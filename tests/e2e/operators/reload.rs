@@ -25,7 +25,7 @@ impl Pglease {
     }
 
     /// Writes the file anew, as an editor does: another file takes its name.
-    fn write_settings(&self, settings: &str) {
+    pub(crate) fn write_settings(&self, settings: &str) {
         let new = self.folder().join("new.toml");
         fs::write(&new, settings).unwrap();
         fs::rename(&new, self.settings_file()).unwrap();
