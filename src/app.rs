@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{self, DrainConfig, ListenConfig, Loaded, PodConfig};
+use crate::config::{self, Config, DrainConfig, ListenConfig, Loaded, PodConfig};
 use crate::drain::Drain;
 use crate::http::{self, Health};
 use crate::listener::{self, Listeners};
@@ -112,7 +112,7 @@ pub(crate) fn run(loaded: Loaded) -> Result<Losses, AppError> {
 async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
     let (signals, hangup) = (StopSignals::register()?, signal(SignalKind::hangup())?);
     let Loaded { mut config, warnings, origin } = loaded;
-    fit_descriptors(&mut config.listen);
+    fit_descriptors(&mut config);
     let drain = Drain::default();
     let metrics = Arc::new(Metrics::new());
     let vault = Arc::new(Vault::load(&config.vault, Arc::clone(&metrics)).map_err(AppError::Vault)?);
@@ -294,8 +294,8 @@ impl StopSignals {
 
 /// Raises the limit of open files to what `max_sessions` needs, or lowers `max_sessions` to what can be had: running
 /// out of descriptors would cost the leases as well.
-fn fit_descriptors(config: &mut ListenConfig) {
-    let wanted = config::needed_descriptors(config.max_sessions);
+fn fit_descriptors(Config { listen, routes, .. }: &mut Config) {
+    let wanted = config::needed_descriptors(listen.max_sessions, routes);
     let limit = getrlimit(Resource::Nofile);
     let granted = limit.maximum.unwrap_or(u64::MAX).min(wanted.max(limit.current.unwrap_or(u64::MAX)));
     let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
@@ -304,15 +304,15 @@ fn fit_descriptors(config: &mut ListenConfig) {
         Err(_) => limit.current.unwrap_or(u64::MAX),
     };
     if granted < wanted {
-        let sessions = config::sessions_within(granted);
+        let sessions = config::sessions_within(granted, routes);
         warn!(
             event = "listen.max_sessions_lowered",
-            from = config.max_sessions,
+            from = listen.max_sessions,
             to = sessions,
             descriptors = granted,
             "the limit of open files is too low for listen.max_sessions, and cannot be raised"
         );
-        config.max_sessions = sessions;
+        listen.max_sessions = sessions;
     }
 }
 

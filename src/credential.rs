@@ -266,6 +266,22 @@ impl CredentialSource {
         self.is_ready() && !self.rejected.load(Ordering::Relaxed)
     }
 
+    /// Which credential a session that came now would get.
+    pub(crate) fn generation(&self) -> Option<GenerationId> {
+        self.current.borrow().as_ref().map(|current| current.credential.generation)
+    }
+
+    /// Returns when that is another one. Cancel safe.
+    pub(crate) async fn other_than(&self, generation: Option<GenerationId>) {
+        let is_other = |current: &Option<Arc<Generation>>| {
+            current.as_ref().map(|current| current.credential.generation) != generation
+        };
+        if self.current.clone().wait_for(is_other).await.is_err() {
+            // Nobody publishes any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Whether there has ever been one that upstream had accepted.
     pub(crate) fn was_proven(&self) -> bool {
         self.proven.load(Ordering::Relaxed)

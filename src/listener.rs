@@ -187,6 +187,7 @@ pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Resu
     shared.places().clear();
     connections.close();
     connections.wait().await;
+    shared.tidied().await;
     info!(event = "listen.end");
     Ok(())
 }

@@ -27,6 +27,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::config::RouteConfig;
+
 /// An error with all that is behind it, in one line.
 #[derive(Debug)]
 pub(crate) struct Causes<'a>(pub(crate) &'a dyn Error);
@@ -64,6 +66,10 @@ pub(crate) struct Metrics {
     pub(crate) clients_waiting: Gauge,
     /// TCP connect to ReadyForQuery.
     pub(crate) upstream_connect_seconds: Histogram,
+    /// Sessions that are logged in ahead and have no client yet.
+    pub(crate) warm_sessions: Family<RouteLabels, Gauge>,
+    /// What became of them, and of clients that might have had one.
+    pub(crate) warm: Family<ResultLabels, Counter>,
     pub(crate) upstream_connect_failures: Family<ConnectFailureLabels, Counter>,
     /// Hosts that were asked in a login and did not serve, whatever became of the login.
     pub(crate) upstream_host_failures: Family<HostFailureLabels, Counter>,
@@ -115,6 +121,8 @@ impl Metrics {
             tls_handshakes: Family::default(),
             clients_waiting: Gauge::default(),
             upstream_connect_seconds: request_seconds(),
+            warm_sessions: Family::default(),
+            warm: Family::default(),
             upstream_connect_failures: Family::default(),
             upstream_host_failures: Family::default(),
             upstream_auth_rejects: Counter::default(),
@@ -193,6 +201,16 @@ impl Metrics {
             "Time of a login at an upstream that succeeded, from connect to ReadyForQuery",
             Unit::Seconds,
             self.upstream_connect_seconds.clone(),
+        );
+        registry.register(
+            "warm_sessions",
+            "Sessions that are logged in ahead, with route.warm, and have no client yet",
+            self.warm_sessions.clone(),
+        );
+        registry.register(
+            "warm",
+            "Clients of a route with route.warm: hit where a session was ready, miss where not; and sessions that no client had: expired at the age of a minute, flushed for a rotation, a reload, a drain or a client without room, closed by upstream, or failed to log in",
+            self.warm.clone(),
         );
         registry.register(
             "upstream_connect_failures",
@@ -303,6 +321,20 @@ impl Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ChainLabels {
     pub(crate) vault_path: String,
+}
+
+/// A route, as settings have it; `*` is any.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RouteLabels {
+    pub(crate) database: String,
+    pub(crate) user: String,
+}
+
+impl RouteLabels {
+    pub(crate) fn of(route: &RouteConfig) -> Self {
+        let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".to_owned());
+        Self { database: any(&route.database), user: any(&route.user) }
+    }
 }
 
 /// The chain, and how old the credential is.

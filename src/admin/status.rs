@@ -15,7 +15,7 @@ use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::net::Peer;
 use crate::reload;
 use crate::roster::{Line, State};
-use crate::telemetry::{Answers, Failure, Figures, Metrics, unix_now};
+use crate::telemetry::{Answers, Failure, Figures, Metrics, RouteLabels, unix_now};
 
 /// All of it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -140,6 +140,9 @@ pub(super) struct RouteStatus {
     pub(super) vault_path: String,
     pub(super) startup_role: Option<String>,
     pub(super) at_lease_end: &'static str,
+    /// Sessions that are to be logged in ahead, and that are now.
+    pub(super) warm: usize,
+    pub(super) warm_ready: i64,
     pub(super) optional: bool,
 }
 
@@ -208,7 +211,7 @@ impl Status {
             process: ProcessStatus::read(),
             vault: VaultStatus::of(&VaultPlace::of(&in_effect.vault), &admin.metrics),
             upstreams: UpstreamsStatus::of(&in_effect.routes, &admin.metrics),
-            routes: in_effect.routes.iter().map(RouteStatus::of).collect(),
+            routes: in_effect.routes.iter().map(|route| RouteStatus::of(route, &admin.metrics)).collect(),
             sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions),
         };
         status.verdict = verdict::verdict(&status);
@@ -296,11 +299,15 @@ fn silent(chain: &ChainHandle, silence: NoAnswer) -> ChainStatus {
 }
 
 impl RouteStatus {
-    fn of(route: &RouteConfig) -> Self {
-        let any = |name: &Option<String>| name.clone().unwrap_or_else(|| "*".to_owned());
+    fn of(route: &RouteConfig, metrics: &Metrics) -> Self {
+        let labels = RouteLabels::of(route);
+        let warm_ready = metrics.warm_sessions.get(&labels).map_or(0, |ready| ready.get());
+        let RouteLabels { database, user } = labels;
         Self {
-            database: any(&route.database),
-            user: any(&route.user),
+            database,
+            user,
+            warm: route.warm,
+            warm_ready,
             upstream: route.upstream.to_string(),
             vault_path: route.vault_path.clone(),
             startup_role: route.startup_role.clone(),

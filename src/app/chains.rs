@@ -69,6 +69,10 @@ impl Chains {
         }
     }
 
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// By what they are asked how they stand; also those that end.
     pub(super) fn handles(&self) -> watch::Receiver<Vec<ChainHandle>> {
         self.handles.subscribe()

@@ -107,7 +107,7 @@ impl Reloader {
         let sources = self.origin.sources.clone();
         let loaded = on_blocking_thread(move || sources.load(content.as_ref())).await?;
         let Loaded { mut config, warnings, origin } = loaded;
-        fit_descriptors(&mut config.listen);
+        fit_descriptors(&mut config);
         let needs_restart = self.origin.fixed.differing(&origin.fixed);
         let plan = Plan::new(&self.config.borrow(), config);
         if plan.is_empty() && self.origin.print == origin.print {

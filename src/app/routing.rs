@@ -13,11 +13,14 @@ use crate::config::RouteConfig;
 use crate::credential::{CredentialSource, LeaseEnd};
 use crate::drain::Drain;
 use crate::session::route::{Removal, Route};
+use crate::session::warm::Warm;
 
 /// The routes in effect.
 pub(super) struct Routing {
     chains: Chains,
     routes: Vec<Wired>,
+    /// Of each of them, where it has sessions that are logged in ahead.
+    warm: Vec<Option<Arc<Warm>>>,
     /// By database and user. Sessions of a route that has changed are still its sessions, and so are those of one that
     /// was removed, for as long as they are there.
     ends: BTreeMap<Asked, Removal>,
@@ -31,7 +34,7 @@ impl Routing {
     /// These, each with its chain.
     pub(super) fn new(chains: Chains, routes: Vec<Wired>) -> Self {
         let (ends, awaited) = (BTreeMap::new(), watch::Sender::default());
-        let mut routing = Self { chains, routes: Vec::new(), ends, awaited };
+        let mut routing = Self { chains, routes: Vec::new(), warm: Vec::new(), ends, awaited };
         routing.follow(routes);
         routing
     }
@@ -55,6 +58,7 @@ impl Routing {
         let required = routes.iter().filter(|route| !route.config.optional);
         let awaited = required.filter_map(|route| self.chains.source(&route.config.vault_path));
         self.awaited.send_replace(awaited.collect());
+        self.warm = routes.iter().map(|route| self.warm(route)).collect();
         self.routes = routes;
         self.ends.retain(|_, end| Arc::strong_count(end) > 1);
         for route in &self.routes {
@@ -62,17 +66,27 @@ impl Routing {
         }
     }
 
+    /// The sessions that a route has ready, which end where anything of it changes.
+    fn warm(&self, route: &Wired) -> Option<Arc<Warm>> {
+        let is_same =
+            |before: &Wired| before.config == route.config && Arc::ptr_eq(&before.upstream, &route.upstream);
+        let mut before = self.routes.iter().zip(&self.warm);
+        let kept = before.find(|(before, _)| is_same(before)).and_then(|(_, warm)| warm.clone());
+        kept.or_else(|| Warm::new(&route.config, Arc::clone(self.chains.metrics())).map(Arc::new))
+    }
+
     /// As sessions find them.
     pub(super) fn rules(&self) -> Vec<Route> {
-        let rule = |route: &Wired| {
+        let rule = |(route, warm): (&Wired, &Option<Arc<Warm>>)| {
             Some(Route {
                 config: RouteConfig::clone(&route.config),
                 upstream: Arc::clone(&route.upstream),
                 source: self.chains.source(&route.config.vault_path)?,
                 removed: Arc::clone(self.ends.get(&asked(&route.config))?),
+                warm: warm.clone(),
             })
         };
-        self.routes.iter().filter_map(rule).collect()
+        self.routes.iter().zip(&self.warm).filter_map(rule).collect()
     }
 
     /// Has the sessions of these routes end as at the end of a lease that nobody presses: the idle ones soon, those in

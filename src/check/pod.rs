@@ -7,27 +7,29 @@ use rustix::process::{Resource, getrlimit};
 use super::fault::{Fault, Warning};
 use super::name::Name;
 use super::report::{Found, Recorder};
-use crate::config::{Config, ListenConfig, PodConfig, memory_mib, needed_descriptors, sessions_within};
+use crate::config::{
+    Config, ListenConfig, PodConfig, RouteConfig, memory_mib, needed_descriptors, sessions_within,
+};
 
 /// Looks at the limits of this process, which are those of its container, and at what Kubernetes has told.
 pub(super) async fn check(config: &Config, record: &Recorder) {
-    let Config { listen: ListenConfig { max_sessions, .. }, drain, pod, .. } = config;
+    let Config { listen: ListenConfig { max_sessions, .. }, routes, drain, pod, .. } = config;
     let PodConfig { memory_limit, termination_grace, .. } = pod;
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    record.step(Name::PodDescriptors, "", async { descriptors(*max_sessions, hard) }).await;
+    record.step(Name::PodDescriptors, "", async { descriptors(*max_sessions, routes, hard) }).await;
     record.step(Name::PodMemory, "", async { memory(*max_sessions, *memory_limit) }).await;
     record.step(Name::PodDeadline, "", async { deadline(drain.deadline, *termination_grace) }).await;
 }
 
 /// The proxy raises its limit as far as it may, and lowers `max_sessions` where that is not enough.
-fn descriptors(max_sessions: usize, hard: u64) -> Found {
-    let needed = needed_descriptors(max_sessions);
+fn descriptors(max_sessions: usize, routes: &[RouteConfig], hard: u64) -> Found {
+    let needed = needed_descriptors(max_sessions, routes);
     if needed <= hard {
         return Found::fine(format!(
             "{needed} open files for listen.max_sessions = {max_sessions} can be had"
         ));
     }
-    let within = sessions_within(hard);
+    let within = sessions_within(hard, routes);
     Found::warning(
         Warning::FewDescriptors,
         format!("{needed} open files for listen.max_sessions = {max_sessions}, and {hard} can be had"),
@@ -106,9 +108,9 @@ mod tests {
             (1000, u64::MAX, Outcome::Passed),
             (1, 10, Outcome::Warning),
         ] {
-            assert_eq!(descriptors(sessions, hard).outcome(), outcome, "{sessions} {hard}");
+            assert_eq!(descriptors(sessions, &[], hard).outcome(), outcome, "{sessions} {hard}");
         }
-        assert!(descriptors(1000, 500).cure().unwrap().contains("listen.max_sessions = 100,"));
+        assert!(descriptors(1000, &[], 500).cure().unwrap().contains("listen.max_sessions = 100,"));
         for (limit, outcome) in
             [(None, Outcome::Passed), (Some(157 * MIB), Outcome::Passed), (Some(156 * MIB), Outcome::Warning)]
         {

@@ -126,6 +126,11 @@ pub(crate) enum Problem {
     LongerThan { other: Written },
     #[error("not a whole number from {min} to {max}; write one")]
     NotInRange { min: u64, max: u64 },
+    #[error(
+        "sessions of a standby stay when it is promoted, and would not be what target_session_attrs asks for; leave \
+         it at 0, or take another target_session_attrs than standby, prefer-standby and read-only"
+    )]
+    WarmStandby,
     #[error("neither true nor false; write one of them")]
     NotABoolean,
 

@@ -247,6 +247,8 @@ pub(crate) struct RouteConfig {
     pub(crate) at_lease_end: AtLeaseEnd,
     /// Age at which a session ends once it is idle, give or take a tenth; `None`: never.
     pub(crate) max_session_age: Option<Duration>,
+    /// Sessions that are logged in ahead of their clients.
+    pub(crate) warm: usize,
     /// `/startup` and `/readyz` do not wait for it.
     pub(crate) optional: bool,
 }

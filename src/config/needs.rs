@@ -1,15 +1,22 @@
 //! What a number of sessions needs of the machine. Pure.
 
-/// Open files: what is reserved, and three for each session.
-pub(crate) fn descriptors(sessions: usize) -> u64 {
+use super::RouteConfig;
+
+/// Open files: what is reserved, three for each session, and one for each that these routes have ready.
+pub(crate) fn descriptors(sessions: usize, routes: &[RouteConfig]) -> u64 {
     let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
-    sessions.saturating_mul(DESCRIPTORS_PER_SESSION).saturating_add(RESERVED_DESCRIPTORS)
+    sessions.saturating_mul(DESCRIPTORS_PER_SESSION).saturating_add(reserved(routes))
 }
 
 /// Sessions that so many open files are enough for: at least one.
-pub(crate) fn sessions_within(descriptors: u64) -> usize {
-    let sessions = (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_SESSION).max(1);
+pub(crate) fn sessions_within(descriptors: u64, routes: &[RouteConfig]) -> usize {
+    let sessions = (descriptors.saturating_sub(reserved(routes)) / DESCRIPTORS_PER_SESSION).max(1);
     usize::try_from(sessions).unwrap_or(usize::MAX)
+}
+
+fn reserved(routes: &[RouteConfig]) -> u64 {
+    let warm = routes.iter().map(|route| u64::try_from(route.warm).unwrap_or(u64::MAX));
+    warm.fold(RESERVED_DESCRIPTORS, u64::saturating_add)
 }
 
 /// MiB of memory: the process and its sessions with full buffers, some of them those of TLS; `docs/session.md` has what

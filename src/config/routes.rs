@@ -4,7 +4,9 @@ use std::path::Path;
 
 use super::error::{ConfigError, Place, Problem};
 use super::settings::{Check, Files, Reader, Settings};
-use super::{AtLeaseEnd, ClientCert, RouteConfig, UpstreamConfig, upstream, value, vault};
+use super::{
+    AtLeaseEnd, ClientCert, RouteConfig, TargetSessionAttrs, UpstreamConfig, upstream, value, vault,
+};
 
 /// All routes in their order; a route that is wrong is missing, and why is kept.
 pub(crate) fn read(routes: &[Settings], files: Files, errors: &mut Vec<ConfigError>) -> Vec<RouteConfig> {
@@ -58,7 +60,12 @@ fn route(reader: &mut Reader<'_>, clients: &Clients) -> Option<RouteConfig> {
         &[("auto", AtLeaseEnd::Auto), ("leave", AtLeaseEnd::Leave), ("close", AtLeaseEnd::Close)],
     );
     let max_session_age = reader.value("route.max_session_age", value::duration);
+    let warm = reader.integer("route.warm");
     let optional = reader.value("route.optional", value::boolean);
+    let wanted = upstream.as_ref().map(|upstream| upstream.target_session_attrs);
+    if warm.is_some_and(|warm| warm > 0) && wanted.is_some_and(may_become_unfit) {
+        reader.fault("route.warm", Problem::WarmStandby);
+    }
     Some(RouteConfig {
         database: clients.database.clone(),
         user: clients.user.clone(),
@@ -67,8 +74,19 @@ fn route(reader: &mut Reader<'_>, clients: &Clients) -> Option<RouteConfig> {
         startup_role,
         at_lease_end: at_lease_end?,
         max_session_age: Some(max_session_age?).filter(|age| !age.is_zero()),
+        warm: warm?,
         optional: optional?,
     })
+}
+
+/// Whether a server may cease to be what is wanted while its sessions go on: a standby that is promoted keeps them, a
+/// primary never becomes a standby with a session open.
+fn may_become_unfit(wanted: TargetSessionAttrs) -> bool {
+    use TargetSessionAttrs::{Any, PreferStandby, Primary, ReadOnly, ReadWrite, Standby};
+    match wanted {
+        Any | ReadWrite | Primary => false,
+        ReadOnly | Standby | PreferStandby => true,
+    }
 }
 
 fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {

@@ -50,6 +50,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
         startup_role: None,
         at_lease_end: AtLeaseEnd::Auto,
         max_session_age: None,
+        warm: 0,
         optional: false,
     };
     let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());

@@ -111,6 +111,13 @@ impl<'a> Attempt<'a> {
 
     async fn log_in(&mut self) -> Result<Login, LoginError> {
         let source = &self.route.source;
+        let warm = self.route.warm.as_ref();
+        if let Some(warm) = warm
+            && let Some(login) = warm.take(self.parameters, source).await
+        {
+            return Ok(login);
+        }
+        let _logs_in = warm.map(|warm| warm.client_logs_in());
         let waiting = (!source.is_ready()).then(|| self.wait());
         let hold = self.credential(source.hold()).await?;
         drop(waiting);
@@ -161,10 +168,23 @@ impl<'a> Attempt<'a> {
                 Err(LoginError::Upstream(error))
                     if error.on_credential() == OnCredential::Late
                         && Instant::now() + pause < self.deadline => {}
+                // Those that were logged in ahead keep no client out.
+                Err(LoginError::Upstream(error))
+                    if error.sqlstate() == Some(SqlState::TOO_MANY_CONNECTIONS) && self.make_room().await =>
+                {
+                    continue;
+                }
                 settled => return settled,
             }
             time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    async fn make_room(&mut self) -> bool {
+        match &self.route.warm {
+            Some(warm) => warm.make_room().await,
+            None => false,
         }
     }
 

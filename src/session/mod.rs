@@ -10,6 +10,7 @@ pub(crate) mod encryption;
 pub(crate) mod auth;
 pub(crate) mod route;
 pub(crate) mod login;
+pub(crate) mod warm;
 mod relay;
 mod bell;
 mod watch;
@@ -32,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::AtLeaseEnd;
 use crate::credential::{CredentialSource, Hold};
@@ -58,6 +60,7 @@ use record::{Name, Record};
 use relay::{Relay, RelayEnd, Tally};
 use route::{Outbound, Removal, Route};
 use startup::{Startup, StartupError};
+use warm::Keeping;
 use watch::{MaxAge, Watch};
 
 /// What all sessions of a process have in common.
@@ -71,6 +74,8 @@ pub(crate) struct Shared {
     places: Arc<Places>,
     /// For connections to upstreams on which there may be no login.
     ahead: Arc<Semaphore>,
+    /// Of what is done beside the connections: sessions that are made ready.
+    tasks: TaskTracker,
     roster: Arc<Roster>,
     last_id: AtomicU64,
     cut: AtomicU64,
@@ -110,6 +115,7 @@ impl Shared {
             seats: Seats::new(max_sessions),
             places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
             ahead: Arc::new(Semaphore::new(MAX_AHEAD)),
+            tasks: TaskTracker::new(),
             roster: Arc::default(),
             last_id: AtomicU64::new(0),
             cut: AtomicU64::new(0),
@@ -162,6 +168,12 @@ impl Shared {
         &self.seats
     }
 
+    /// Returns when nothing is left of what sessions were made ready ahead; nobody asks for one any more.
+    pub(crate) async fn tidied(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     /// How many sessions the end of the process has cut.
     pub(crate) fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
@@ -176,6 +188,9 @@ impl Shared {
     /// there is no hurry.
     fn ahead(&self, rules: &Rules, asking: &Client) -> Option<Ahead> {
         let route = rules.auth.asks().then(|| route::find(&rules.routes, asking).ok()).flatten()?;
+        if route.warm.as_ref().is_some_and(|warm| !warm.is_empty()) {
+            return None;
+        }
         let place = Arc::clone(&self.ahead).try_acquire_owned().ok()?;
         route.source.is_ready().then(|| route.upstream.connect_ahead(place)).flatten()
     }
@@ -326,6 +341,10 @@ where
         login = attempt.run(client, &mut early) => login?,
         () = watch::too_late(shared.phase()) => return Err(SessionError::Draining),
     };
+    if let Some(warm) = &route.warm {
+        let Route { upstream, source, .. } = route;
+        warm.note(&parameters, &Keeping { upstream, source, phase: shared.phase(), tasks: &shared.tasks });
+    }
     let Login { mut logged_in, hold } = login;
 
     let target = logged_in.cancel.take();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::auth::Client;
+use super::warm::Warm;
 use crate::config::{AtLeaseEnd, RouteConfig};
 use crate::credential::{CredentialSource, LeaseEnd};
 use crate::upstream::Upstream;
@@ -18,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) source: CredentialSource,
     pub(crate) removed: Removal,
+    /// Sessions that are logged in ahead; `None` where there are to be none.
+    pub(crate) warm: Option<Arc<Warm>>,
 }
 
 /// When the sessions of a route end, once it was removed.
@@ -27,7 +30,7 @@ impl Route {
     /// One that stays.
     #[cfg(test)]
     pub(crate) fn to_stay(config: RouteConfig, upstream: Arc<Upstream>, source: CredentialSource) -> Self {
-        Self { config, upstream, source, removed: Removal::default() }
+        Self { config, upstream, source, removed: Removal::default(), warm: None }
     }
 
     fn matches(&self, client: &Client) -> bool {
@@ -141,6 +144,7 @@ mod tests {
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,
             max_session_age: None,
+            warm: 0,
             optional: false,
         }
     }

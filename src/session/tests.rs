@@ -22,6 +22,7 @@ mod cancels;
 mod faults;
 mod panics;
 mod log;
+mod warm;
 
 const SOMEBODY: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000));
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
@@ -69,6 +70,7 @@ fn proxy_to(auth: Auth, routes: &[(&str, u16)], max_sessions: usize) -> Proxy {
             startup_role: Some("app_owner".to_owned()),
             at_lease_end: AtLeaseEnd::Close,
             max_session_age: None,
+            warm: 0,
             optional: false,
         };
         let upstream = Arc::new(Upstream::load(&config.upstream).unwrap());

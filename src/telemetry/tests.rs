@@ -18,6 +18,9 @@ fn touched() -> Metrics {
     let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
     let _ = metrics.cancel_requests.get_or_create(&result());
     let _ = metrics.tls_handshakes.get_or_create(&result());
+    let route = RouteLabels { database: "wizard".to_owned(), user: "*".to_owned() };
+    let _ = metrics.warm_sessions.get_or_create(&route);
+    let _ = metrics.warm.get_or_create(&result());
     let _ = metrics.upstream_connect_failures.get_or_create(&failure);
     let host = HostFailureLabels { host: "db:5432".to_owned(), reason: word };
     let _ = metrics.upstream_host_failures.get_or_create(&host);

@@ -149,6 +149,7 @@ mod tests {
             startup_role: startup_role.map(str::to_owned),
             at_lease_end,
             max_session_age: None,
+            warm: 0,
             optional: false,
         }
     }

@@ -190,7 +190,12 @@ pub(crate) const KEYS: &[Key] = &[
         Value("0s"),
         "age at which a session ends once it is idle, give or take a tenth; 0s is off",
     ),
-    later("route.warm", Kind::Integer { min: 0, max: 1_000 }, Value("0"), "0", "sessions logged in ahead"),
+    key(
+        "route.warm",
+        Kind::Integer { min: 0, max: 1_000 },
+        Value("0"),
+        "sessions that are kept logged in, for clients to begin at once; 0 is off",
+    ),
     key("route.optional", Kind::Boolean, Value("false"), "/startup and /readyz do not wait for this route"),
     key("drain.accept_for", Kind::Duration, Value("0s"), "how long after SIGTERM new sessions are accepted"),
     key("drain.grace", Kind::Duration, Value("0s"), "how long after SIGTERM idle sessions are left alone"),

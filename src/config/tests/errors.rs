@@ -60,7 +60,6 @@ fn unknown_names_come_with_the_nearest_known_one() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    file_says("warm = 2\n", "route.warm = 2 (pglease.toml:9): not built yet; leave it out, or at 0");
     file_says(
         "[listen]\nthreads = \"auto\"\n",
         "listen.threads = \"auto\" (pglease.toml:10): not built yet; leave it out, or at 1",

@@ -167,6 +167,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             startup_role: None,
             at_lease_end: AtLeaseEnd::Auto,
             max_session_age: None,
+            warm: 0,
             optional: false,
         }],
         drain: DrainConfig {
@@ -263,6 +264,7 @@ fn every_value_arrives_where_it_belongs() {
         startup_role = "app_owner"
         at_lease_end = "leave"
         max_session_age = "1h"
+        warm = 5
         optional = true
         [[route]]
         user = "reporting"
@@ -324,7 +326,7 @@ fn every_value_arrives_where_it_belongs() {
     assert_eq!(wizard.vault_path, "database/creds/db-app");
     assert_eq!(wizard.startup_role.as_deref(), Some("app_owner"));
     assert_eq!((wizard.at_lease_end, wizard.optional), (AtLeaseEnd::Leave, true));
-    assert_eq!(wizard.max_session_age, Some(Duration::from_hours(1)));
+    assert_eq!((wizard.max_session_age, wizard.warm), (Some(Duration::from_hours(1)), 5));
     assert_eq!((reporting.database.as_deref(), reporting.user.as_deref()), (None, Some("reporting")));
     assert_eq!(reporting.upstream.ssl_root_cert, Some(ca_file));
     assert_eq!((reporting.upstream.database.clone(), reporting.at_lease_end), (None, AtLeaseEnd::Close));
@@ -507,7 +509,6 @@ fn vaults_own_variables_mean_what_they_mean_elsewhere() {
 fn keys_that_are_not_built_may_be_written_where_they_ask_for_nothing() {
     let given = Given::minimal_file(
         r#"
-        warm = 0
         [listen]
         unix_socket = ""
         unix_socket_mode = "0660"
@@ -572,5 +573,24 @@ proptest! {
         let mut errors = Vec::new();
         let _ = (file::parse("x", &text, &mut errors), file::parse("x", &toml, &mut errors));
         let _ = ConfigErrors::new(errors).to_string();
+    }
+}
+
+#[test]
+fn warm_sessions_are_not_of_standbys_which_keep_theirs_when_they_are_promoted() {
+    for (wanted, is_allowed) in [
+        ("any", true),
+        ("primary", true),
+        ("read-write", true),
+        ("standby", false),
+        ("prefer-standby", false),
+    ] {
+        let upstream = format!("postgresql://db/app?target_session_attrs={wanted}");
+        let given = Given::minimum().variable("PGLEASE_UPSTREAM", &upstream).variable("PGLEASE_WARM", "2");
+        let outcome = given.load().map(|loaded| loaded.config.routes[0].warm);
+        match outcome {
+            Ok(warm) => assert_eq!((is_allowed, warm), (true, 2), "{wanted}"),
+            Err(errors) => assert!(!is_allowed && errors.contains("promoted"), "{errors}"),
+        }
     }
 }

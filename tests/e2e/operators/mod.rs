@@ -16,6 +16,7 @@ mod rolling;
 mod schema;
 mod calls;
 mod load;
+mod warm;
 
 use std::process::Output;
 
