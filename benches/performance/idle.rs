@@ -26,15 +26,15 @@ pub(crate) async fn idle(
     active: usize,
     time: Duration,
 ) -> Result<Figures, Absent> {
-    // Of this process and of the proxy alike two for each session, and some for the rest.
-    let sessions = sessions.min(descriptors().saturating_sub(400) / 2);
+    // Two for each session, of this process and of the proxy alike, a third while it is opened, and some for the rest.
+    let sessions = sessions.min(descriptors().saturating_sub(1000) / 3);
     let upstream = Scripted::start().await;
     if way == Way::Haproxy {
         let peer = peers::haproxy(upstream.port, sessions).await?;
         return Ok(measure(peer.process.pid(), peer.port, sessions, active, time).await);
     }
     let world = &stage.world;
-    let listen = format!("max_sessions = {}\n", sessions + 10);
+    let listen = format!("max_sessions = {}\n", sessions + 2 * AT_ONCE);
     let settings = world.settings_with("info", &world.servers.openbao.address(), &listen);
     let route = format!(
         "[[route]]\nupstream = \"postgresql://127.0.0.1:{}/app?sslmode=disable\"\nvault_path = {:?}\n",
@@ -112,13 +112,19 @@ async fn settle(proxy: Pid) {
     }
 }
 
-/// How many this process may have, as many as it may allow itself.
+/// How many this process and its children may have, as many as it may allow itself: root more than others.
 fn descriptors() -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let is_enough = maximum.is_none_or(|maximum| maximum >= ENOUGH);
+    let raised = if is_enough { maximum } else { Some(ENOUGH) };
+    if setrlimit(Resource::Nofile, Rlimit { current: Some(ENOUGH), maximum: raised }).is_err() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
     let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(current).unwrap_or(usize::MAX)
 }
 
+/// Descriptors for all sessions of the scenario.
+const ENOUGH: u64 = 32_768;
 /// Sessions that are opened side by side: startups have a limit of their own.
 const AT_ONCE: usize = 50;
