@@ -18,6 +18,7 @@ use tokio::io::{AsyncWriteExt, duplex};
 use crate::config;
 use crate::injector;
 use crate::net::ClientStream;
+use crate::render::{Format, RenderError, Secret, Template};
 use crate::session::auth;
 use crate::session::startup::{self, Startup};
 use crate::upstream;
@@ -256,6 +257,28 @@ pub fn vault_answer(data: &[u8]) {
     vault::fuzz_answer(data);
 }
 
+/// Templates: refused at a place within the text, or rendered for any credential; and every format reads it.
+pub fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let password = text.rsplit('"').next().unwrap_or_default();
+    let secret =
+        Secret { username: "v-app", password, lease_id: "lease", lease_duration: 60, renewable: true };
+    for format in [Format::Json, Format::Env, Format::Properties, Format::UsernamePassword] {
+        assert_eq!(format.render(&secret, None).is_ok(), !password.contains('\0'));
+    }
+    match Template::parse(text, "database/creds/db-app") {
+        Ok(template) => match Format::Template(template).render(&secret, None) {
+            Ok(_) | Err(RenderError::ZeroByte | RenderError::TooLong { .. }) => {}
+            Err(error) => panic!("{error}"),
+        },
+        Err(error) => {
+            let line = text.split('\n').nth(error.line - 1).expect("a line of the text");
+            assert!(error.column <= line.chars().count() + 1);
+            assert!(error.to_string().len() < 1000, "{error}");
+        }
+    }
+}
+
 /// Reviews: answered or not, and never a patch that does not fit or is made twice.
 pub fn admission(data: &[u8]) {
     injector::fuzz_review(data);
@@ -297,6 +320,7 @@ mod tests {
         ("conninfo", conninfo),
         ("settings", settings),
         ("vault_answer", vault_answer),
+        ("template", template),
         ("admission", admission),
     ];
 

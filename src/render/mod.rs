@@ -83,9 +83,13 @@ pub(crate) enum Format {
 pub(crate) enum RenderError {
     #[error("the format {format} has no way to write a line break, and the credential has one")]
     LineBreak { format: &'static str },
-    #[error("the format pg_service has no way to write white space at the end of a value, and the password has some")]
+    #[error(
+        "the format pg_service has no way to write white space at the end of a value, and the password has some"
+    )]
     TrailingSpace,
-    #[error("libpq reads lines of at most {max_len} bytes of a service file, and the password would make a longer one")]
+    #[error(
+        "libpq reads lines of at most {max_len} bytes of a service file, and the password would make a longer one"
+    )]
     LongLine { max_len: usize },
     #[error("the credential has a zero byte, which neither PostgreSQL nor an environment can take")]
     ZeroByte,

@@ -7,7 +7,8 @@ use super::{Secret, Target, uri};
 
 pub(super) fn write(secret: &Secret<'_>, target: Option<&Target<'_>>, out: &mut Buffer) {
     // The driver knows no Unix socket.
-    if let Some(target) = target.filter(|target| target.hosts.iter().all(|(host, _)| !host.starts_with('/'))) {
+    if let Some(target) = target.filter(|target| target.hosts.iter().all(|(host, _)| !host.starts_with('/')))
+    {
         let mut url = Buffer::default();
         jdbc(target, &mut url);
         property("url", &url.into_text(), out);
@@ -21,7 +22,8 @@ fn jdbc(target: &Target<'_>, out: &mut Buffer) {
     out.push_str("jdbc:postgresql:");
     for (number, (host, port)) in target.hosts.iter().enumerate() {
         out.push_str(if number == 0 { "//" } else { "," });
-        let _ = if host.contains(':') { write!(out, "[{host}]:{port}") } else { write!(out, "{host}:{port}") };
+        let _ =
+            if host.contains(':') { write!(out, "[{host}]:{port}") } else { write!(out, "{host}:{port}") };
     }
     out.push('/');
     uri::encoded(target.database, out);

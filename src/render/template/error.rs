@@ -38,9 +38,13 @@ pub(crate) enum Fault {
     CommentEnd,
     #[error("a comment begins with {{{{/* or {{{{- /*, with nothing between")]
     SpaceBeforeComment,
-    #[error("the string is not closed on its line; write \" behind it, \\n for a line break and \\\" for a quote")]
+    #[error(
+        "the string is not closed on its line; write \" behind it, \\n for a line break and \\\" for a quote"
+    )]
     OpenString,
-    #[error("{text} is no escape of a string here; write \\n, \\t, \\\", \\\\ or \\u00e9, or the string in `…`")]
+    #[error(
+        "{text} is no escape of a string here; write \\n, \\t, \\\", \\\\ or \\u00e9, or the string in `…`"
+    )]
     Escape { text: String },
     #[error("only whole decimal numbers work here, such as 5")]
     Number,
@@ -50,7 +54,9 @@ pub(crate) enum Fault {
     // Of its grammar.
     #[error("the text ends, and {{{{ {opener} … }}}} is open; write {{{{ end }}}}")]
     NoEnd { opener: &'static str },
-    #[error("{{{{ {word} }}}} without an {{{{ if }}}}, {{{{ with }}}} or {{{{ range }}}} before it; remove it")]
+    #[error(
+        "{{{{ {word} }}}} without an {{{{ if }}}}, {{{{ with }}}} or {{{{ range }}}} before it; remove it"
+    )]
     Unopened { word: &'static str },
     #[error("a value is missing; write one, such as .Data.password")]
     NoValue,
@@ -76,13 +82,17 @@ pub(crate) enum Fault {
     OtherPath { path: String, vault_path: String },
     #[error("never reads the credential; write {{{{ with secret \"{vault_path}\" }}}} … {{{{ end }}}}")]
     ReadsNothing { vault_path: String },
-    #[error(".{field} outside of {{{{ with secret \"{vault_path}\" }}}} … {{{{ end }}}} has nothing to be of; move it in")]
+    #[error(
+        ".{field} outside of {{{{ with secret \"{vault_path}\" }}}} … {{{{ end }}}} has nothing to be of; move it in"
+    )]
     NoDot { field: String, vault_path: String },
     #[error(".{field} is not known of {of}; {cure}")]
     Field { field: String, of: Type, cure: &'static str },
     #[error("{of} cannot be {used}; {}", of.cure())]
     Type { of: Type, used: &'static str },
-    #[error("the variable {name} is not declared here; write {{{{ {name} := … }}}} before, in the same block")]
+    #[error(
+        "the variable {name} is not declared here; write {{{{ {name} := … }}}} before, in the same block"
+    )]
     Variable { name: String },
     #[error("the variable {name} holds {was}, and would hold {becomes}; declare another")]
     Retyped { name: String, was: Type, becomes: Type },
@@ -90,11 +100,15 @@ pub(crate) enum Fault {
     Range,
     #[error("a range within a range is not rendered here; end the first")]
     NestedRange,
-    #[error("a static role's .Data has more than .username and .password, and what more is not known; name the two")]
+    #[error(
+        "a static role's .Data has more than .username and .password, and what more is not known; name the two"
+    )]
     StaticData,
     #[error("printf wants its format as a string in quotes; write printf \"…\"")]
     Format,
-    #[error("{verb} is no verb of printf here; write %s or %q for a string, %d for a number, %v for any, %% for a %")]
+    #[error(
+        "{verb} is no verb of printf here; write %s or %q for a string, %d for a number, %v for any, %% for a %"
+    )]
     Verb { verb: String },
     #[error("{verb} of printf does not print {of}; write %v")]
     VerbType { verb: String, of: Type },

@@ -14,11 +14,22 @@ use crate::render::{Secret, go};
 pub(super) enum Node {
     Text(String),
     Print(Expression),
-    Set { slot: usize, value: Expression },
-    If { block: Block },
-    With { block: Block },
+    Set {
+        slot: usize,
+        value: Expression,
+    },
+    If {
+        block: Block,
+    },
+    With {
+        block: Block,
+    },
     /// Over `.Data`: its keys and values, in the order of the keys.
-    Range { key: Option<usize>, value: Option<usize>, body: Vec<Node> },
+    Range {
+        key: Option<usize>,
+        value: Option<usize>,
+        body: Vec<Node>,
+    },
 }
 
 /// What `if` and `with` share.

@@ -209,7 +209,9 @@ fn printf(arguments: Vec<Typed>, at: usize) -> Parse<Typed> {
 fn verb(letter: char, value: Typed) -> Parse<Piece> {
     let Typed { expression, of, at } = value;
     match (letter, of) {
-        ('s' | 'v', Type::String) | ('v' | 'd', Type::Int) | ('v', Type::Bool) => Ok(Piece::Plain(expression)),
+        ('s' | 'v', Type::String) | ('v' | 'd', Type::Int) | ('v', Type::Bool) => {
+            Ok(Piece::Plain(expression))
+        }
         ('q', Type::String) => Ok(Piece::Quoted(expression)),
         (_, Type::String | Type::Int | Type::Bool) => {
             Err((at, Fault::VerbType { verb: format!("%{letter}"), of }))

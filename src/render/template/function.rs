@@ -55,14 +55,18 @@ impl Function {
 
     /// The one that `name` may have meant.
     pub(super) fn nearest(name: &str) -> Option<Self> {
-        let distance = |function: &Self| strsim::damerau_levenshtein(&name.to_lowercase(), &function.name().to_lowercase());
+        let distance = |function: &Self| {
+            strsim::damerau_levenshtein(&name.to_lowercase(), &function.name().to_lowercase())
+        };
         Self::ALL.iter().copied().min_by_key(distance).filter(|function| distance(function) <= NEAR)
     }
 
     /// Whether it takes such a value.
     pub(super) fn takes(self, value: Type) -> bool {
         match self {
-            Self::ToJson | Self::ToJsonPretty | Self::ToUnescapedJson => value == Type::Data || value.is_printed(),
+            Self::ToJson | Self::ToJsonPretty | Self::ToUnescapedJson => {
+                value == Type::Data || value.is_printed()
+            }
             Self::UrlQuery | Self::Printf => value.is_printed(),
             Self::Base64Encode | Self::ToUpper | Self::ToLower | Self::TrimSpace => value == Type::String,
         }

@@ -198,12 +198,7 @@ impl<'a> Lexer<'a> {
         self.at += rest.len() - after.len();
         let digits = self.since(at).trim_start_matches(['+', '-']);
         let is_decimal = digits == "0" || !digits.starts_with('0');
-        self.since(at)
-            .parse()
-            .ok()
-            .filter(|_| is_decimal)
-            .map(Kind::Int)
-            .ok_or((at, Fault::Number))
+        self.since(at).parse().ok().filter(|_| is_decimal).map(Kind::Int).ok_or((at, Fault::Number))
     }
 
     /// "…" with Go's escapes.

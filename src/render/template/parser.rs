@@ -281,7 +281,9 @@ impl<'a> Parser<'a> {
         let following = |ahead: usize| self.tokens.get(self.next + ahead).map(|token| token.kind.clone());
         let (names, len) = match (following(1), following(2), following(3)) {
             (Some(Kind::Declare), _, _) => (vec![first], 2),
-            (Some(Kind::Comma), Some(Kind::Variable(second)), Some(Kind::Declare)) => (vec![first, second], 4),
+            (Some(Kind::Comma), Some(Kind::Variable(second)), Some(Kind::Declare)) => {
+                (vec![first, second], 4)
+            }
             (Some(Kind::Comma | Kind::Assign), _, _) => return Err((self.peek().at, Fault::Range)),
             _ => return Ok(Vec::new()),
         };

@@ -46,7 +46,9 @@ impl Type {
                 return Err("that is of the KV engine; write .Data.username or .Data.password");
             }
             (Self::Data, _) => return Err("write .Data.username or .Data.password"),
-            (Self::Nothing | Self::String | Self::Int | Self::Bool, _) => return Err("write the value alone"),
+            (Self::Nothing | Self::String | Self::Int | Self::Bool, _) => {
+                return Err("write the value alone");
+            }
         })
     }
 
