@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use crate::config::{AdminConfig, Config};
 use crate::drain::Phase;
+use crate::file::FileStatus;
 use crate::http::{self, BindError};
 use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
 use crate::net::Absent;
@@ -45,6 +46,7 @@ pub(crate) struct Admin {
     /// Those that are there, also those that end.
     pub(crate) chains: watch::Receiver<Vec<ChainHandle>>,
     pub(crate) config: watch::Receiver<reload::Status>,
+    pub(crate) files: Vec<watch::Receiver<FileStatus>>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -248,6 +250,7 @@ mod tests {
             in_effect: watch::channel(Arc::new(config)).1,
             chains: watch::channel(Vec::new()).1,
             config: watch::channel(reload::Status::default()).1,
+            files: Vec::new(),
             roster: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             phase: drain.subscribe(),

@@ -4,6 +4,7 @@
 //! and sessions, so that nothing done for a lease delays a byte of the relay.
 
 mod chains;
+mod files;
 mod injector;
 mod reload;
 mod routing;
@@ -28,6 +29,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, DrainConfig, ListenConfig, Loaded, PodConfig};
 use crate::drain::Drain;
+use crate::file::FileSetupError;
 use crate::http::{self, Health};
 use crate::listener::{self, Listeners};
 use crate::net::Absent;
@@ -39,6 +41,7 @@ use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
 
 use chains::Chains;
+use files::CredentialFiles;
 use reload::Reloader;
 use routing::Routing;
 
@@ -53,6 +56,8 @@ pub(crate) enum AppError {
     AuthFile(AuthFileError),
     #[error(transparent)]
     Vault(VaultSetupError),
+    #[error(transparent)]
+    File(FileSetupError),
     #[error("TLS for clients")]
     ClientTls(#[source] TlsError),
     #[error("TLS towards the API server")]
@@ -73,6 +78,7 @@ impl AppError {
         match self {
             Self::Upstream { .. }
             | Self::AuthFile(_)
+            | Self::File(_)
             | Self::Vault(_)
             | Self::ClientTls(_)
             | Self::WebhookTls(_) => true,
@@ -113,10 +119,16 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
     let (signals, hangup) = (StopSignals::register()?, signal(SignalKind::hangup())?);
     let Loaded { mut config, warnings, origin } = loaded;
     fit_descriptors(&mut config);
+    if config.routes.is_empty() {
+        // Nobody could be let in.
+        config.listen.addresses.clear();
+        config.listen.unix_socket = None;
+    }
     let drain = Drain::default();
     let metrics = Arc::new(Metrics::new());
     let vault = Arc::new(Vault::load(&config.vault, Arc::clone(&metrics)).map_err(AppError::Vault)?);
     let routes = wired::wire(&config.routes, &[], &metrics)?;
+    let mut files = CredentialFiles::load(&config.files, &metrics)?;
     let auth = Auth::load(&config.listen.auth).map_err(AppError::AuthFile)?;
     let tls = config
         .listen
@@ -128,6 +140,8 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
     let mut listeners = listener::bind(&config.listen).map_err(AppError::Listen)?;
     let (http_listener, http_absent) = http::bind(config.http).map_err(AppError::Http)?;
     let (admin_listener, admin_absent) = admin::bind(config.admin).map_err(AppError::Http)?;
+    // Only now: until all is bound, another pglease may be at work here.
+    files.clear()?;
     report_absent(&[listeners.take_absent(), http_absent, admin_absent]);
     let (addresses, http_address) = (join(listeners.addresses()), http_listener.local_addr()?);
     let unix_socket = listeners.unix_socket().map(|path| path.display().to_string());
@@ -135,7 +149,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         admin_listener.as_ref().map(TcpListener::local_addr).transpose()?.map(|at| at.to_string());
 
     let (pinger, pings) = http::pings();
-    let routing = Routing::new(Chains::new(Arc::clone(&vault), Arc::clone(&metrics)), routes);
+    let routing = Routing::new(Chains::new(Arc::clone(&vault), Arc::clone(&metrics), files.wanted()), routes);
     let chains = routing.chains().ender();
     let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
     let rules = routing.rules();
@@ -151,13 +165,16 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         in_effect: reloader.config(),
         chains: routing.chains().handles(),
         config: reloader.status(),
+        files: files.status(),
         roster,
         metrics: Arc::clone(&metrics),
         phase: drain.subscribe(),
         drain: ask_drain,
     };
     let _leftovers = revoke_leftovers(&vault);
-    let health = Arc::new(Health::new(metrics, routing.awaited(), drain.subscribe(), pinger));
+    let health =
+        Arc::new(Health::new(metrics, routing.awaited(), files.awaited(), drain.subscribe(), pinger));
+    let mut files = files.start(routing.chains());
     let PodConfig { name: pod, namespace, uid: pod_uid, .. } = &config.pod;
     info!(
         event = "listen.ready",
@@ -176,7 +193,9 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         let ended = tokio::select! {
             ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
             never = signals.drive(&drain, || in_effect.borrow().drain, drain_asked) => match never {},
+            never = async { files.watch().await; future::pending().await } => match never {},
         };
+        files.stop().await;
         let not_revoked = chains.end().await;
         ended.map(|()| Losses { sessions_cut: shared.cut(), not_revoked })
     };

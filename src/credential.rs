@@ -6,7 +6,8 @@
 mod keys;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,14 @@ pub(crate) struct Credential {
     pub(crate) generation: GenerationId,
     /// What the password comes to, so that it is computed once.
     pub(crate) keys: DerivedKeys,
+    pub(crate) granted: Granted,
+}
+
+/// What Vault said of a lease when it was read; nothing of a static role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Granted {
+    pub(crate) duration: Duration,
+    pub(crate) renewable: bool,
 }
 
 /// What the chain has to say to the sessions that hold one of its credentials.
@@ -93,6 +102,8 @@ pub(crate) struct SourceClosed;
 struct Generation {
     credential: Arc<Credential>,
     holds: watch::Sender<usize>,
+    /// Those of files among them.
+    of_files: AtomicUsize,
     standing: watch::Sender<Standing>,
 }
 
@@ -133,6 +144,7 @@ impl Publisher {
         let generation = Arc::new(Generation {
             credential: credential.into(),
             holds: watch::Sender::new(0),
+            of_files: AtomicUsize::new(0),
             standing: watch::Sender::new(Standing::Kept),
         });
         self.current.send_replace(Some(Arc::clone(&generation)));
@@ -172,9 +184,20 @@ pub(crate) struct Issued {
 }
 
 impl Issued {
-    /// How many sessions hold it, as it changes.
+    /// How many sessions and files hold it, as it changes.
     pub(crate) fn holds(&self) -> watch::Receiver<usize> {
         self.generation.holds.subscribe()
+    }
+
+    /// How many files hold it.
+    pub(crate) fn files(&self) -> usize {
+        self.generation.of_files.load(Ordering::Relaxed)
+    }
+
+    /// How many sessions hold it.
+    pub(crate) fn sessions(&self) -> usize {
+        let holds = *self.generation.holds.borrow();
+        holds.saturating_sub(self.files())
     }
 
     pub(crate) fn credential(&self) -> &Credential {
@@ -241,6 +264,26 @@ impl CredentialSource {
         drop(rejected);
         self.desk.report(Suspicion::Rejected(generation));
         self.hold_where(|newer| newer > generation, user).await
+    }
+
+    /// A file's hold on the first credential that is offered and is not `before`. While one is offered a file does not
+    /// count among those who wait: what it has serves. Cancel safe.
+    pub(crate) async fn next(&self, before: Option<GenerationId>) -> Result<Hold, SourceClosed> {
+        let user = User::new(&self.desk);
+        let mut current = self.current.clone();
+        let mut place = None;
+        loop {
+            match &*current.borrow_and_update() {
+                Some(generation) if Some(generation.credential.generation) != before => {
+                    return Ok(Hold::of_file(Arc::clone(generation), user));
+                }
+                Some(_) => place = None,
+                None => {
+                    place.get_or_insert_with(|| Place::take(&self.waiting));
+                }
+            }
+            current.changed().await.map_err(|_| SourceClosed)?;
+        }
     }
 
     /// Returns when no session holds a credential of the chain or waits for one. Cancel safe.
@@ -351,13 +394,21 @@ impl Drop for User {
 #[derive(Debug)]
 pub(crate) struct Hold {
     generation: Arc<Generation>,
+    is_of_file: bool,
     user: User,
 }
 
 impl Hold {
     fn new(generation: Arc<Generation>, user: User) -> Self {
         generation.holds.send_modify(|holds| *holds += 1);
-        Self { generation, user }
+        Self { generation, is_of_file: false, user }
+    }
+
+    fn of_file(generation: Arc<Generation>, user: User) -> Self {
+        generation.of_files.fetch_add(1, Ordering::Relaxed);
+        let mut hold = Self::new(generation, user);
+        hold.is_of_file = true;
+        hold
     }
 
     /// Tells the chain that the credential may have ended. It looks into that.
@@ -377,6 +428,9 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if self.is_of_file {
+            self.generation.of_files.fetch_sub(1, Ordering::Relaxed);
+        }
         self.generation.holds.send_modify(|holds| *holds = holds.saturating_sub(1));
     }
 }
@@ -386,8 +440,6 @@ const SUSPICIONS: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time;
 
     use super::*;
@@ -399,6 +451,7 @@ mod tests {
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
             keys: DerivedKeys::default(),
+            granted: Granted::default(),
         }
     }
 
@@ -467,6 +520,34 @@ mod tests {
         source.unused().await;
         drop(publisher);
         source.ended().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn file_holds_each_credential_and_waits_only_where_there_is_none() {
+        let (publisher, source) = channel();
+        let waiting = |wanted| {
+            let mut waiting = publisher.waiting();
+            async move { assert_eq!(*waiting.wait_for(|waiting| *waiting == wanted).await.unwrap(), wanted) }
+        };
+        let (hold, first) = tokio::join!(source.next(None), async {
+            waiting(1).await;
+            publisher.promote(credential(1))
+        });
+        let hold = hold.unwrap();
+        waiting(0).await;
+        assert_eq!((first.sessions(), first.files()), (0, 1));
+        let before = Some(hold.credential().generation);
+        let second = async {
+            // It has looked once: what is offered is what the file has.
+            assert!(time::timeout(Duration::from_secs(9), waiting(1)).await.is_err());
+            publisher.withdraw();
+            waiting(1).await;
+            publisher.promote(credential(2))
+        };
+        let (next, second) = tokio::join!(source.next(before), second);
+        assert_eq!(next.unwrap().credential().user, "v-2");
+        drop(hold);
+        assert_eq!((first.files(), *first.holds().borrow(), *second.holds().borrow()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,6 +40,8 @@ pub(crate) struct Health {
     metrics: Arc<Metrics>,
     /// The credentials that `/startup` and `/readyz` wait for: of every route that is not optional.
     sources: watch::Receiver<Vec<CredentialSource>>,
+    /// Whether the credential files are there that are not optional.
+    files: Vec<watch::Receiver<bool>>,
     /// `/startup` has been 200 once.
     has_started: AtomicBool,
     phase: watch::Receiver<Phase>,
@@ -50,17 +52,19 @@ impl Health {
     pub(crate) fn new(
         metrics: Arc<Metrics>,
         sources: watch::Receiver<Vec<CredentialSource>>,
+        files: Vec<watch::Receiver<bool>>,
         phase: watch::Receiver<Phase>,
         data_thread: Pinger,
     ) -> Self {
-        Self { metrics, sources, has_started: AtomicBool::new(false), phase, data_thread }
+        Self { metrics, sources, files, has_started: AtomicBool::new(false), phase, data_thread }
     }
 
-    /// Whether every route that counts has had a proven credential at one moment. Routes that come later do not change
+    /// Whether every route that counts has had a proven credential, and every such file a credential, at one moment. Routes that come later do not change
     /// that; those that come before are waited for.
     pub(crate) fn has_started(&self) -> bool {
         if !self.has_started.load(Ordering::Relaxed) {
-            let all = self.sources.borrow().iter().all(CredentialSource::was_proven);
+            let all = self.sources.borrow().iter().all(CredentialSource::was_proven)
+                && self.files.iter().all(|there| *there.borrow());
             self.has_started.store(all, Ordering::Relaxed);
         }
         self.has_started.load(Ordering::Relaxed)
@@ -72,7 +76,7 @@ impl Health {
         let has_started = self.has_started();
         let is_ready =
             |source: &CredentialSource| source.is_usable() || (has_started && !source.was_proven());
-        self.sources.borrow().iter().all(is_ready)
+        self.sources.borrow().iter().all(is_ready) && self.files.iter().all(|there| *there.borrow())
     }
 }
 
@@ -285,6 +289,7 @@ pub(crate) mod tests {
         drain: Drain,
         publisher: Publisher,
         sources: watch::Sender<Vec<CredentialSource>>,
+        file: watch::Sender<bool>,
     }
 
     /// With a data thread that is `pinger`'s.
@@ -293,8 +298,9 @@ pub(crate) mod tests {
         let drain = Drain::default();
         let metrics = Arc::new(Metrics::new());
         let (sources, counted) = watch::channel(vec![source]);
-        let health = Arc::new(Health::new(metrics, counted, drain.subscribe(), data_thread));
-        World { health, drain, publisher, sources }
+        let (file, there) = watch::channel(true);
+        let health = Arc::new(Health::new(metrics, counted, vec![there], drain.subscribe(), data_thread));
+        World { health, drain, publisher, sources, file }
     }
 
     fn promote(publisher: &Publisher) -> Issued {
@@ -304,6 +310,7 @@ pub(crate) mod tests {
             lease: Some("database/creds/db-app/1".into()),
             generation: GenerationId(1),
             keys: DerivedKeys::default(),
+            granted: credential::Granted::default(),
         })
     }
 
@@ -387,6 +394,19 @@ pub(crate) mod tests {
         added_publisher.note_proof();
         added_publisher.withdraw();
         assert_eq!(both().await, words("200", "503"));
+    }
+
+    #[tokio::test]
+    async fn credential_file_is_waited_for() {
+        let World { health, publisher, file, .. } = world(pings().0);
+        file.send_replace(false);
+        let _issued = promote(&publisher);
+        publisher.note_proof();
+        assert_eq!(status(&health, "/startup").await, "503");
+        assert_eq!(status(&health, "/readyz").await, "503");
+        file.send_replace(true);
+        assert_eq!(status(&health, "/startup").await, "200");
+        assert_eq!(status(&health, "/readyz").await, "200");
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ mod upstream;
 mod credential;
 mod roster;
 mod lease;
+mod file;
 mod render;
 mod vault;
 mod wire;

@@ -5,6 +5,7 @@
 
 mod answers;
 mod figures;
+mod files;
 mod injector;
 mod log;
 pub(crate) mod scrape;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 pub(crate) use answers::{Answers, Failure, in_words, unix_now};
 use dashmap::DashMap;
 pub(crate) use figures::Figures;
+pub(crate) use files::{FileLabels, FileMetrics, FileResultLabels};
 pub(crate) use injector::{InjectorMetrics, OutcomeLabels};
 pub(crate) use log::{end_log, level, say_repeats, set_level, start_log};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -96,6 +98,7 @@ pub(crate) struct Metrics {
     pub(crate) revocations_blocked: Counter,
     pub(crate) vault_requests: Family<VaultLabels, Counter>,
     pub(crate) vault_request_seconds: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    pub(crate) files: FileMetrics,
     /// For `/status`, as the next.
     pub(crate) vault_answers: Answers,
     /// By host, as settings have it.
@@ -140,6 +143,7 @@ impl Metrics {
             revocations_blocked: Counter::default(),
             vault_requests: Family::default(),
             vault_request_seconds: Family::new_with_constructor(request_seconds),
+            files: FileMetrics::default(),
             vault_answers: Answers::default(),
             host_answers: DashMap::default(),
             config_reloads: Family::default(),
@@ -149,6 +153,7 @@ impl Metrics {
         metrics.register_sessions();
         metrics.register_leases();
         metrics.register_config();
+        metrics.files.register(ours(&mut metrics.registry));
         metrics
     }
 

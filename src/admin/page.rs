@@ -4,6 +4,7 @@
 //! `bdi` as well, so that they do not turn the letters around them. The page says all without its script, which only
 //! asks for the next one.
 
+mod files;
 mod text;
 
 use std::fmt::{self, Write};
@@ -78,6 +79,7 @@ pub(super) fn render(status: &Status) -> Result<String, fmt::Error> {
     write_vault(&mut out, status)?;
     write_upstreams(&mut out, status)?;
     write_sessions(&mut out, status)?;
+    files::write(&mut out, status)?;
     write_rest(&mut out, status)?;
     write!(
         out,

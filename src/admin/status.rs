@@ -10,7 +10,8 @@ use super::log::LogStatus;
 use super::process::ProcessStatus;
 use super::verdict::{self, Finding};
 use super::{Admin, ask_all};
-use crate::config::{AtLeaseEnd, LoginMethod, PodConfig, RouteConfig, VaultConfig};
+use crate::config::{AtLeaseEnd, Config, LoginMethod, PodConfig, RouteConfig, VaultConfig};
+use crate::file::FileStatus;
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::net::Peer;
 use crate::reload;
@@ -35,6 +36,8 @@ pub(super) struct Status {
     pub(super) upstreams: UpstreamsStatus,
     pub(super) chains: Vec<ChainStatus>,
     pub(super) routes: Vec<RouteStatus>,
+    /// In the order of the settings.
+    pub(super) files: Vec<FileStatus>,
     pub(super) sessions: SessionsStatus,
 }
 
@@ -112,7 +115,7 @@ pub(super) struct FiguresStatus {
 pub(super) struct UpstreamsStatus {
     /// Of sessions, at whichever host.
     pub(super) logins: FiguresStatus,
-    /// Each once, in the order of the routes.
+    /// Each once, in the order of the routes and of the files that name one.
     pub(super) hosts: Vec<HostStatus>,
 }
 
@@ -210,8 +213,9 @@ impl Status {
             pod: PodStatus::of(&in_effect.pod),
             process: ProcessStatus::read(),
             vault: VaultStatus::of(&VaultPlace::of(&in_effect.vault), &admin.metrics),
-            upstreams: UpstreamsStatus::of(&in_effect.routes, &admin.metrics),
+            upstreams: UpstreamsStatus::of(&in_effect, &admin.metrics),
             routes: in_effect.routes.iter().map(|route| RouteStatus::of(route, &admin.metrics)).collect(),
+            files: admin.files.iter().map(|file| file.borrow().clone()).collect(),
             sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions),
         };
         status.verdict = verdict::verdict(&status);
@@ -259,9 +263,11 @@ impl FiguresStatus {
 }
 
 impl UpstreamsStatus {
-    fn of(routes: &[RouteConfig], metrics: &Metrics) -> Self {
+    fn of(config: &Config, metrics: &Metrics) -> Self {
         let mut seen = BTreeSet::new();
-        let hosts = routes.iter().flat_map(|route| &route.upstream.hosts).map(ToString::to_string);
+        let of_routes = config.routes.iter().map(|route| &route.upstream);
+        let of_files = config.files.iter().filter_map(|file| file.upstream.as_ref());
+        let hosts = of_routes.chain(of_files).flat_map(|upstream| &upstream.hosts).map(ToString::to_string);
         let host = |host: String| {
             let answers =
                 metrics.host_answers.get(&host).map(|answers| HostStatus::of(&host, answers.value()));

@@ -5,6 +5,8 @@
 
 use serde::{Serialize, Serializer};
 
+mod files;
+
 use super::blame::{self, Blame};
 use super::status::{ErrorStatus, HostStatus, Status};
 use super::text::span;
@@ -103,6 +105,7 @@ pub(super) fn verdict(status: &Status) -> Vec<Finding> {
     findings.extend(status.chains.iter().filter_map(|chain| of_chain(chain, status, !hosts.is_empty())));
     findings.extend(hosts);
     findings.extend(of_vault(status, &findings));
+    findings.extend(files::findings(status));
     findings.extend(of_seats(status));
     findings.extend(of_transactions(status));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -1,5 +1,5 @@
-//! The chains that run: one for each `vault_path` that a route names, begun when the first does, ended after the last
-//! session when none does any more.
+//! The chains that run: one for each `vault_path` that a route or a file names, begun when the first does, ended after
+//! the last session when none does any more. Those of files last as long as the process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::files::Wanted;
 use super::wired::Wired;
 use crate::config;
 use crate::credential::{self, CredentialSource};
@@ -30,6 +31,7 @@ pub(super) struct Chains {
     /// Nothing is fetched before.
     begins_at: Instant,
     by_path: BTreeMap<String, Running>,
+    files: Vec<Wanted>,
     /// Those that wait for the last session of a chain.
     retiring: JoinSet<()>,
     handles: Arc<watch::Sender<Vec<ChainHandle>>>,
@@ -47,7 +49,7 @@ struct Running {
 
 impl Chains {
     /// None yet. They begin at once, or a while after the last start of a process that crashes again and again.
-    pub(super) fn new(vault: Arc<Vault>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(vault: Arc<Vault>, metrics: Arc<Metrics>, files: Vec<Wanted>) -> Self {
         let pause = vault.pause_before_start();
         if !pause.is_zero() {
             warn!(
@@ -64,6 +66,7 @@ impl Chains {
             not_revoked: Arc::default(),
             begins_at: Instant::now() + pause,
             by_path: BTreeMap::new(),
+            files,
             retiring: JoinSet::new(),
             handles: Arc::default(),
         }
@@ -91,13 +94,17 @@ impl Chains {
     /// session. A chain whose path stays goes on as it is.
     pub(super) fn follow(&mut self, routes: &[Wired]) {
         self.by_path.retain(|_, chain| !chain.stop.is_cancelled());
+        let files = self.files.clone();
         let mut by_path = BTreeMap::<&str, Vec<Wired>>::new();
+        for file in &files {
+            by_path.entry(&file.vault_path).or_default();
+        }
         for route in routes {
             by_path.entry(&route.config.vault_path).or_default().push(route.clone());
         }
         for (path, routes) in &by_path {
             match self.by_path.get_mut(*path) {
-                Some(chain) => chain.serve(routes),
+                Some(chain) => chain.serve(routes, &of_path(&files, path)),
                 None => self.begin(path, routes.clone()),
             }
         }
@@ -121,6 +128,11 @@ impl Chains {
         while self.retiring.try_join_next().is_some() {}
     }
 
+    /// The paths of files that are not optional.
+    pub(super) fn required(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().filter(|file| !file.optional).map(|file| file.vault_path.as_str())
+    }
+
     /// Where sessions of a route on this path get their credentials.
     pub(super) fn source(&self, vault_path: &str) -> Option<CredentialSource> {
         self.by_path.get(vault_path).map(|chain| chain.source.clone())
@@ -128,7 +140,8 @@ impl Chains {
 
     fn begin(&mut self, vault_path: &str, routes: Vec<Wired>) {
         let (publisher, source) = credential::channel();
-        let (upstreams, tried) = watch::channel(upstreams(&routes));
+        let upstreams = upstreams(&routes, &of_path(&self.files, vault_path));
+        let (upstreams, tried) = watch::channel(upstreams);
         let settings = ChainSettings { vault_path: vault_path.to_owned(), upstreams: tried };
         let (vault, metrics) = (Arc::clone(&self.vault), Arc::clone(&self.metrics));
         let chain = if config::is_static(vault_path) {
@@ -165,7 +178,7 @@ impl Chains {
 
 impl Running {
     /// Goes on for these routes.
-    fn serve(&mut self, routes: &[Wired]) {
+    fn serve(&mut self, routes: &[Wired], files: &[Wanted]) {
         if let Some(retirement) = self.retirement.take() {
             retirement.abort();
         }
@@ -178,23 +191,30 @@ impl Running {
         let is_same = routes.len() == self.routes.len()
             && routes.iter().zip(&self.routes).all(|(one, other)| same(one, other));
         if !is_same {
-            self.upstreams.send_replace(upstreams(routes));
+            self.upstreams.send_replace(upstreams(routes, files));
         }
         self.routes = routes.to_vec();
     }
 }
 
-/// Where the credentials of these routes' chain are tried.
+fn of_path(files: &[Wanted], vault_path: &str) -> Vec<Wanted> {
+    files.iter().filter(|file| file.vault_path == vault_path).cloned().collect()
+}
+
+/// Where the credentials of these routes' and files' chain are tried.
 ///
 /// Proven at the upstreams of those that are not optional, which the others must not hold up; of all where all are
-/// optional. What a revocation does is watched at one that wants to know, one that must work if there is one.
-fn upstreams(routes: &[Wired]) -> Upstreams {
-    let any_required = routes.iter().any(|route| !route.config.optional);
-    let provers = routes.iter().filter(|route| !(any_required && route.config.optional));
+/// optional; nowhere where only files want it that name none. What a revocation does is watched at one that wants to know, one that must work if there is one.
+fn upstreams(routes: &[Wired], files: &[Wanted]) -> Upstreams {
+    let of_routes = routes.iter().map(|route| (route.config.optional, Arc::new(route.probe())));
+    let of_files = files.iter().filter_map(|file| Some((file.optional, Arc::clone(file.probe.as_ref()?))));
+    let probes: Vec<_> = of_routes.chain(of_files).collect();
+    let any_required = probes.iter().any(|(optional, _)| !optional);
+    let provers = probes.into_iter().filter(|(optional, _)| !(any_required && *optional));
     let dependent = routes.iter().filter(|route| route.depends_on_revocation());
     let learner = dependent.min_by_key(|route| route.config.optional);
     Upstreams {
-        provers: provers.map(|route| Arc::new(route.probe())).collect(),
+        provers: provers.map(|(_, probe)| probe).collect(),
         learner: learner.map(|route| Arc::new(route.probe())),
     }
 }

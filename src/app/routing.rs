@@ -56,7 +56,8 @@ impl Routing {
     pub(super) fn follow(&mut self, routes: Vec<Wired>) {
         self.chains.follow(&routes);
         let required = routes.iter().filter(|route| !route.config.optional);
-        let awaited = required.filter_map(|route| self.chains.source(&route.config.vault_path));
+        let required = required.map(|route| route.config.vault_path.as_str());
+        let awaited = required.chain(self.chains.required()).filter_map(|path| self.chains.source(path));
         self.awaited.send_replace(awaited.collect());
         self.warm = routes.iter().map(|route| self.warm(route)).collect();
         self.routes = routes;

@@ -8,6 +8,7 @@ use super::fault::{Fault, Warning};
 use super::name::Name;
 use super::report::{Found, Recorder};
 use crate::config::{Config, ConfigErrors, Loaded, VaultConfig, grace_warning};
+use crate::file;
 use crate::session::auth::Auth;
 use crate::session::encryption::ClientTls;
 use crate::telemetry::{Causes, Metrics};
@@ -62,10 +63,13 @@ fn in_two(line: &str) -> (&str, &str) {
 }
 
 fn overview(config: &Config) -> String {
-    let Config { vault, routes, .. } = config;
-    let count = routes.len();
-    let routes = if count == 1 { "1 route".to_owned() } else { format!("{count} routes") };
-    format!("{routes}, Vault at {}", vault.address)
+    let Config { vault, routes, files, .. } = config;
+    let counted = |count: usize, word: &str| match count {
+        0 => String::new(),
+        1 => format!("1 {word}, "),
+        count => format!("{count} {word}s, "),
+    };
+    format!("{}{}Vault at {}", counted(routes.len(), "route"), counted(files.len(), "file"), vault.address)
 }
 
 /// What a start of the proxy reads before it serves.
@@ -86,6 +90,14 @@ fn files(config: Config) -> Found<Parts> {
     }
     if let Some(Err(error)) = config.listen.tls.as_ref().map(|files| ClientTls::load(files, &metrics)) {
         return fault(&error, "mend the files of listen.tls_cert_file and listen.tls_key_file");
+    }
+    for config in &config.files {
+        if let Err(error) = file::format(config) {
+            return fault(&error, "mend the template");
+        }
+        if let Some(Err(error)) = config.upstream.as_ref().map(Upstream::load) {
+            return fault(&error, &format!("mend the file, or file.upstream of {}", config.path.display()));
+        }
     }
     let mut targets = Vec::new();
     for route in &config.routes {

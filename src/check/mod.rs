@@ -151,7 +151,9 @@ impl Walk {
     async fn go(self) {
         let Self { config, vault, targets, throwaway, record } = self;
         pod::check(&config, &record).await;
-        let paths: BTreeSet<&str> = targets.iter().map(|target| target.route.vault_path.as_str()).collect();
+        let of_files = config.files.iter().map(|file| file.vault_path.as_str());
+        let of_routes = targets.iter().map(|target| target.route.vault_path.as_str());
+        let paths: BTreeSet<&str> = of_routes.chain(of_files).collect();
         let vault_paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let mut way = Way::new(vault, config.vault, vault_paths, record.clone());
         let is_reached = way.reach().await;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::credential::{Credential, DerivedKeys};
+use crate::credential::{Credential, DerivedKeys, Granted};
 use crate::ids::{GenerationId, LeaseId};
 use crate::lease::{LiveToken, Requests};
 use crate::vault::{Grant, Login, Operation, StaticCredential, TokenKind, Vault, VaultApi, VaultError};
@@ -109,6 +109,7 @@ impl Throwaway {
                 lease: Some(lease.id),
                 generation: GenerationId(1),
                 keys: DerivedKeys::default(),
+                granted: Granted::default(),
             };
             Ok(OwnCredential { credential: Arc::new(credential), grant: lease.grant })
         });
@@ -129,6 +130,7 @@ impl Throwaway {
             lease: None,
             generation: GenerationId(1),
             keys: DerivedKeys::default(),
+            granted: Granted::default(),
         };
         let grant = Grant { ttl: Some(ttl), renewable: false };
         Ok(OwnCredential { credential: Arc::new(credential), grant })

@@ -3,7 +3,7 @@
 
 use super::error::{ConfigError, ConfigErrors, Place};
 use super::keys::Reads;
-use super::settings::{self, FileSettings, Files, RouteTable, Setting};
+use super::settings::{self, FileSettings, Files, OneOf, Setting};
 use super::{Config, conninfo, keys, load};
 
 /// A setting that the proxy will be given by its variable.
@@ -31,8 +31,8 @@ pub(crate) fn judge(given: &[Given], has_file: bool) -> Result<Config, Vec<Fault
     let mut errors = Vec::new();
     let layer = given.iter().filter_map(setting).collect();
     let file = if has_file { stand_in() } else { FileSettings::default() };
-    let (settings, routes) = settings::merge(Reads::Proxy, file, [layer], &mut errors);
-    let config = load::config(&settings, &routes, Files::Elsewhere, &mut errors);
+    let merged = settings::merge(Reads::Proxy, file, [layer], &mut errors);
+    let config = load::config(&merged, Files::Elsewhere, &mut errors);
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(ConfigErrors::new(errors).into_iter().flat_map(faults).collect()),
@@ -50,7 +50,8 @@ fn stand_in() -> FileSettings {
     let written = |(key, value): &(&str, &str)| Some(Setting::from_text(keys::find(key)?, value, place()));
     let (of_route, others) =
         STAND_INS.iter().filter_map(written).partition(|setting| setting.key.is_of_route());
-    FileSettings { settings: others, routes: vec![RouteTable { place: place(), settings: of_route }] }
+    let routes = vec![OneOf { place: place(), settings: of_route }];
+    FileSettings { settings: others, routes, files: Vec::new() }
 }
 
 const STAND_INS: &[(&str, &str)] = &[

@@ -19,6 +19,8 @@ pub(crate) struct Environment {
     /// Vault's own, which rank below.
     pub(crate) vault: Layer,
     pub(crate) config_file: Option<String>,
+    /// `[[file]]` tables in TOML.
+    pub(crate) files: Option<String>,
 }
 
 /// Takes what is pglease's and what is Vault's from `variables`. An empty variable is none.
@@ -50,7 +52,9 @@ fn read_one(environment: &mut Environment, name: &str, value: &str, errors: &mut
         environment.vault.push(Setting::from_text(key, value, place()));
     } else if name == CONFIG_FILE {
         environment.config_file = Some(value.to_owned());
-    } else if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
+    } else if name == FILES {
+        environment.files = Some(value.to_owned());
+    } else if let Some(key) = keys_with_variables().find(|key| key.variable() == name) {
         environment.settings.push(Setting::from_text(key, value, place()));
     } else {
         errors.push(ConfigError::UnknownVariable { variable: name.to_owned(), nearest: nearest(name) });
@@ -91,15 +95,22 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || name.match_indices(SERVICE_PORT).any(is_of_port)
 }
 
+fn keys_with_variables() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| !key.is_of_file())
+}
+
 fn nearest(name: &str) -> Option<String> {
     let bare = name.strip_prefix(VARIABLE_PREFIX)?;
-    let known: Vec<String> = KEYS.iter().map(Key::variable).chain([CONFIG_FILE.to_owned()]).collect();
+    let others = [CONFIG_FILE.to_owned(), FILES.to_owned()];
+    let known: Vec<String> = keys_with_variables().map(Key::variable).chain(others).collect();
     let known = known.iter().filter_map(|known| known.strip_prefix(VARIABLE_PREFIX));
     keys::nearest(bare, known).map(|bare| format!("{VARIABLE_PREFIX}{bare}"))
 }
 
 /// Names the file.
 pub(crate) const CONFIG_FILE: &str = "PGLEASE_CONFIG_FILE";
+/// Holds `[[file]]` tables, for those who can give a container variables and no file.
+pub(crate) const FILES: &str = "PGLEASE_FILES";
 /// Of the project's own tests, whose children inherit them.
 const TESTS_PREFIX: &str = "PGLEASE_TEST_";
 
@@ -141,7 +152,7 @@ mod tests {
         ] {
             assert!(is_service_link(name, value), "{name}");
         }
-        for key in KEYS {
+        for key in keys_with_variables() {
             assert!(!is_service_link(&key.variable(), "tcp://10.0.0.7:443"), "{}", key.name);
         }
         assert!(!is_service_link("PGLEASE_HTTP_PORT", "9632"));

@@ -50,14 +50,14 @@ pub(crate) enum ConfigError {
     VariableNotUtf8 { variable: String },
     #[error("{place}: not TOML: {message}")]
     Syntax { place: Place, message: String },
-    #[error("{key}: not set{}; {}", in_parentheses(route.as_ref()), how_to_set(key))]
-    Missing { key: &'static str, route: Option<Place> },
+    #[error("{key}: not set{}; {}", in_parentheses(table.as_ref()), how_to_set(key))]
+    Missing { key: &'static str, table: Option<Place> },
     #[error("{written}: {problem}")]
     Value { written: Written, problem: Problem },
     #[error(
         "route: none given; set --upstream, --vault-path and --vault-login-role (PGLEASE_UPSTREAM, \
-         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] into the file of --config-file \
-         (PGLEASE_CONFIG_FILE)"
+         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] or [[file]] into the file of \
+         --config-file (PGLEASE_CONFIG_FILE)"
     )]
     NoRoute,
     #[error(
@@ -77,12 +77,12 @@ impl ConfigError {
         match self {
             Self::UnknownKey { place, .. }
             | Self::Syntax { place, .. }
-            | Self::Missing { route: Some(place), .. }
+            | Self::Missing { table: Some(place), .. }
             | Self::Value { written: Written { place, .. }, .. }
             | Self::RouteShadowed { place, .. } => Some(place),
             Self::UnknownVariable { .. }
             | Self::VariableNotUtf8 { .. }
-            | Self::Missing { route: None, .. }
+            | Self::Missing { table: None, .. }
             | Self::NoRoute => None,
         }
     }
@@ -101,8 +101,10 @@ pub(crate) enum Problem {
     WrongType { found: &'static str, expected: &'static str, example: &'static str },
     #[error("not a table; write [{table}]")]
     NotATable { table: String },
-    #[error("not an array of tables; write [[route]]")]
-    NotRoutes,
+    #[error("not an array of tables; write [[{table}]]")]
+    NotTables { table: &'static str },
+    #[error("not in a [[file]]; this variable has those only")]
+    NotAFileTable,
     #[error(
         "the file has {routes} routes, and this may be meant for any of them; write it into its [[route]]"
     )]
@@ -243,6 +245,45 @@ pub(crate) enum Problem {
     #[error("plain HTTP, and the login method \"cert\" is a certificate of TLS; use https://")]
     CertWithoutTls,
 
+    #[error("a relative path; begin it with /, as who reads the file may have another working directory")]
+    NotAbsolute,
+    #[error("no name of a file; end it with one")]
+    NoFileName,
+    #[error(
+        "the directory {directory:?} {reason}; name a file in one that pglease may write to, like a memory-backed volume"
+    )]
+    NoDirectoryFor { directory: String, reason: String },
+    #[error("a link; name what it leads to, as the link would be replaced and not that")]
+    IsALink,
+    #[error("a directory; name a file in it")]
+    IsADirectory,
+    #[error("there and not a regular file; remove it, or name another")]
+    IsSpecial,
+    #[error("also the path of the [[file]] at {other}; give each its own")]
+    SamePath { other: Place },
+    #[error("only of use with format = {format:?}; remove it, or change format")]
+    OfAnotherFormat { format: &'static str },
+    #[error("needs template or template_file; write one of them")]
+    NoTemplate,
+    #[error("{other} is there as well; remove one of them")]
+    OneOfTwo { other: Written },
+    #[error("tells of a PostgreSQL, and none is known: {routes} routes have this vault_path; write upstream")]
+    NoUpstream { routes: usize },
+    #[error(
+        "tells of a database, and none is named; write upstream with one, like \"postgresql://db.example.com:5432/app\""
+    )]
+    NoDatabase,
+    #[error("no name of a process; write it as ps -o comm prints it, like \"java\"")]
+    NotAProcess,
+    #[error("nothing to take time; remove it, or write url or command")]
+    NothingToTime,
+    #[error(
+        "does not lead to loopback; write it like \"http://127.0.0.1:8080/reload\", as whoever else hears of it need not"
+    )]
+    NotLoopbackUrl,
+    #[error("names no program; write it like [\"/usr/bin/reload\", \"--quietly\"]")]
+    NoProgram,
+
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("{keyword} {path:?}: {problem}")]
@@ -351,6 +392,9 @@ fn any_of(words: &[&str]) -> String {
 fn how_to_set(name: &str) -> String {
     let Some(key) = keys::find(name) else { return String::new() };
     let (table, leaf) = key.table_and_leaf();
+    if key.is_of_file() {
+        return format!("write {leaf} into the [[{table}]]");
+    }
     let table = if key.is_of_route() { format!("[[{table}]]") } else { format!("[{table}]") };
     format!("set --{} or {}, or {leaf} in the file's {table}", key.flag(), key.variable())
 }

@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
 use super::error::{ConfigError, Place, Problem, Written, quoted, shown};
-use super::keys::{self, Key, Kind, ROUTE_TABLE};
-use super::settings::{FileSettings, RouteTable, Setting};
+use super::keys::{self, FILE_TABLE, Key, Kind, ON_CHANGE_TABLE, ROUTE_TABLE};
+use super::settings::{FileSettings, OneOf, Setting};
 use super::value;
 
 /// What a file holds, or why that is of no use.
@@ -90,6 +90,17 @@ fn text(bytes: Vec<u8>) -> Result<String, Problem> {
     String::from_utf8(bytes).map_err(|_| Problem::FileNotUtf8)
 }
 
+/// Judges the `[[file]]` tables in the variable `name`, which has no others.
+pub(crate) fn parse_files(name: &str, text: &str, errors: &mut Vec<ConfigError>) -> Vec<OneOf> {
+    let Some(FileSettings { settings, routes, files }) = parse(name, text, errors) else { return Vec::new() };
+    let others = settings.iter().map(|setting| (setting.key.name, &setting.place));
+    for (key, place) in others.chain(routes.iter().map(|route| (ROUTE_TABLE, &route.place))) {
+        let written = Written { key: key.to_owned(), value: "…".to_owned(), place: place.clone() };
+        errors.push(ConfigError::Value { written, problem: Problem::NotAFileTable });
+    }
+    files
+}
+
 /// Judges the text of a file called `path`.
 pub(crate) fn parse(path: &str, text: &str, errors: &mut Vec<ConfigError>) -> Option<FileSettings> {
     let mut walk = Walk { path, text, errors, file: FileSettings::default() };
@@ -123,8 +134,8 @@ impl Walk<'_> {
             let value = value.get_ref();
             if key.get_ref().contains('.') {
                 self.unknown(name, place);
-            } else if name == ROUTE_TABLE {
-                self.routes(value, place);
+            } else if let Some(array) = [ROUTE_TABLE, FILE_TABLE].into_iter().find(|array| *array == name) {
+                self.array(array, value, place);
             } else if !keys::is_table(&name) {
                 let setting = self.setting(name, value, place);
                 self.file.settings.extend(setting);
@@ -137,29 +148,41 @@ impl Walk<'_> {
         }
     }
 
-    fn routes(&mut self, routes: &DeValue<'_>, place: Place) {
-        let DeValue::Array(tables) = routes else {
-            let value = rendered(None, routes);
-            return self.refuse(ROUTE_TABLE.to_owned(), value, place, Problem::NotRoutes);
+    /// The tables of the array `name`.
+    fn array(&mut self, name: &'static str, tables: &DeValue<'_>, place: Place) {
+        let DeValue::Array(tables) = tables else {
+            let value = rendered(None, tables);
+            return self.refuse(name.to_owned(), value, place, Problem::NotTables { table: name });
         };
         for item in tables {
             let place = self.place(&item.span());
             if let DeValue::Table(table) = item.get_ref() {
-                self.route(table, place);
+                let mut settings = Vec::new();
+                self.one_of(name, table, &mut settings);
+                let one = OneOf { place, settings };
+                (if name == FILE_TABLE { &mut self.file.files } else { &mut self.file.routes }).push(one);
             } else {
                 let value = rendered(None, item.get_ref());
-                self.refuse(ROUTE_TABLE.to_owned(), value, place, Problem::NotRoutes);
+                self.refuse(name.to_owned(), value, place, Problem::NotTables { table: name });
             }
         }
     }
 
-    fn route(&mut self, table: &DeTable<'_>, place: Place) {
-        let mut settings = Vec::new();
+    /// The keys of one table of an array.
+    fn one_of(&mut self, name: &str, table: &DeTable<'_>, settings: &mut Vec<Setting>) {
         for (key, value) in table {
             let place = self.place(&key.span());
-            settings.extend(self.setting(join(ROUTE_TABLE, key.get_ref()), value.get_ref(), place));
+            match (join(name, key.get_ref()), value.get_ref()) {
+                (inner, DeValue::Table(table)) if inner == ON_CHANGE_TABLE => {
+                    self.one_of(&inner, table, settings);
+                }
+                (inner, value) if inner == ON_CHANGE_TABLE => {
+                    let problem = Problem::NotATable { table: inner.clone() };
+                    self.refuse(inner, rendered(None, value), place, problem);
+                }
+                (key, value) => settings.extend(self.setting(key, value, place)),
+            }
         }
-        self.file.routes.push(RouteTable { place, settings });
     }
 
     /// What is written for one key, if there is such a key and it may be written so.

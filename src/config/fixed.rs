@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::keys::{KEYS, Reads};
-use super::settings::Settings;
+use super::keys::{FILE_TABLE, KEYS, Key, ROUTE_TABLE, Reads};
+use super::settings::Merged;
 use super::{AdminConfig, AuthConfig, Config, DrainConfig, ListenConfig, LogConfig};
 
 /// The values, as written or by default, of the keys that cannot change while the process runs. What is written is
@@ -12,10 +12,25 @@ use super::{AdminConfig, AuthConfig, Config, DrainConfig, ListenConfig, LogConfi
 pub(crate) struct Fixed(BTreeMap<&'static str, Vec<String>>);
 
 impl Fixed {
-    pub(super) fn of(settings: &Settings, command: Reads) -> Self {
+    pub(super) fn of(merged: &Merged, command: Reads) -> Self {
+        let is_of_table = |key: &Key| key.is_of_route() || key.is_of_file();
         let keys =
-            KEYS.iter().filter(|key| key.is_read_by(command) && !key.is_of_route() && !key.may_change());
-        Self(keys.map(|key| (key.name, settings.items(key))).collect())
+            KEYS.iter().filter(|key| key.is_read_by(command) && !is_of_table(key) && !key.may_change());
+        let mut fixed = Self(keys.map(|key| (key.name, merged.settings.items(key))).collect());
+        if command == Reads::Proxy {
+            let files = merged.files.iter().enumerate();
+            let of_files = files.flat_map(|(index, file)| {
+                KEYS.iter()
+                    .filter(|key| key.is_of_file())
+                    .map(move |key| format!("{index} {}: {:?}", key.name, file.items(key)))
+            });
+            fixed.0.insert(FILE_TABLE, of_files.collect());
+            // Without one nothing is listened to.
+            fixed
+                .0
+                .insert(ROUTE_TABLE, merged.routes.first().map(|_| "some".to_owned()).into_iter().collect());
+        }
+        fixed
     }
 
     /// The keys whose values in `now` are others than these, by name.
@@ -37,7 +52,8 @@ impl Config {
                 auth,
                 ..new.listen
             },
-            routes: new.routes,
+            routes: if self.routes.is_empty() { Vec::new() } else { new.routes },
+            files: self.files.clone(),
             drain: DrainConfig { strict_exit: self.drain.strict_exit, ..new.drain },
             http: self.http,
             admin: AdminConfig { control: new.admin.control, ..self.admin },

@@ -23,7 +23,7 @@ fn flags_of(command: Reads) -> Vec<Arg> {
         .long("config-file")
         .value_name("PATH")
         .help(format!("TOML file with settings [env: {}]", env::CONFIG_FILE));
-    let keys = KEYS.iter().filter(|key| key.is_read_by(command));
+    let keys = KEYS.iter().filter(|key| key.is_read_by(command) && !key.is_of_file());
     [file].into_iter().chain(keys.map(flag)).collect()
 }
 

@@ -40,8 +40,8 @@ pub(crate) fn fuzz_file(text: &str) {
     let mut errors = Vec::new();
     let read = file::parse("pglease.toml", text, &mut errors);
     if let Some(file) = read {
-        let (settings, routes) = settings::merge(super::keys::Reads::Proxy, file, [], &mut errors);
-        let config = load::config(&settings, &routes, Files::Here, &mut errors);
+        let merged = settings::merge(super::keys::Reads::Proxy, file, [], &mut errors);
+        let config = load::config(&merged, Files::Here, &mut errors);
         assert!(config.is_some() || !errors.is_empty(), "refused without a word");
     } else {
         assert!(!errors.is_empty(), "refused without a word");

@@ -11,11 +11,11 @@ use super::error::{ConfigError, ConfigErrors, Place, Problem};
 use super::file::{Content, Print};
 use super::fixed::Fixed;
 use super::keys::Reads;
-use super::settings::{self, FileSettings, Files, Reader, Settings};
+use super::settings::{self, FileSettings, Files, Merged, Reader};
 use super::{
     AdminConfig, Config, DEFAULT_PORT, DrainConfig, HttpConfig, InjectorConfig, ListenAddress, ListenConfig,
-    LogConfig, LogFormat, PodConfig, ServerCert, Sources, SslMode, UnixSocket, auth, env, file, flags,
-    injector, routes, value, vault,
+    LogConfig, LogFormat, PodConfig, ServerCert, Sources, SslMode, UnixSocket, auth, credential_files, env,
+    file, flags, injector, routes, value, vault,
 };
 
 /// Settings that hold, and what an operator should know about them.
@@ -48,9 +48,7 @@ pub(crate) fn load(
 
 /// The same with this in the file, whatever it holds by now.
 pub(super) fn load_with(sources: &Sources, content: Option<&Content>) -> Result<Loaded, ConfigErrors> {
-    let config = |settings: &Settings, routes: &[Settings], errors: &mut Vec<_>| {
-        config(settings, routes, Files::Here, errors)
-    };
+    let config = |merged: &Merged, errors: &mut Vec<_>| config(merged, Files::Here, errors);
     let loaded = load_all(Reads::Proxy, sources, content, config)?;
     Ok(Loaded { warnings: warnings(&loaded.config), ..loaded })
 }
@@ -79,9 +77,8 @@ fn load_part<T>(
     part: impl FnOnce(&mut Reader<'_>) -> Option<T>,
 ) -> Result<T, ConfigErrors> {
     let sources = Sources::new(matches, variables);
-    let read = |settings: &Settings, _: &[Settings], errors: &mut Vec<_>| {
-        part(&mut Reader::new(settings, errors, Files::Here))
-    };
+    let read =
+        |merged: &Merged, errors: &mut Vec<_>| part(&mut Reader::new(&merged.settings, errors, Files::Here));
     load_all(Reads::Proxy, &sources, sources.read().as_ref(), read).map(|loaded| loaded.config)
 }
 
@@ -98,8 +95,8 @@ pub(super) fn load_injector_with(
     sources: &Sources,
     content: Option<&Content>,
 ) -> Result<Loaded<InjectorConfig>, ConfigErrors> {
-    let read = |settings: &Settings, _: &[Settings], errors: &mut Vec<_>| {
-        injector::read(&mut Reader::new(settings, errors, Files::Here))
+    let read = |merged: &Merged, errors: &mut Vec<_>| {
+        injector::read(&mut Reader::new(&merged.settings, errors, Files::Here))
     };
     load_all(Reads::Injector, sources, content, read)
 }
@@ -109,14 +106,12 @@ fn load_all<C>(
     command: Reads,
     sources: &Sources,
     content: Option<&Content>,
-    make: impl FnOnce(&Settings, &[Settings], &mut Vec<ConfigError>) -> Option<C>,
+    make: impl FnOnce(&Merged, &mut Vec<ConfigError>) -> Option<C>,
 ) -> Result<Loaded<C>, ConfigErrors> {
     let mut errors = Vec::new();
     let print = content.map(|content| content.print().clone());
     let read = read(command, sources, content, &mut errors);
-    let made = read.and_then(|(settings, routes)| {
-        Some((make(&settings, &routes, &mut errors)?, Fixed::of(&settings, command)))
-    });
+    let made = read.and_then(|merged| Some((make(&merged, &mut errors)?, Fixed::of(&merged, command))));
     match made {
         Some((config, fixed)) if errors.is_empty() => {
             let origin = Origin { sources: sources.clone(), print, fixed };
@@ -126,14 +121,14 @@ fn load_all<C>(
     }
 }
 
-/// The three ways laid over each other: what is not a route's, and the routes. `None` where the file cannot be read:
+/// The three ways laid over each other. `None` where the file cannot be read:
 /// all that stands in it would be called missing.
 fn read(
     command: Reads,
     sources: &Sources,
     content: Option<&Content>,
     errors: &mut Vec<ConfigError>,
-) -> Option<(Settings, Vec<Settings>)> {
+) -> Option<Merged> {
     let given = flags::read(sources.matches());
     let environment = env::read(sources.variables().to_vec(), errors);
     let named = match (given.config_file, environment.config_file) {
@@ -145,17 +140,15 @@ fn read(
         Some(((path, place), content)) => file::judge(&path, place, content, errors),
         None => Some(FileSettings::default()),
     };
+    let more_files = environment.files.map(|text| file::parse_files(env::FILES, &text, errors));
     let layers = [environment.vault, environment.settings, given.settings];
-    Some(settings::merge(command, file?, layers, errors))
+    let mut file = file?;
+    file.files.extend(more_files.unwrap_or_default());
+    Some(settings::merge(command, file, layers, errors))
 }
 
-pub(super) fn config(
-    settings: &Settings,
-    routes: &[Settings],
-    files: Files,
-    errors: &mut Vec<ConfigError>,
-) -> Option<Config> {
-    let mut reader = Reader::new(settings, errors, files);
+pub(super) fn config(merged: &Merged, on: Files, errors: &mut Vec<ConfigError>) -> Option<Config> {
+    let mut reader = Reader::new(&merged.settings, errors, on);
     let vault = vault::read(&mut reader);
     let listen = listen(&mut reader);
     let drain = drain(&mut reader);
@@ -166,14 +159,16 @@ pub(super) fn config(
     }
     let log = log(&mut reader);
     let pod = pod(&mut reader);
-    if routes.is_empty() {
+    if merged.routes.is_empty() && merged.files.is_empty() {
         errors.push(ConfigError::NoRoute);
     }
-    let routes = routes::read(routes, files, errors);
+    let routes = routes::read(&merged.routes, on, errors);
+    let files = credential_files::read(&merged.files, &merged.routes, on, errors);
     Some(Config {
         vault: vault?,
         listen: listen?,
         routes,
+        files,
         drain: drain?,
         http: http?,
         admin: admin?,
@@ -377,6 +372,7 @@ fn pod(reader: &mut Reader<'_>) -> PodConfig {
 /// What the settings give up, once for each upstream.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = auth::warnings(&config.listen);
+    warnings.extend(credential_files::warnings(&config.files));
     warnings.extend(grace_warning(config));
     if !vault::is_private(&config.vault.address) {
         warnings.push(format!(
@@ -391,7 +387,8 @@ fn warnings(config: &Config) -> Vec<String> {
             config.vault.address
         ));
     }
-    for upstream in config.routes.iter().map(|route| &route.upstream) {
+    let of_files = config.files.iter().filter_map(|file| file.upstream.as_ref());
+    for upstream in config.routes.iter().map(|route| &route.upstream).chain(of_files) {
         let warning = match upstream.ssl_mode {
             SslMode::VerifyFull | SslMode::VerifyCa => continue,
             SslMode::Disable | SslMode::Require if !upstream.has_network() => continue,

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use url::Url;
+
 pub(crate) use {
     certificate::{CertificateConfig, certificate_flags, load_certificate},
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
@@ -44,6 +46,7 @@ pub(crate) use {
 mod auth;
 mod certificate;
 mod conninfo;
+mod credential_files;
 mod elsewhere;
 mod env;
 mod error;
@@ -76,8 +79,9 @@ mod fuzz;
 pub(crate) struct Config {
     pub(crate) vault: VaultConfig,
     pub(crate) listen: ListenConfig,
-    /// At least one; the first that matches serves.
+    /// The first that matches serves. Without one nothing is listened to, and there is a file.
     pub(crate) routes: Vec<RouteConfig>,
+    pub(crate) files: Vec<FileConfig>,
     pub(crate) drain: DrainConfig,
     pub(crate) http: HttpConfig,
     pub(crate) admin: AdminConfig,
@@ -251,6 +255,95 @@ pub(crate) struct RouteConfig {
     pub(crate) warm: usize,
     /// `/startup` and `/readyz` do not wait for it.
     pub(crate) optional: bool,
+}
+
+/// A file with a credential in it, for a program that cannot go through pglease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileConfig {
+    /// Absolute, in a directory that can be written to.
+    pub(crate) path: PathBuf,
+    /// As in a route; the same path has the same chain.
+    pub(crate) vault_path: String,
+    pub(crate) format: FormatConfig,
+    /// Of the file.
+    pub(crate) mode: u32,
+    /// Where its credential is proven beside the routes.
+    pub(crate) upstream: Option<UpstreamConfig>,
+    /// What the format tells of the server, where that is known; there, where the format needs it.
+    pub(crate) target: Option<TargetConfig>,
+    /// How long a credential is kept alive once the file has the next; `None`: to its end.
+    pub(crate) keep: Option<Duration>,
+    pub(crate) on_change: OnChange,
+    /// `/startup` and `/readyz` do not wait for it.
+    pub(crate) optional: bool,
+}
+
+/// What a file looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FormatConfig {
+    UsernamePassword,
+    Json,
+    Env,
+    Pgpass,
+    PgService,
+    Uri,
+    Properties,
+    Template(TemplateSource),
+}
+
+/// Where the text of a template is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TemplateSource {
+    Inline(String),
+    File(PathBuf),
+}
+
+/// A PostgreSQL as a connection string names it, for those who connect by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TargetConfig {
+    /// At least one; of a Unix socket its directory.
+    pub(crate) hosts: Vec<(String, u16)>,
+    /// Empty where none is named.
+    pub(crate) database: String,
+    /// All other keywords of libpq that were written, `sslmode` first.
+    pub(crate) options: Vec<(String, String)>,
+    /// The section of `pg_service`.
+    pub(crate) service: String,
+}
+
+/// How the reader of a file is told that it has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnChange {
+    /// Not at all: it looks, or reads when it is refused.
+    #[default]
+    Nothing,
+    Signal {
+        signal: FileSignal,
+        /// Of the process.
+        name: String,
+    },
+    /// An empty POST.
+    Http {
+        url: Url,
+        timeout: Duration,
+    },
+    Command {
+        program: String,
+        arguments: Vec<String>,
+        timeout: Duration,
+    },
+}
+
+/// A signal that a program may take as a reason to read its files again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSignal {
+    Hangup,
+    Interrupt,
+    Quit,
+    User1,
+    User2,
+    Terminate,
+    WindowChange,
 }
 
 /// What becomes of open sessions when their lease ends for good.

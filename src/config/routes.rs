@@ -14,7 +14,7 @@ pub(crate) fn read(routes: &[Settings], files: Files, errors: &mut Vec<ConfigErr
     let mut clients: Vec<Clients> = Vec::with_capacity(routes.len());
     for settings in routes {
         let mut reader = Reader::new(settings, errors, files);
-        let own = Clients::read(&mut reader, settings.route.clone());
+        let own = Clients::read(&mut reader, settings.table.clone());
         read.extend(own.as_ref().and_then(|own| route(&mut reader, own)));
         let Some(own) = own else { continue };
         if let Some(error) = clients.iter().find_map(|earlier| earlier.shadow(&own)) {
@@ -91,11 +91,16 @@ fn may_become_unfit(wanted: TargetSessionAttrs) -> bool {
 
 fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
     let text = reader.value("route.upstream", value::text)?;
-    let upstream = match upstream::parse(&text) {
+    upstream_of(reader, "route.upstream", &text)
+}
+
+/// What is written for the key `name`, with the files that it names.
+pub(super) fn upstream_of(reader: &mut Reader<'_>, name: &'static str, text: &str) -> Option<UpstreamConfig> {
+    let upstream = match upstream::parse(text) {
         Ok(upstream) => upstream,
         Err(errors) => {
             for error in errors {
-                reader.fault("route.upstream", error.into());
+                reader.fault(name, error.into());
             }
             return None;
         }
@@ -105,7 +110,7 @@ fn upstream(reader: &mut Reader<'_>) -> Option<UpstreamConfig> {
         let path = path.to_string_lossy().into_owned();
         if let Err(problem) = reader.check(check)(&path) {
             let problem = Box::new(problem);
-            reader.fault("route.upstream", Problem::UpstreamFile { keyword, path, problem });
+            reader.fault(name, Problem::UpstreamFile { keyword, path, problem });
             is_usable = false;
         }
     }

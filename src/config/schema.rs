@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{self, Built, KEYS, Key, Kind, Preset, ROUTE_TABLE};
+use super::keys::{self, Built, FILE_TABLE, KEYS, Key, Kind, Preset, ROUTE_TABLE};
 
 /// The schema, in draft 2020-12.
 pub(crate) fn schema() -> Value {
@@ -25,7 +25,9 @@ fn table(name: &str) -> Value {
     for inner in keys::tables_of(name) {
         let leaf = inner.rsplit_once('.').map_or(inner, |(_, leaf)| leaf);
         let of_inner = match table(inner) {
-            routes if inner == ROUTE_TABLE => json!({ "type": "array", "items": routes }),
+            tables if [ROUTE_TABLE, FILE_TABLE].contains(&inner) => {
+                json!({ "type": "array", "items": tables })
+            }
             other => other,
         };
         properties.insert(leaf.to_owned(), of_inner);
@@ -101,7 +103,10 @@ mod tests {
 
     /// What stands for the key in the schema.
     fn of<'a>(schema: &'a Value, name: &str) -> &'a Value {
-        let path = name.replace("route.", "route/items.").replace('.', "/properties/");
+        let path = name
+            .replace("route.", "route/items.")
+            .replace("file.", "file/items.")
+            .replace('.', "/properties/");
         let path = format!("/properties/{path}");
         schema.pointer(&path).unwrap_or_else(|| panic!("{path}"))
     }

@@ -57,12 +57,13 @@ pub(crate) type Layer = Vec<Setting>;
 #[derive(Debug, Default)]
 pub(crate) struct FileSettings {
     pub(crate) settings: Layer,
-    pub(crate) routes: Vec<RouteTable>,
+    pub(crate) routes: Vec<OneOf>,
+    pub(crate) files: Vec<OneOf>,
 }
 
-/// One `[[route]]`.
+/// One `[[route]]` or `[[file]]`.
 #[derive(Debug)]
-pub(crate) struct RouteTable {
+pub(crate) struct OneOf {
     pub(crate) place: Place,
     pub(crate) settings: Layer,
 }
@@ -71,11 +72,25 @@ pub(crate) struct RouteTable {
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     by_key: BTreeMap<&'static str, Setting>,
-    /// Of the `[[route]]`, where these are one's.
-    pub(crate) route: Option<Place>,
+    /// Of the `[[route]]` or `[[file]]`, where these are one's.
+    pub(crate) table: Option<Place>,
+}
+
+/// What holds of all that was written.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// What is neither a route's nor a file's.
+    pub(crate) settings: Settings,
+    pub(crate) routes: Vec<Settings>,
+    pub(crate) files: Vec<Settings>,
 }
 
 impl Settings {
+    /// What is written for a key that is no list.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.by_key.get(name).map(Setting::text)
+    }
+
     /// What is written for a key, or its default, without what is nothing.
     pub(crate) fn items(&self, key: &Key) -> Vec<String> {
         let written = self.by_key.get(key.name).map(|setting| setting.items.clone());
@@ -96,7 +111,7 @@ pub(crate) fn merge(
     file: FileSettings,
     above: impl IntoIterator<Item = Layer>,
     errors: &mut Vec<ConfigError>,
-) -> (Settings, Vec<Settings>) {
+) -> Merged {
     let mut settings = Settings::default();
     let mut outside = Settings::default();
     let is_read = |setting: &Setting| setting.key.is_read_by(command);
@@ -123,13 +138,13 @@ pub(crate) fn merge(
             );
         }
     }
-    (settings, routes)
+    Merged { settings, routes, files: file.files.into_iter().map(of_table).collect() }
 }
 
-fn of_table(table: RouteTable) -> Settings {
-    let mut route = Settings { route: Some(table.place), ..Settings::default() };
-    route.lay(table.settings);
-    route
+fn of_table(table: OneOf) -> Settings {
+    let mut one = Settings { table: Some(table.place), ..Settings::default() };
+    one.lay(table.settings);
+    one
 }
 
 /// What says whether a file is of use.
@@ -254,7 +269,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn missing<T>(&mut self, name: &'static str) -> Option<T> {
         // What is written wrongly in the file did not get here, and is not missing.
         if !self.errors.iter().any(|error| error.is_about(name)) {
-            self.errors.push(ConfigError::Missing { key: name, route: self.settings.route.clone() });
+            self.errors.push(ConfigError::Missing { key: name, table: self.settings.table.clone() });
         }
         None
     }
@@ -275,8 +290,10 @@ impl<'a> Reader<'a> {
 
     /// Whether somebody asked for something with it: for other than nothing, and than what holds anyway.
     pub(crate) fn is_given(&self, name: &str) -> bool {
-        let text = self.settings.by_key.get(name).map(Setting::text);
-        text.is_some_and(|text| !text.is_empty() && keys::find(name).and_then(preset) != Some(text))
+        let Some(setting) = self.settings.by_key.get(name) else { return false };
+        let text = setting.text();
+        let is_preset = || keys::find(name).and_then(preset) == Some(text);
+        setting.items.len() > 1 || !text.is_empty() && !is_preset()
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use zeroize::Zeroizing;
 
 use super::error::Problem;
@@ -172,6 +173,36 @@ pub(crate) fn directory(path: &str) -> Result<PathBuf, Problem> {
     }
     std::fs::read_dir(&path).map_err(unreadable)?;
     Ok(path)
+}
+
+/// Text of several lines, of which a tab may be part.
+pub(crate) fn lines(text: &str) -> Result<String, Problem> {
+    let is_strange = |character: char| character.is_control() && !matches!(character, '\n' | '\r' | '\t');
+    if text.chars().any(is_strange) { Err(Problem::ControlCharacter) } else { Ok(text.to_owned()) }
+}
+
+/// Path of a file that can be made, or made anew, by moving another there.
+pub(crate) fn replaceable_file(path: &str) -> Result<PathBuf, Problem> {
+    let path = PathBuf::from(text(path)?);
+    let Some(directory) = path.parent().filter(|_| path.is_absolute()) else { return Ok(path) };
+    let no_directory =
+        |reason: String| Problem::NoDirectoryFor { directory: directory.display().to_string(), reason };
+    match std::fs::metadata(directory) {
+        Ok(metadata) if !metadata.is_dir() => return Err(no_directory("is none".to_owned())),
+        Ok(_) => {}
+        Err(error) => return Err(no_directory(format!("cannot be used: {error}"))),
+    }
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    accessat(CWD, directory, wanted, AtFlags::EACCESS)
+        .map_err(|error| no_directory(format!("cannot be written to: {}", std::io::Error::from(error))))?;
+    match std::fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_symlink() => Err(Problem::IsALink),
+        Ok(metadata) if metadata.is_dir() => Err(Problem::IsADirectory),
+        Ok(metadata) if !metadata.is_file() => Err(Problem::IsSpecial),
+        Ok(_) => Ok(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path),
+        Err(error) => Err(unreadable(error)),
+    }
 }
 
 /// Permissions in octal, as chmod(1) takes them.

@@ -156,8 +156,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     /// Ends the sessions on all generations before `id`. Each is revoked when the last of its sessions has let go.
     fn close_older_than(&mut self, id: GenerationId) {
         for generation in self.generations.range_mut(..id).map(|(_, generation)| generation) {
-            let sessions = generation.count_holds();
-            if sessions > 0 {
+            if generation.count_holds() > 0 {
+                let sessions = generation.sessions();
                 generation.announce_revocation(Revocation::ByOperator);
                 warn!(
                     event = "lease.closed",

@@ -15,7 +15,7 @@ use super::term::Term;
 use super::token::LiveToken;
 use super::warnings::Losses;
 use super::{Causes, Chain, Prove, count, schedule, whole_seconds};
-use crate::credential::{Credential, DerivedKeys};
+use crate::credential::{Credential, DerivedKeys, Granted};
 use crate::ids::GenerationId;
 use crate::telemetry::RotationLabels;
 use crate::vault::{Answer, Grant, Lease, Login, Token, TokenKind, VaultApi, VaultError};
@@ -333,6 +333,10 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
             lease: Some(lease.id.clone()),
             generation: id,
             keys: DerivedKeys::default(),
+            granted: Granted {
+                duration: lease.grant.ttl.unwrap_or_default(),
+                renewable: lease.grant.renewable,
+            },
         };
         let proof = Proof::new(self.upstreams.provers().len(), now.boot);
         self.generations.insert(id, Generation::new(credential, lease.id, draft.token, keeper, proof));

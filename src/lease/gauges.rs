@@ -16,7 +16,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn update_gauges(&mut self) {
         let (mut current, mut superseded, mut outlived) = (0, 0, 0);
         for generation in self.generations.values_mut() {
-            let holds = generation.count_holds();
+            generation.count_holds();
+            let holds = generation.sessions();
             *(if generation.is_current() { &mut current } else { &mut superseded }) += holds;
             if matches!(generation.state(), LeaseState::Ended { .. }) {
                 outlived += holds;

@@ -125,7 +125,17 @@ impl Generation {
         self.apply(LeaseEvent::Promoted);
     }
 
-    /// Counts the sessions that hold it.
+    /// How many sessions hold it.
+    pub(super) fn sessions(&self) -> usize {
+        self.issued.as_ref().map(Issued::sessions).unwrap_or_default()
+    }
+
+    /// How many files hold it.
+    pub(super) fn files(&self) -> usize {
+        self.issued.as_ref().map(Issued::files).unwrap_or_default()
+    }
+
+    /// Counts those who hold it.
     pub(super) fn count_holds(&mut self) -> usize {
         if let Some(issued) = &self.issued {
             let holds = *issued.holds().borrow();

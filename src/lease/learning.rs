@@ -259,6 +259,7 @@ impl<V: VaultApi, P: Prove> Trial<V, P> {
             lease: Some(lease.id),
             generation: self.generation,
             keys: DerivedKeys::default(),
+            granted: crate::credential::Granted::default(),
         };
         let witness = self.stop.run_until_cancelled(self.open(&credential)).await;
         let revoked = self.revoke(token, Ok(&id)).await;

@@ -35,7 +35,8 @@ impl<V: VaultApi, P: Prove> Chain<V, P> {
     pub(super) fn expire(&mut self, id: GenerationId, ending: Ending, now: Now) {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         let was_current = generation.is_current();
-        let outlived_sessions = generation.count_holds();
+        generation.count_holds();
+        let outlived_sessions = generation.sessions();
         if generation.state() == LeaseState::Revoking {
             // Its last session went just now: the report of it is under way.
             return;

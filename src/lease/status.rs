@@ -85,6 +85,8 @@ pub(crate) struct GenerationStatus {
     pub(crate) proven: bool,
     /// Sessions.
     pub(crate) holders: usize,
+    /// Credential files that have it, or had it and keep it alive for their readers.
+    pub(crate) files: usize,
     /// What its sessions are told.
     pub(crate) standing: &'static str,
 }
@@ -177,7 +179,8 @@ impl Generation {
         let (lease_ttl, token_ttl) = (lease.nominal(), token.map(Term::nominal));
         GenerationStatus {
             generation: self.id().to_string(),
-            holders: self.count_holds(),
+            holders: self.sessions(),
+            files: self.files(),
             state: self.state().as_str(),
             db_role: self.user().to_owned(),
             lease: Some(self.lease().to_string()),

@@ -41,6 +41,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
         keys: DerivedKeys::default(),
+        granted: credential::Granted::default(),
     });
     let config = RouteConfig {
         database: None,

@@ -23,7 +23,6 @@ pub(crate) use template::{Template, TemplateError};
 
 /// A credential, as Vault gave it.
 #[derive(Clone, Copy)]
-#[expect(missing_debug_implementations, reason = "it holds a password")]
 pub(crate) struct Secret<'a> {
     pub(crate) username: &'a str,
     pub(crate) password: &'a str,

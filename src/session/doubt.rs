@@ -69,6 +69,7 @@ mod tests {
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(1),
             keys: DerivedKeys::default(),
+            granted: credential::Granted::default(),
         });
         let metrics = Arc::new(Metrics::new());
         let mut doubts = Doubts::new(source.hold().await.unwrap(), Arc::clone(&metrics));

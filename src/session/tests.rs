@@ -96,6 +96,7 @@ impl Proxy {
             lease: Some(LeaseId::from("lease")),
             generation: GenerationId(generation),
             keys: DerivedKeys::default(),
+            granted: credential::Granted::default(),
         })
     }
 

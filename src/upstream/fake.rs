@@ -29,6 +29,7 @@ pub(super) fn credential(password: &str) -> Credential {
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(1),
         keys: DerivedKeys::default(),
+        granted: crate::credential::Granted::default(),
     }
 }
 

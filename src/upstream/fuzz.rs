@@ -31,6 +31,7 @@ pub(crate) async fn fuzz_login(control: u8, binding: Binding, said: &[u8]) {
         lease: None,
         generation: GenerationId(1),
         keys: DerivedKeys::default(),
+        granted: crate::credential::Granted::default(),
     };
 
     let (mut ours, mut theirs) = duplex(said.len().max(64 * 1024));

@@ -1,5 +1,6 @@
 use super::*;
 use crate::admin::status::{SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
+use crate::file::{FileError, FileState, FileStatus, NoticeStatus};
 use crate::lease::{GenerationStatus, RotationStatus};
 
 const NOW: u64 = 1_764_115_200;
@@ -20,6 +21,7 @@ pub(in crate::admin) fn healthy() -> Status {
         end_is_final: false,
         proven: true,
         holders: 0,
+        files: 0,
         standing: "kept",
     };
     let chain = ChainStatus {
@@ -296,4 +298,29 @@ fn worst_comes_first() {
     status.phase = "draining";
     let severities: Vec<_> = verdict(&status).iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, [Severity::Error, Severity::Warning]);
+}
+
+#[test]
+fn file_that_is_old_or_whose_reader_does_not_know_is_said() {
+    let mut status = healthy();
+    let error = |says: &str| Some(FileError { says: says.to_owned(), at: NOW });
+    let file = |state, told, generation: Option<&str>| FileStatus {
+        path: "/vault/secrets/db".to_owned(),
+        state,
+        generation: generation.map(str::to_owned),
+        last_error: error("no space left"),
+        on_change: Some(NoticeStatus { told, last_error: error("no process"), ..NoticeStatus::default() }),
+        ..FileStatus::default()
+    };
+    status.files = vec![file(FileState::Current, true, Some("g2"))];
+    assert_eq!(verdict(&status)[0].severity, Severity::Ok);
+    status.files = vec![file(FileState::Stale, false, Some("g1")), file(FileState::Stale, true, None)];
+    let findings = verdict(&status);
+    assert_eq!(
+        findings.iter().map(|finding| finding.severity.as_str()).collect::<Vec<_>>(),
+        ["error", "error", "warning"]
+    );
+    assert!(findings[0].says.contains("has still g1") && findings[0].says.contains("no space left"));
+    assert!(findings[1].says.contains("is not there"));
+    assert!(findings[2].says.contains("could not be told") && findings[2].fault == Fault::Application);
 }

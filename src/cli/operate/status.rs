@@ -29,6 +29,9 @@ pub(super) fn text(status: &Value) -> String {
     for chain in items(status, "chains") {
         write_chain(&mut text, chain);
     }
+    for file in items(status, "files") {
+        write_file(&mut text, file);
+    }
     write_vault(&mut text, status);
     write_upstreams(&mut text, status);
     write_sessions(&mut text, sessions);
@@ -76,6 +79,25 @@ fn write_chain(text: &mut String, chain: &Value) {
             if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
         );
     }
+}
+
+fn write_file(text: &mut String, file: &Value) {
+    let kept: Vec<_> = items(file, "kept").iter().map(|kept| word(kept, "generation")).collect();
+    let kept = if kept.is_empty() { String::new() } else { format!(", {} kept alive", kept.join(", ")) };
+    let told = match file.pointer("/on_change/told").and_then(Value::as_bool) {
+        Some(true) => ", reader told",
+        Some(false) => ", reader not told",
+        None => "",
+    };
+    let _ = writeln!(
+        text,
+        "file {} ({}): {}, {} of {}{kept}{told}",
+        word(file, "path"),
+        word(file, "format"),
+        word(file, "state"),
+        file.get("generation").and_then(Value::as_str).unwrap_or("nothing"),
+        word(file, "vault_path"),
+    );
 }
 
 fn left(generation: &Value, of: &str) -> String {

@@ -92,6 +92,11 @@ impl Key {
         self.name.starts_with(ROUTE_PREFIX)
     }
 
+    /// Whether it is one of a `[[file]]`'s, of which there may be several: these have no flag and no variable each.
+    pub(crate) fn is_of_file(&self) -> bool {
+        self.name.starts_with(FILE_PREFIX)
+    }
+
     /// Whether the command goes by it. What is not is left alone, since a file and a pod's variables may be for both.
     pub(crate) fn is_read_by(&self, command: Reads) -> bool {
         let is_of_both = BOTH_READ.iter().any(|table| self.name.starts_with(table));
@@ -153,9 +158,9 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether the file may have a table of that name. `route` is an array of tables, and not among them.
+/// Whether the file may have a table of that name. Arrays of tables, and what is in them, are not among them.
 pub(crate) fn is_table(name: &str) -> bool {
-    TABLES.contains(&name) && name != ROUTE_TABLE
+    TABLES.contains(&name) && ![ROUTE_TABLE, FILE_TABLE, ON_CHANGE_TABLE].contains(&name)
 }
 
 /// The tables that stand in the table `name`; the file itself is `""`.
@@ -165,7 +170,9 @@ pub(crate) fn tables_of(name: &str) -> impl Iterator<Item = &'static str> {
 
 /// The known key, or table, that somebody who wrote `name` may have meant.
 pub(crate) fn nearest_key(name: &str) -> Option<&'static str> {
-    let names = KEYS.iter().map(|key| key.name);
+    // Of the two `vault_path`s that of a route is meant, where it does not say.
+    let of_others = |key: &&Key| !key.is_of_file() || name.starts_with(FILE_TABLE);
+    let names = KEYS.iter().filter(of_others).map(|key| key.name);
     nearest(name, names.chain(TABLES.iter().copied()))
 }
 
@@ -205,7 +212,11 @@ const LIKE: f64 = 0.7;
 /// What our variables begin with.
 pub(crate) const VARIABLE_PREFIX: &str = "PGLEASE_";
 pub(crate) const ROUTE_TABLE: &str = "route";
+pub(crate) const FILE_TABLE: &str = "file";
+/// Stands in a `[[file]]`.
+pub(crate) const ON_CHANGE_TABLE: &str = "file.on_change";
 const ROUTE_PREFIX: &str = "route.";
+const FILE_PREFIX: &str = "file.";
 const INJECTOR_PREFIX: &str = "injector.";
 /// Beginnings of the keys that both commands read.
 const BOTH_READ: &[&str] = &["http.", "log."];
@@ -224,8 +235,20 @@ const MAY_CHANGE: &[&str] = &[
     "admin.control",
     "log.level",
 ];
-const TABLES: &[&str] =
-    &["vault", "vault.login", "listen", ROUTE_TABLE, "drain", "http", "admin", "log", "pod", "injector"];
+const TABLES: &[&str] = &[
+    "vault",
+    "vault.login",
+    "listen",
+    ROUTE_TABLE,
+    FILE_TABLE,
+    ON_CHANGE_TABLE,
+    "drain",
+    "http",
+    "admin",
+    "log",
+    "pod",
+    "injector",
+];
 
 #[cfg(test)]
 mod tests {
@@ -272,6 +295,9 @@ mod tests {
             ("http.adress", Some("http.address")),
             ("htp.address", Some("http.address")),
             ("routes", Some("route")),
+            ("files", Some("file")),
+            ("file.vault_role", Some("file.vault_path")),
+            ("file.on_change.comand", Some("file.on_change.command")),
             ("vualt", Some("vault")),
             ("listen.foo", None),
             ("colour", None),

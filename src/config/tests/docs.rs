@@ -50,7 +50,8 @@ fn value(kind: &Kind) -> String {
 
 #[test]
 fn table_of_settings_is_the_table_of_keys() {
-    assert_section(SETTINGS, "settings", &table_of(|key| key.is_read_by(Reads::Proxy)));
+    assert_section(SETTINGS, "settings", &table_of(|key| key.is_read_by(Reads::Proxy) && !key.is_of_file()));
+    assert_section(SETTINGS, "settings of files", &table_of(Key::is_of_file));
     assert_section(INJECTOR, "settings", &table_of(|key| key.name.starts_with("injector.")));
 }
 
@@ -58,11 +59,20 @@ fn table_of_settings_is_the_table_of_keys() {
 fn table_of(is_of_table: impl Fn(&Key) -> bool) -> String {
     let mut table =
         "| key | variable | value | default | what it sets |\n| --- | --- | --- | --- | --- |".to_owned();
+    let mut has_variables = true;
     for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_of_table(key)) {
         let (variable, value, default) = (key.variable(), value(&key.kind), default(key));
         let mark = if key.may_change() { " ⟳" } else { "" };
+        has_variables &= !key.is_of_file();
         let _ =
             write!(table, "\n| `{}`{mark} | `{variable}` | {value} | {default} | {} |", key.name, key.about);
+    }
+    if !has_variables {
+        let lines = table.lines().map(|line| {
+            let cells: Vec<_> = line.split(" | ").enumerate().filter(|(at, _)| *at != 1).collect();
+            cells.into_iter().map(|(_, cell)| cell).collect::<Vec<_>>().join(" | ")
+        });
+        table = lines.collect::<Vec<_>>().join("\n");
     }
     table.replace("<mount>", "`<mount>").replace("<role>", "<role>`")
 }
@@ -146,6 +156,7 @@ fn example_file_is_valid_and_names_every_key() {
     let files = [
         ("/etc/vault/ca.pem", "DIR/ca.pem"),
         ("/etc/pg/ca.pem", "DIR/ca.pem"),
+        ("/vault/secrets/", "DIR/"),
         ("/var/run/secrets/kubernetes.io/serviceaccount/token", "DIR/token"),
     ];
     let example = files.iter().fold(example.to_owned(), |example, (file, ours)| {
@@ -207,7 +218,8 @@ fn help_names_every_flag_that_is_built() {
             help.contains(&format!("--{} ", key.flag())) || help.contains(&format!("--{}[", key.flag()))
         };
         let is_built = key.built == Built::Yes;
-        assert_eq!(is_in(&help), is_built && key.is_read_by(Reads::Proxy), "{}", key.name);
+        let is_flag = key.is_read_by(Reads::Proxy) && !key.is_of_file();
+        assert_eq!(is_in(&help), is_built && is_flag, "{}", key.name);
         assert_eq!(is_in(&of_injector), is_built && key.is_read_by(Reads::Injector), "{}", key.name);
     }
     assert!(help.contains("--at-lease-end <auto|leave|close>"));

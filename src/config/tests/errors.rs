@@ -618,8 +618,8 @@ fn no_route_at_all_names_the_three_that_make_one() {
     assert_eq!(
         given.errors(),
         "route: none given; set --upstream, --vault-path and --vault-login-role (PGLEASE_UPSTREAM, \
-         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] into the file of --config-file \
-         (PGLEASE_CONFIG_FILE)"
+         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] or [[file]] into the file of \
+         --config-file (PGLEASE_CONFIG_FILE)"
     );
 }
 

@@ -159,6 +159,7 @@ fn defaults_hold_where_nobody_wrote_anything() {
             max_sessions: 1000,
             connect_wait: Duration::from_secs(10),
         },
+        files: vec![],
         routes: vec![RouteConfig {
             database: None,
             user: None,
@@ -524,7 +525,7 @@ fn keys_that_are_not_built_may_be_written_where_they_ask_for_nothing() {
 
 #[test]
 fn every_key_that_is_built_is_read_and_every_other_refused() {
-    for key in KEYS.iter().filter(|key| key.is_read_by(Reads::Proxy)) {
+    for key in KEYS.iter().filter(|key| key.is_read_by(Reads::Proxy) && !key.is_of_file()) {
         for given in [
             Given::minimum().variable(&key.variable(), "\u{1}"),
             Given::minimum().arguments(&[&format!("--{}=\u{1}", key.flag())]),
@@ -540,7 +541,11 @@ fn every_key_that_is_built_is_read_and_every_other_refused() {
 fn every_value_in_the_file_has_the_type_of_its_key() {
     for key in KEYS {
         let (table, leaf) = key.table_and_leaf();
-        let header = if key.is_of_route() { format!("[[{table}]]") } else { format!("[{table}]") };
+        let header = match table {
+            "route" | "file" => format!("[[{table}]]"),
+            "file.on_change" => format!("[[file]]\n[{table}]"),
+            _ => format!("[{table}]"),
+        };
         let value = if key.kind == Kind::Boolean { "[]" } else { "true" };
         let errors = Given::nothing().file(&format!("{header}\n{leaf} = {value}\n")).errors();
         let problem = format!("where {} is expected; write it like", key.kind.expected());
@@ -556,6 +561,7 @@ fn every_value_in_the_file_has_the_type_of_its_key() {
 
 mod docs;
 mod errors;
+mod files;
 mod injector;
 mod running;
 

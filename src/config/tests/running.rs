@@ -105,8 +105,41 @@ fn keys_that_are_marked_take_effect_and_the_others_are_named() {
     let all = KEYS.iter().filter(|key| {
         key.is_read_by(Reads::Proxy)
             && !key.is_of_route()
+            && !key.is_of_file()
             && key.built == Built::Yes
             && !LEFT_OUT.contains(&key.name)
     });
     assert_eq!(seen, all.map(|key| key.name.to_owned()).collect());
+}
+
+#[test]
+fn files_and_the_first_route_need_a_restart() {
+    let of =
+        |path: &str| format!("[[file]]\npath = \"DIR/{path}\"\nvault_path = \"database/creds/db-app\"\n");
+    let load = |given: &Given| given.load().unwrap();
+    // One directory for both, as their paths are in it.
+    let changed = |text: &str| {
+        let mut given = Given::nothing();
+        given = given.file(&format!("{}{}", file("log", ""), of("one")));
+        let old = load(&given);
+        given = given.file(text);
+        let new = load(&given);
+        assert_eq!(old.config.changed_to(new.config.clone()).files, old.config.files);
+        old.origin.fixed.differing(&new.origin.fixed)
+    };
+    let both = format!("{}{}", file("log", ""), of("one"));
+    assert_eq!(changed(&both), [""; 0]);
+    assert_eq!(changed(&file("log", "")), ["file"]);
+    assert_eq!(changed(&format!("{both}keep = \"1h\"\n")), ["file"]);
+    let (before, route) = both.split_once("[[route]]").unwrap();
+    let (_, only_file) = route.split_once("[[file]]").unwrap();
+    let only_file = format!("{before}[[file]]{only_file}");
+    assert_eq!(changed(&only_file), ["route"]);
+    let mut given = Given::nothing();
+    given = given.file(&only_file);
+    let old = load(&given);
+    given = given.file(&both);
+    let new = load(&given);
+    assert_eq!(old.origin.fixed.differing(&new.origin.fixed), ["route"]);
+    assert!(old.config.changed_to(new.config).routes.is_empty());
 }

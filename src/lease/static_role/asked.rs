@@ -87,7 +87,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
                     vault_path = %self.vault_path,
                     generation = %old.credential().generation,
                     db_role = old.credential().user,
-                    sessions = *old.holds().borrow(),
+                    sessions = old.sessions(),
                     "an operator has its sessions ended",
                 );
             }
@@ -119,7 +119,8 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             token_ttl_seconds: None,
             end_is_final: false,
             proven: true,
-            holders: *issued.holds().borrow(),
+            holders: issued.sessions(),
+            files: issued.files(),
             standing: issued.standing().as_str(),
         };
         let superseded = self.superseded.iter().map(|issued| offered(issued, "superseded"));

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::tenure::Tenure;
 use super::{Password, Report, StaticChain};
-use crate::credential::{Credential, DerivedKeys};
+use crate::credential::{Credential, DerivedKeys, Granted};
 use crate::ids::GenerationId;
 use crate::lease::chain::Trigger;
 use crate::lease::clock::Now;
@@ -220,6 +220,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             lease: None,
             generation: id,
             keys: DerivedKeys::default(),
+            granted: Granted::default(),
         });
         self.last_read = Some(Arc::clone(&credential));
         let proof = Some(Proof::new(self.upstreams.provers().len(), self.now().boot));
@@ -362,7 +363,7 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
     /// Brings the figures up to date.
     pub(super) fn update_gauges(&mut self) {
         self.superseded.retain(|issued| *issued.holds().borrow() > 0);
-        let holds = |issued: &super::Issued| *issued.holds().borrow();
+        let holds = |issued: &super::Issued| issued.sessions();
         let current = self.current.iter().filter_map(|current| current.issued.as_ref()).map(holds).sum();
         let superseded = self.superseded.iter().map(holds).sum();
         for (generation, holds) in [("current", current), ("superseded", superseded)] {

@@ -70,7 +70,7 @@ pub(crate) enum Fault {
     TooDeep { max_depth: usize },
 
     // Of its meaning.
-    #[error("the function {name} is not rendered here; {}", functions(nearest))]
+    #[error("the function {name} is not rendered here; {}", functions(*nearest))]
     Function { name: String, nearest: Option<Function> },
     #[error("{function} takes {wanted}")]
     Arguments { function: &'static str, wanted: &'static str },
@@ -116,7 +116,7 @@ pub(crate) enum Fault {
     VerbCount { verbs: usize, values: usize },
 }
 
-fn functions(nearest: &Option<Function>) -> String {
+fn functions(nearest: Option<Function>) -> String {
     let known: Vec<_> = Function::ALL.iter().map(|function| function.name()).collect();
     match nearest {
         Some(function) => format!("did you mean {}?", function.name()),

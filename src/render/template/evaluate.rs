@@ -28,7 +28,7 @@ pub(super) enum Node {
     Range {
         key: Option<usize>,
         value: Option<usize>,
-        body: Vec<Node>,
+        body: Vec<Self>,
     },
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Expression {
     Dot,
     Variable(usize),
     Field(Field),
-    Call(Function, Box<Expression>),
+    Call(Function, Box<Self>),
     Printf(Vec<Piece>),
 }
 

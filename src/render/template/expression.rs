@@ -1,5 +1,7 @@
 //! Values of a template: pipelines, commands and operands, each with what it is.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is of any other kind")]
+
 use super::error::{Fault, shortened};
 use super::evaluate::{Expression, Piece};
 use super::function::Function;
@@ -119,7 +121,7 @@ impl Parser<'_> {
             }
             Kind::Field(name) => {
                 let value = Typed { expression: Expression::Dot, of: dot, at };
-                let value = self.field(value, name, at)?;
+                let value = self.field(&value, name, at)?;
                 (value.expression, value.of)
             }
             Kind::LeftParen => {
@@ -138,7 +140,7 @@ impl Parser<'_> {
             && !self.peek().is_spaced
         {
             let field_at = self.take().at;
-            value = self.field(value, name, field_at)?;
+            value = self.field(&value, name, field_at)?;
         }
         Ok(value)
     }
@@ -157,7 +159,7 @@ impl Parser<'_> {
         })
     }
 
-    fn field(&self, value: Typed, name: &str, at: usize) -> Parse<Typed> {
+    fn field(&self, value: &Typed, name: &str, at: usize) -> Parse<Typed> {
         let field = shortened(name);
         if value.of == Type::Nothing {
             return Err((at, Fault::NoDot { field, vault_path: self.vault_path.to_owned() }));

@@ -1,6 +1,8 @@
 //! Tokens to nodes, by the grammar of Go's `text/template`, with the type of each value known: what could only fail
 //! when it is rendered is refused here.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected is of any other kind")]
+
 use super::error::{Fault, shortened};
 use super::evaluate::{Block, Node};
 use super::expression::Typed;

@@ -45,6 +45,7 @@ fn credential(generation: u64) -> Credential {
         lease: Some(LeaseId::from("lease")),
         generation: GenerationId(generation),
         keys: DerivedKeys::default(),
+        granted: credential::Granted::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What operators look at. Which PostgreSQL is behind does not matter: the tests run on one of them.
 
+mod files;
 mod reload;
 mod check;
 mod promtool;

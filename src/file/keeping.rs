@@ -1,0 +1,155 @@
+//! Credentials that the file had before the one in it: kept alive for readers that have not looked yet, as nobody can
+//! count them.
+
+use std::future::pending;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+
+use crate::credential::{Hold, Standing};
+use crate::ids::GenerationId;
+
+/// Holds on them, each with a task that lets it go when it is due. They end with this.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    tasks: JoinSet<(GenerationId, Release)>,
+    kept: Vec<Kept>,
+}
+
+/// One that is kept.
+#[derive(Debug)]
+struct Kept {
+    generation: GenerationId,
+    /// `None`: to the end of its lease.
+    until: watch::Sender<Option<Instant>>,
+}
+
+/// Why one is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// It was kept for as long as settings say.
+    Kept,
+    /// Its lease is over.
+    Ended,
+    /// It was revoked before its time.
+    Revoked,
+}
+
+impl Release {
+    /// The word in the log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Ended => "ended",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Keeping {
+    /// Keeps what is held to the end of its lease.
+    pub(super) fn keep(&mut self, hold: Hold) {
+        let generation = hold.credential().generation;
+        let (until, limit) = watch::channel(None);
+        self.kept.push(Kept { generation, until });
+        self.tasks.spawn(async move { (generation, due(&hold, limit).await) });
+    }
+
+    /// Keeps those that have no such limit to that time at most.
+    pub(super) fn limit(&self, limit: Instant) {
+        for kept in &self.kept {
+            kept.until.send_if_modified(|until| until.replace(until.unwrap_or(limit)).is_none());
+        }
+    }
+
+    /// The next one that was let go; `None` where there is none. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<(GenerationId, Release)> {
+        // A bug in it lets it go all the same.
+        let (generation, release) = self.tasks.join_next().await?.ok()?;
+        self.kept.retain(|kept| kept.generation != generation);
+        Some((generation, release))
+    }
+
+    /// Each with its limit, the oldest first.
+    pub(super) fn list(&self) -> impl Iterator<Item = (GenerationId, Option<Instant>)> {
+        self.kept.iter().map(|kept| (kept.generation, *kept.until.borrow()))
+    }
+}
+
+/// Returns when what is held is to be let go.
+async fn due(hold: &Hold, mut limit: watch::Receiver<Option<Instant>>) -> Release {
+    let mut standing = hold.standing();
+    loop {
+        let end = match *standing.borrow_and_update() {
+            Standing::Revoked(_) => return Release::Revoked,
+            Standing::Ending(end) => Some(end.cut_at),
+            Standing::Kept => None,
+        };
+        let until = *limit.borrow_and_update();
+        tokio::select! {
+            biased;
+            () = at(end) => return Release::Ended,
+            () = at(until) => return Release::Kept,
+            // The other end is in the hold itself.
+            _ = standing.changed() => {}
+            Ok(()) = limit.changed() => {}
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::credential::{self, Issued, LeaseEnd, Publisher, Revocation};
+    use crate::file::tests::credential;
+
+    async fn held(publisher: &Publisher, source: &credential::CredentialSource) -> (Issued, Hold) {
+        let issued = publisher.promote(credential(1));
+        (issued, source.next(None).await.unwrap())
+    }
+
+    fn ending(seconds: u64) -> Standing {
+        let cut_at = Instant::now() + Duration::from_secs(seconds);
+        Standing::Ending(LeaseEnd { idle_from: cut_at, boundary_from: cut_at, cut_at, harmless: true })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn superseded_credential_is_held_as_long_as_settings_or_its_lease_say() {
+        let second = Duration::from_secs(1);
+        for (keep, end, after, release) in [
+            (Some(second * 60), None, second * 60, Release::Kept),
+            (None, Some(30), second * 30, Release::Ended),
+            (Some(second * 60), Some(30), second * 30, Release::Ended),
+            (Some(second * 10), Some(30), second * 10, Release::Kept),
+            (None, Some(0), Duration::ZERO, Release::Revoked),
+        ] {
+            let (publisher, source) = credential::channel();
+            let (issued, hold) = held(&publisher, &source).await;
+            let mut keeping = Keeping::default();
+            let began = Instant::now();
+            keeping.keep(hold);
+            if let Some(keep) = keep {
+                keeping.limit(Instant::now() + keep);
+            }
+            issued.set_standing(match end {
+                Some(0) => Standing::Revoked(Revocation::ByVault),
+                Some(seconds) => ending(seconds),
+                None => Standing::Kept,
+            });
+            assert_eq!((*issued.holds().borrow(), issued.sessions(), issued.files()), (1, 0, 1));
+            assert_eq!(keeping.next().await, Some((GenerationId(1), release)));
+            assert_eq!(began.elapsed().as_secs(), after.as_secs());
+            assert_eq!((*issued.holds().borrow(), issued.files()), (0, 0));
+            assert_eq!(keeping.list().count(), 0);
+        }
+    }
+}

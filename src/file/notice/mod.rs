@@ -1,0 +1,143 @@
+//! Telling the reader of a file that it has changed.
+//!
+//! One task for each file that somebody is told of. It tries again, ever more seldom, until it was heard or there is
+//! something newer to tell. Nobody waits for it: what it cannot do holds no rotation up.
+
+mod command;
+mod http;
+mod signal;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio::time;
+use tracing::{info, warn};
+
+use super::status::{FileError, FileStatus, NoticeStatus};
+use crate::backoff::Backoff;
+use crate::config::OnChange;
+use crate::ids::GenerationId;
+use crate::telemetry::{Causes, FileLabels, FileResultLabels, Metrics, in_words, unix_now};
+
+/// What there is to tell.
+#[derive(Clone, Debug)]
+pub(super) struct News {
+    pub(super) generation: GenerationId,
+    /// Not told, but kept out of what a command says.
+    pub(super) password: Arc<SecretString>,
+}
+
+/// Why the reader may not know.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoticeError {
+    #[error("signal {name}")]
+    Signal { name: String, source: signal::SignalError },
+    #[error("request to {url}")]
+    Http { url: String, source: http::HttpError },
+    #[error("command {program}")]
+    Command { program: String, source: command::CommandError },
+}
+
+/// Who tells the reader of one file.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    pub(super) path: Arc<str>,
+    pub(super) how: OnChange,
+    pub(super) news: watch::Receiver<Option<News>>,
+    pub(super) status: watch::Sender<FileStatus>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Notifier {
+    /// Tells whatever is new. Ends with whom it belongs to.
+    pub(super) async fn run(mut self) -> Option<Infallible> {
+        loop {
+            self.news.changed().await.ok()?;
+            let Some(news) = self.news.borrow_and_update().clone() else { continue };
+            self.tell(&news).await?;
+        }
+    }
+
+    /// Returns when it was heard, or there is something newer; `None` where there will be nothing more.
+    async fn tell(&mut self, news: &News) -> Option<()> {
+        let mut backoff = Backoff::default();
+        self.metrics.files.untold.get_or_create(&self.labels()).set(1);
+        loop {
+            let heard = tell(&self.how, &self.path, news).await;
+            self.note(news, heard.as_ref().err());
+            if heard.is_ok() {
+                self.metrics.files.untold.get_or_create(&self.labels()).set(0);
+                return Some(());
+            }
+            let pause = backoff.next(MAX_PAUSE, 0.5 + fastrand::f64() / 2.0);
+            tokio::select! {
+                newer = self.news.changed() => {
+                    newer.ok()?;
+                    self.news.mark_changed();
+                    return Some(());
+                }
+                () = time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn note(&self, news: &News, error: Option<&NoticeError>) {
+        let kind = kind(&self.how).unwrap_or_default();
+        let (path, generation) = (&*self.path, news.generation);
+        match error {
+            None => info!(event = "file.reader_told", path, %generation, kind),
+            Some(error) => {
+                warn!(event = "file.reader_untold", path, %generation, kind, error = %Causes(error), "tried again");
+            }
+        }
+        let labels =
+            FileResultLabels { path: path.to_owned(), result: if error.is_none() { "ok" } else { "failed" } };
+        self.metrics.files.notices.get_or_create(&labels).inc();
+        self.status.send_modify(|status| {
+            let NoticeStatus { told, last_told_at, last_error, .. } =
+                status.on_change.get_or_insert_default();
+            *told = error.is_none();
+            match error {
+                None => *last_told_at = Some(unix_now()),
+                Some(error) => *last_error = Some(FileError { says: in_words(error), at: unix_now() }),
+            }
+        });
+    }
+
+    fn labels(&self) -> FileLabels {
+        FileLabels { path: self.path.to_string() }
+    }
+}
+
+/// The word in `/status` and in the log; `None` where nobody is told.
+pub(super) fn kind(how: &OnChange) -> Option<&'static str> {
+    match how {
+        OnChange::Nothing => None,
+        OnChange::Signal { .. } => Some("signal"),
+        OnChange::Http { .. } => Some("http"),
+        OnChange::Command { .. } => Some("command"),
+    }
+}
+
+/// One try.
+async fn tell(how: &OnChange, path: &str, news: &News) -> Result<(), NoticeError> {
+    match how {
+        OnChange::Nothing => Ok(()),
+        OnChange::Signal { signal, name } => {
+            signal::send(*signal, name).map_err(|source| NoticeError::Signal { name: name.clone(), source })
+        }
+        OnChange::Http { url, timeout } => http::post(url, *timeout)
+            .await
+            .map_err(|source| NoticeError::Http { url: url.to_string(), source }),
+        OnChange::Command { program, arguments, timeout } => {
+            let run = command::Run { program, arguments, path, password: &news.password, timeout: *timeout };
+            run.run().await.map_err(|source| NoticeError::Command { program: program.clone(), source })
+        }
+    }
+}
+
+/// Between two tries.
+const MAX_PAUSE: Duration = Duration::from_mins(1);

@@ -1,0 +1,221 @@
+//! A file over a chain that is a channel; the disk is real.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use secrecy::SecretString;
+use tempfile::TempDir;
+
+use super::*;
+use crate::credential::{self, DerivedKeys, Granted, Issued, Publisher, Revocation, Standing};
+
+pub(super) fn credential(generation: u64) -> Credential {
+    Credential {
+        user: format!("v-{generation}"),
+        password: SecretString::from(format!("secret-{generation}")),
+        lease: Some(LeaseId::from("lease")),
+        generation: GenerationId(generation),
+        keys: DerivedKeys::default(),
+        granted: Granted { duration: Duration::from_hours(1), renewable: true },
+    }
+}
+
+/// A file, its chain, and what it runs on.
+struct Stage {
+    directory: TempDir,
+    publisher: Publisher,
+    status: watch::Receiver<FileStatus>,
+    there: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+}
+
+impl Stage {
+    fn begin(change: impl FnOnce(&mut FileConfig, &Path)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::begin_in(directory, change)
+    }
+
+    fn begin_in(directory: TempDir, change: impl FnOnce(&mut FileConfig, &Path)) -> Self {
+        let (publisher, source) = credential::channel();
+        let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+        let mut config = FileConfig {
+            path: directory.path().join("db"),
+            vault_path: "database/creds/db-app".to_owned(),
+            format: FormatConfig::UsernamePassword,
+            mode: 0o640,
+            upstream: None,
+            target: None,
+            keep: None,
+            on_change: OnChange::Nothing,
+            optional: false,
+        };
+        change(&mut config, directory.path());
+        let mut file = CredentialFile::new(&config, &metrics).unwrap();
+        file.clear().unwrap();
+        let (status, there, mut running) = (file.status(), file.there(), JoinSet::new());
+        running.spawn(file.run(source, stop.clone()));
+        Self { directory, publisher, status, there, metrics, stop, running }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("db")
+    }
+
+    fn content(&self) -> String {
+        fs::read_to_string(self.path()).unwrap()
+    }
+
+    async fn until(&mut self, is_so: impl FnMut(&FileStatus) -> bool) -> FileStatus {
+        self.status.wait_for(is_so).await.unwrap().clone()
+    }
+
+    /// Promotes it, and waits until it is in the file.
+    async fn write(&mut self, generation: u64) -> Issued {
+        let issued = self.publisher.promote(credential(generation));
+        let name = format!("g{generation}");
+        self.until(|status| status.generation.as_ref() == Some(&name)).await;
+        issued
+    }
+
+    async fn end(mut self) -> TempDir {
+        self.stop.cancel();
+        self.running.join_next().await.unwrap().unwrap();
+        self.directory
+    }
+}
+
+/// What says `metric` of the file `db`.
+fn figure(metrics: &Metrics, metric: &str) -> String {
+    let all = metrics.encode().unwrap();
+    let line =
+        all.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("{metric} in {all}"));
+    line.rsplit_once(' ').unwrap().1.to_owned()
+}
+
+#[tokio::test]
+async fn file_follows_its_chain_and_goes_with_it() {
+    let mut stage = Stage::begin(|_, _| {});
+    task::yield_now().await;
+    assert!(!stage.path().exists() && !*stage.there.borrow());
+
+    let first = stage.write(1).await;
+    assert_eq!(stage.content(), "password: secret-1\nusername: v-1\n");
+    assert!(*stage.there.borrow());
+    assert_eq!(fs::metadata(stage.path()).unwrap().permissions().mode() & 0o777, 0o640);
+
+    let second = stage.write(2).await;
+    assert_eq!(stage.content(), "password: secret-2\nusername: v-2\n");
+    let status = stage.until(|status| !status.kept.is_empty()).await;
+    assert_eq!(status.kept, [KeptStatus { generation: "g1".to_owned(), until_at: None }]);
+    assert_eq!((first.files(), second.files(), first.sessions()), (1, 1, 0));
+
+    first.set_standing(Standing::Revoked(Revocation::ByVault));
+    stage.until(|status| status.kept.is_empty()).await;
+    assert_eq!(first.files(), 0);
+    let directory = stage.end().await;
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    assert_eq!(second.files(), 0);
+}
+
+#[tokio::test]
+async fn what_was_before_is_let_go_after_keep() {
+    let mut stage = Stage::begin(|config, _| config.keep = Some(Duration::from_millis(1)));
+    let first = stage.write(1).await;
+    let _second = stage.write(2).await;
+    first.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    let _directory = stage.end().await;
+}
+
+#[tokio::test]
+async fn old_file_stays_until_the_new_one_can_be_written_and_its_credential_with_it() {
+    let mut stage = Stage::begin(|config, _| config.keep = Some(Duration::ZERO));
+    let first = stage.write(1).await;
+    // So that the draft cannot be made.
+    let draft = stage.directory.path().join(".db.pglease");
+    fs::create_dir(&draft).unwrap();
+    let second = stage.publisher.promote(credential(2));
+    let status = stage.until(|status| status.state == FileState::Stale).await;
+    assert_eq!(status.generation.as_deref(), Some("g1"));
+    assert!(status.last_error.unwrap().says.contains(".db.pglease"));
+    assert_eq!(stage.content(), "password: secret-1\nusername: v-1\n");
+    assert_eq!((first.files(), second.files()), (1, 1));
+    assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "1");
+
+    // One that was never in the file is not kept.
+    let _third = stage.publisher.promote(credential(3));
+    second.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    fs::remove_dir(&draft).unwrap();
+    stage.until(|status| status.state == FileState::Current).await;
+    assert_eq!(stage.content(), "password: secret-3\nusername: v-3\n");
+    first.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "0");
+    let _directory = stage.end().await;
+}
+
+#[tokio::test]
+async fn left_over_file_is_removed_and_its_reader_told_of_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("db"), "old").unwrap();
+    let told = directory.path().join("told");
+    let script = format!("cat \"$PGLEASE_FILE_PATH\" >{}", told.display());
+    let mut stage = Stage::begin_in(directory, |config, _| {
+        config.on_change = OnChange::Command {
+            program: "sh".to_owned(),
+            arguments: vec!["-c".to_owned(), script],
+            timeout: Duration::from_mins(5),
+        };
+    });
+    assert!(!stage.path().exists());
+    let _issued = stage.write(1).await;
+    stage.until(|status| status.on_change.as_ref().is_some_and(|notice| notice.last_told_at.is_some())).await;
+    assert_eq!(fs::read_to_string(told).unwrap(), stage.content());
+    let _directory = stage.end().await;
+}
+
+#[tokio::test]
+async fn reader_is_told_of_changes_until_it_hears() {
+    let mut stage = Stage::begin(|config, directory| {
+        let ready = directory.join("ready");
+        config.on_change = OnChange::Command {
+            program: "test".to_owned(),
+            arguments: vec!["-e".to_owned(), ready.display().to_string()],
+            timeout: Duration::from_mins(5),
+        };
+    });
+    let _first = stage.write(1).await;
+    let _second = stage.write(2).await;
+    let untold =
+        |status: &FileStatus| status.on_change.as_ref().is_some_and(|notice| notice.last_error.is_some());
+    let status = stage.until(untold).await;
+    assert!(status.on_change.unwrap().last_error.unwrap().says.contains("exit status: 1"));
+    assert_eq!(figure(&stage.metrics, "pglease_file_untold{"), "1");
+    // Nothing waits for it.
+    let _third = stage.write(3).await;
+    fs::write(stage.directory.path().join("ready"), "").unwrap();
+    stage.until(|status| status.on_change.as_ref().is_some_and(|notice| notice.told)).await;
+    assert_eq!(figure(&stage.metrics, "pglease_file_untold{"), "0");
+    let _directory = stage.end().await;
+}
+
+#[test]
+fn template_that_is_wrong_says_where_and_of_which_file() {
+    let mut config = FileConfig {
+        path: "/vault/secrets/db".into(),
+        vault_path: "database/creds/db-app".to_owned(),
+        format: FormatConfig::Template(TemplateSource::Inline("a\n{{ oops }}".to_owned())),
+        mode: 0o640,
+        upstream: None,
+        target: None,
+        keep: None,
+        on_change: OnChange::Nothing,
+        optional: false,
+    };
+    let said = Causes(&format(&config).unwrap_err()).to_string();
+    assert!(said.starts_with("file.template of \"/vault/secrets/db\": line 2, column 4: "), "{said}");
+    config.format = FormatConfig::Template(TemplateSource::File("/nowhere/t".into()));
+    let said = format(&config).unwrap_err().to_string();
+    assert!(said.starts_with("file.template_file = \"/nowhere/t\""), "{said}");
+}
