@@ -25,12 +25,17 @@ pub(crate) enum Fault {
     Wrong { by: String, text: String },
 }
 
-/// What the proxy will make of `given`; of two for one key the later holds. Where a file of settings will be there
-/// (`has_file`), nothing is missing, and what only that file knows stands in the result as if nobody had written it.
-pub(crate) fn judge(given: &[Given], has_file: bool) -> Result<Config, Vec<Fault>> {
+/// What the proxy will make of `given`, of two for one key the later, and of `files`, each a `[[file]]`. Where a file
+/// of settings will be there (`has_file`), nothing is missing, and what only that file knows stands in the result as
+/// if nobody had written it.
+pub(crate) fn judge(given: &[Given], files: &[Vec<Given>], has_file: bool) -> Result<Config, Vec<Fault>> {
     let mut errors = Vec::new();
     let layer = given.iter().filter_map(setting).collect();
-    let file = if has_file { stand_in() } else { FileSettings::default() };
+    let mut file = if has_file { stand_in() } else { FileSettings::default() };
+    file.files.extend(files.iter().filter_map(|table| {
+        let place = Place::Given(table.first()?.by.clone());
+        Some(OneOf { place, settings: table.iter().filter_map(setting).collect() })
+    }));
     let merged = settings::merge(Reads::Proxy, file, [layer], &mut errors);
     let config = load::config(&merged, Files::Elsewhere, &mut errors);
     match config {
@@ -134,13 +139,13 @@ mod tests {
     fn files_are_not_looked_at_and_all_else_is() {
         let files =
             [("vault.ca_file", "/nowhere/ca"), ("listen.auth", "password"), ("listen.auth_file", "/x")];
-        let config = judge(&given(&[MINIMUM, &files].concat()), false).unwrap();
+        let config = judge(&given(&[MINIMUM, &files].concat()), &[], false).unwrap();
         assert_eq!(config.vault.tls.ca, Ca::File("/nowhere/ca".into()));
         assert_eq!(config.listen.auth, AuthConfig::Password { file: "/x".into() });
         assert_eq!(config.routes[0].upstream.ssl_root_cert, Some("/nowhere/ca.crt".into()));
 
         let wrong = [("route.upstream", "postgresql://u:canary@db"), ("drain.grace", "1m")];
-        let faults = judge(&given(&[MINIMUM, &wrong].concat()), false).unwrap_err();
+        let faults = judge(&given(&[MINIMUM, &wrong].concat()), &[], false).unwrap_err();
         let texts: Vec<String> = faults.iter().map(|fault| format!("{fault:?}")).collect();
         assert!(
             texts.iter().any(|text| text.contains("by route.upstream") && text.contains("holds a password"))
@@ -152,12 +157,12 @@ mod tests {
     #[test]
     fn nothing_is_missing_where_a_file_will_be() {
         let missing = ["route.upstream", "route.vault_path", "vault.address", "vault.login.role"];
-        let mut faults = judge(&[], false).unwrap_err();
+        let mut faults = judge(&[], &[], false).unwrap_err();
         faults.sort_by_key(|fault| format!("{fault:?}"));
         assert_eq!(faults, missing.map(|key| Fault::Missing { key }));
 
         let settings = given(&[("listen.max_sessions", "7"), ("route.vault_path", "a/creds/b")]);
-        let config = judge(&settings, true).unwrap();
+        let config = judge(&settings, &[], true).unwrap();
         assert_eq!((config.listen.max_sessions, config.routes[0].vault_path.as_str()), (7, "a/creds/b"));
         assert_eq!(config.routes[0].upstream.database, None);
     }

@@ -14,7 +14,7 @@ use url::Url;
 pub(crate) use {
     certificate::{CertificateConfig, certificate_flags, load_certificate},
     elsewhere::{Fault, Given, judge, key_of_variable, variable, with_root_cert},
-    env::environment,
+    env::{FILES as FILES_VARIABLE, environment},
     error::ConfigErrors,
     file::{Content, Print},
     flags::{admin_flags, flags, injector_flags, wait_flags},

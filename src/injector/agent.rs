@@ -2,6 +2,8 @@
 //!
 //! Vault, "Agent Sidecar Injector", annotations: `vault.hashicorp.com/…`.
 
+mod files;
+
 use serde_json::Value;
 
 use super::annotations::{Annotations, Notes, PREFIX};
@@ -21,12 +23,19 @@ pub(super) fn take(pod: &Value, annotations: &mut Annotations, notes: &mut Notes
         let mount = path.trim_matches('/');
         Some(mount.strip_prefix("auth/").unwrap_or(mount).to_owned())
     });
-    take_path(pod, annotations, notes);
     take_ca(pod, annotations, notes);
     if pod::annotation(pod, &format!("{AGENTS}agent-inject")) == Some("true") {
+        // Which writes its files itself.
         notes.warn(format!(
             "{AGENTS}agent-inject still adds a Vault Agent; remove it if nothing else needs one"
         ));
+        take_path(pod, annotations, notes);
+    } else {
+        files::take(pod, annotations, notes);
+        // Files need no route.
+        if annotations.files().is_empty() || annotations.get("upstream").is_some() {
+            take_path(pod, annotations, notes);
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 pub(super) use table::ANNOTATIONS;
+#[cfg(test)]
+pub(super) use table::FILE_ANNOTATIONS;
 
+use super::files::VAULT_PATH;
 use super::{agent, pod};
 use crate::config;
 
@@ -34,7 +37,11 @@ pub(super) struct Annotation {
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
     written: BTreeMap<&'static str, Written>,
+    files: BTreeMap<String, FileAnnotations>,
 }
+
+/// What stands of one credential file, by what of it that is ([`FILE_PARTS`]).
+pub(super) type FileAnnotations = BTreeMap<&'static str, Written>;
 
 /// A value and the whole name of what it was written as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +77,10 @@ impl Annotations {
         let mut annotations = Self::default();
         for (whole, value) in pod::annotations(pod) {
             let Some(name) = whole.strip_prefix(PREFIX) else { continue };
+            if let Some((file, part)) = file_part(name) {
+                annotations.take_file(file, part, value, whole);
+                continue;
+            }
             match find(name) {
                 Some(_) if value.trim().is_empty() => {}
                 Some(known) => annotations.take(known.name, value, whole),
@@ -86,6 +97,21 @@ impl Annotations {
     /// Takes a value for one of [`ANNOTATIONS`].
     pub(super) fn take(&mut self, name: &'static str, value: &str, by: &str) {
         self.written.insert(name, Written { value: value.trim().to_owned(), by: by.to_owned() });
+    }
+
+    /// Takes what is said of a file, unless something was before. A template stands as it is.
+    pub(super) fn take_file(&mut self, name: &str, part: &'static str, value: &str, by: &str) {
+        if value.trim().is_empty() {
+            return;
+        }
+        let value = if part == "template" { value } else { value.trim() };
+        let written = Written { value: value.to_owned(), by: by.to_owned() };
+        self.files.entry(name.to_owned()).or_default().entry(part).or_insert(written);
+    }
+
+    /// Credential files by their names.
+    pub(super) fn files(&self) -> &BTreeMap<String, FileAnnotations> {
+        &self.files
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Written> {
@@ -143,6 +169,14 @@ pub(super) fn find(name: &str) -> Option<&'static Annotation> {
     ANNOTATIONS.iter().find(|known| known.name == name)
 }
 
+/// The file that an annotation is about, and what of it: `file-template-db` is the template of `db`.
+fn file_part(name: &str) -> Option<(&str, &'static str)> {
+    let rest = name.strip_prefix("file-").filter(|rest| !rest.is_empty())?;
+    let of_part = |part: &&'static str| Some((rest.strip_prefix(*part)?.strip_prefix('-')?, *part));
+    let found = FILE_PARTS.iter().find_map(of_part).filter(|(file, _)| !file.is_empty());
+    Some(found.unwrap_or((rest, VAULT_PATH)))
+}
+
 /// That it must be written, and how.
 pub(super) fn missing(key: &str) -> String {
     let brings = |known: &&Annotation| known.key == Some(key) || BRINGS.contains(&(known.name, key));
@@ -175,5 +209,7 @@ pub(super) const INJECTED: &str = "injected";
 const WRITTEN: &[&str] = &[LABEL, STATUS];
 /// Annotations that bring a setting by another value than their own.
 const BRINGS: &[(&str, &str)] = &[("auth-file", "listen.auth_file")];
+/// What may be said of a credential file, beside where in Vault its credential is.
+const FILE_PARTS: &[&str] = &["template", "format", "path", "mode", "upstream", "on-change"];
 /// Characters of a value that are shown.
 const MAX_SHOWN: usize = 60;

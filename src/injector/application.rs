@@ -5,15 +5,14 @@ use serde_json::{Value, json};
 use super::annotations::{Annotations, Notes, PREFIX};
 use super::draft::{Draft, Malformed};
 use super::proxy::Proxy;
-use super::{mesh, pod, sidecar, template};
+use super::{files, mesh, pod, sidecar, template};
 use crate::config::{Conflict, nearest};
 
 /// For each container that is meant.
 #[derive(Debug)]
 pub(super) struct Application {
     variables: Vec<Variable>,
-    /// Directory of the Unix socket.
-    socket: Option<String>,
+    mounts: Vec<Mount>,
     /// `None`: all.
     containers: Option<Vec<String>>,
     conflict: Conflict,
@@ -26,6 +25,22 @@ struct Variable {
     /// The value names variables of the author's, which Kubernetes replaces only where they stand before it. Else it
     /// stands first, so that the author's may name it.
     is_last: bool,
+}
+
+/// A volume of the sidecar's that the application needs as well.
+#[derive(Debug)]
+struct Mount {
+    volume: String,
+    directory: String,
+    /// As a container has it.
+    value: Value,
+}
+
+impl Mount {
+    fn read_only(volume: &str, directory: &str) -> Self {
+        let value = files::mount(volume, directory, true);
+        Self { volume: volume.to_owned(), directory: directory.to_owned(), value }
+    }
 }
 
 /// One of the author's containers in a draft.
@@ -48,7 +63,7 @@ impl Application {
         });
         Self {
             variables: variables(annotations, proxy, notes),
-            socket: proxy.socket.clone(),
+            mounts: mounts(proxy),
             containers,
             conflict: annotations.word("conflict", &conflicts, notes).unwrap_or(default),
         }
@@ -60,7 +75,7 @@ impl Application {
         self.warn_of_missing(&pod, notes);
         for place in self.places(&pod, native) {
             self.add_variables(draft, &place, notes)?;
-            self.add_socket(draft, &place, notes)?;
+            self.add_mounts(draft, &place, notes)?;
         }
         Ok(())
     }
@@ -114,20 +129,25 @@ impl Application {
         Ok(())
     }
 
-    fn add_socket(&self, draft: &mut Draft, place: &Place<'_>, notes: &mut Notes) -> Result<(), Malformed> {
-        let Some(directory) = &self.socket else { return Ok(()) };
-        let mounts = pod::items(place.container, "/volumeMounts");
-        if mounts.iter().any(|mount| pod::name(mount) == sidecar::SOCKET_VOLUME) {
-            return Ok(());
+    fn add_mounts(&self, draft: &mut Draft, place: &Place<'_>, notes: &mut Notes) -> Result<(), Malformed> {
+        let own = pod::items(place.container, "/volumeMounts");
+        for Mount { volume, directory, value } in &self.mounts {
+            if own.iter().any(|mount| pod::name(mount) == volume) {
+                continue;
+            }
+            let is_there = |mount: &Value| {
+                pod::text(mount, "/mountPath").is_some_and(|path| path.trim_end_matches('/') == directory)
+            };
+            if own.iter().any(is_there) {
+                self.conflict(
+                    &format!("container {} has a volume of its own at {directory}", place.name),
+                    notes,
+                );
+                continue;
+            }
+            draft.append(&format!("{}/volumeMounts", place.path), value.clone())?;
         }
-        let is_there = |mount: &Value| {
-            pod::text(mount, "/mountPath").is_some_and(|path| path.trim_end_matches('/') == directory)
-        };
-        if mounts.iter().any(is_there) {
-            self.conflict(&format!("container {} has a volume of its own at {directory}", place.name), notes);
-            return Ok(());
-        }
-        draft.append(&format!("{}/volumeMounts", place.path), sidecar::socket_mount(directory))
+        Ok(())
     }
 
     fn conflict(&self, what: &str, notes: &mut Notes) {
@@ -148,7 +168,22 @@ fn places<'a>(pod: &'a Value, list: &'a str) -> impl Iterator<Item = Place<'a>> 
     })
 }
 
+fn mounts(proxy: &Proxy) -> Vec<Mount> {
+    let socket = proxy.socket.iter().map(|directory| Mount {
+        volume: sidecar::SOCKET_VOLUME.to_owned(),
+        directory: directory.clone(),
+        value: sidecar::socket_mount(directory),
+    });
+    let shared = proxy.shared_files().map(|file| Mount::read_only(file.volume, file.directory));
+    let files =
+        proxy.credential_files.volumes().map(|(volume, directory)| Mount::read_only(&volume, directory));
+    socket.chain(shared).chain(files).collect()
+}
+
 fn variables(annotations: &Annotations, proxy: &Proxy, notes: &mut Notes) -> Vec<Variable> {
+    if !proxy.listens() {
+        return Vec::new();
+    }
     let user = annotations.text("database-user").unwrap_or("app");
     let database = annotations.text("database").or_else(|| proxy.database());
     let host = proxy.socket.as_deref().unwrap_or("localhost");

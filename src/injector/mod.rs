@@ -5,8 +5,8 @@
 //! `/metrics` of [`mod@health`].
 //!
 //! What becomes of a pod is plain functions: [`patch`] decides, by its [`annotations`] (and those of the Vault
-//! [`agent`]), of which [`proxy`] makes settings, [`sidecar`] the container and [`application`] what the author's
-//! containers get; [`draft`] writes down what is added.
+//! [`agent`]), of which [`proxy`] makes settings and [`files`] those of credential files, [`sidecar`] the container and
+//! [`application`] what the author's containers get; [`draft`] writes down what is added.
 
 mod certificate;
 mod health;
@@ -22,6 +22,7 @@ mod proxy;
 mod sidecar;
 mod mesh;
 mod application;
+mod files;
 mod template;
 mod draft;
 mod pod;

@@ -74,9 +74,10 @@ fn draft(
     defaults: &SidecarConfig,
     notes: &mut Notes,
 ) -> Result<Option<Draft>, Malformed> {
-    let Some(proxy) = Proxy::read(annotations, defaults, notes) else { return Ok(None) };
+    let Some(proxy) = Proxy::read(pod, annotations, defaults, notes) else { return Ok(None) };
     let application = Application::read(annotations, &proxy, defaults.conflict, notes);
     let sidecar = Sidecar::make(pod, annotations, &proxy, defaults, notes);
+    let has_files = !proxy.credential_files.is_empty();
     check_host_network(pod, annotations, &proxy, notes);
     check_ports(pod, &proxy, notes);
 
@@ -85,6 +86,9 @@ fn draft(
         check_names(pod, &sidecar, notes);
         add_sidecar(&mut draft, sidecar, defaults.native)?;
         warn(pod, defaults.native, notes);
+        if !defaults.native && has_files {
+            notes.warn("the application may start before its files: pglease is an ordinary container (injector.native_sidecar)");
+        }
     }
     application.add(&mut draft, defaults.native, notes)?;
     Ok(notes.faults.is_empty().then_some(draft))

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::annotations::{ANNOTATIONS, Annotations, Notes, PREFIX, missing};
-
+use super::files::Files;
 use crate::config::{
     self, AuthConfig, Config, Fault, Given, ListenAddress, ObjectFile, ObjectKind, SidecarConfig,
 };
@@ -24,6 +24,8 @@ pub(super) struct Proxy {
     pub(super) has_token: bool,
     /// Directory of the Unix socket.
     pub(super) socket: Option<String>,
+    /// What it writes for the application.
+    pub(super) credential_files: Files,
 }
 
 /// A file out of a `ConfigMap` or Secret.
@@ -54,6 +56,7 @@ impl File {
 impl Proxy {
     /// What is wrong is then among the faults.
     pub(super) fn read(
+        pod: &Value,
         annotations: &Annotations,
         defaults: &SidecarConfig,
         notes: &mut Notes,
@@ -63,7 +66,7 @@ impl Proxy {
         let config_file = file(annotations, "config", CONFIG, notes);
         settings.add_plain(annotations);
         settings.add_vault_ca(annotations, defaults, &mut files, notes);
-        settings.add_upstream_ca(annotations, &mut files, notes);
+        let ca = settings.add_upstream_ca(annotations, &mut files, notes);
         if let Some(file) = file(annotations, "auth-file", AUTH_FILE, notes) {
             settings.set("listen.auth_file", &file.path(), "auth-file");
             files.push(file);
@@ -71,17 +74,23 @@ impl Proxy {
         settings.add_ports(annotations, notes);
         let socket = settings.add_socket(annotations, notes);
         let has_file = config_file.is_some();
-        let judged = config::judge(&settings.given, has_file).map_err(|faults| add(faults, notes));
+        let credential_files = Files::read(pod, annotations, ca.as_deref(), notes);
+        if !credential_files.is_empty() {
+            settings.drop_route();
+        }
+        let judged = config::judge(&settings.given, &credential_files.tables, has_file);
+        let judged = judged.map_err(|faults| add(faults, notes));
         let is_partial = has_file || judged.is_err();
         // What else is wrong with the pod shall be told of as well.
-        let config = judged.or_else(|()| config::judge(&[], true)).ok()?;
+        let config = judged.or_else(|()| config::judge(&[], &[], true)).ok()?;
         let mut variables = settings.variables();
+        variables.extend(credential_files.variable());
         if let Some(file) = config_file {
             variables.insert(0, (CONFIG_FILE_VARIABLE.to_owned(), file.path()));
             files.push(file);
         }
         let has_token = settings.has_token();
-        Some(Self { variables, config, files, is_partial, has_token, socket })
+        Some(Self { variables, config, files, is_partial, has_token, socket, credential_files })
     }
 
     /// Where it listens for applications on all addresses of loopback; the socket is named by the same.
@@ -92,8 +101,20 @@ impl Proxy {
 
     /// TCP ports that the sidecar takes, each with the annotation that chooses another.
     pub(super) fn ports(&self) -> Vec<(u16, &'static str)> {
-        let listen = self.config.listen.addresses.iter().map(|address| (port_of(*address), "port"));
+        let addresses = self.config.listen.addresses.iter().filter(|_| self.listens());
+        let listen = addresses.map(|address| (port_of(*address), "port"));
         listen.chain([(self.config.http.address.port(), "http-port")]).collect()
+    }
+
+    /// Whether it lets applications in: without a route there are files alone.
+    pub(super) fn listens(&self) -> bool {
+        !self.config.routes.is_empty()
+    }
+
+    /// What the application needs of the sidecar's files, to connect by what it reads.
+    pub(super) fn shared_files(&self) -> impl Iterator<Item = &File> {
+        let is_shared = |file: &&File| file.volume == UPSTREAM_CA.volume && !self.credential_files.is_empty();
+        self.files.iter().filter(is_shared)
     }
 
     /// Whether applications prove who they are.
@@ -153,6 +174,14 @@ impl Settings {
         self.given.iter().find(|given| given.key == key).map(|given| given.value.as_str())
     }
 
+    /// Leaves out what is said of a route that nobody asks for.
+    fn drop_route(&mut self) {
+        let is_asked = |key| self.value(key).is_some();
+        if !is_asked("route.upstream") && !is_asked("route.vault_path") {
+            self.given.retain(|given| !given.key.starts_with("route."));
+        }
+    }
+
     fn has_token(&self) -> bool {
         matches!(self.value("vault.login.method"), None | Some("kubernetes" | "jwt"))
     }
@@ -182,21 +211,32 @@ impl Settings {
         }
     }
 
-    fn add_upstream_ca(&mut self, annotations: &Annotations, files: &mut Vec<File>, notes: &mut Notes) {
-        let Some(file) = file(annotations, "upstream-ca", UPSTREAM_CA, notes) else { return };
-        let Some(upstream) = self.given.iter_mut().find(|given| given.key == "route.upstream") else {
+    /// Where the CAs are, if there are some of the author's.
+    fn add_upstream_ca(
+        &mut self,
+        annotations: &Annotations,
+        files: &mut Vec<File>,
+        notes: &mut Notes,
+    ) -> Option<String> {
+        let file = file(annotations, "upstream-ca", UPSTREAM_CA, notes)?;
+        let path = file.path();
+        let upstream = self.given.iter_mut().find(|given| given.key == "route.upstream");
+        if upstream.is_none() && annotations.files().values().all(|file| !file.contains_key("upstream")) {
             notes.fault("pglease.dev/upstream-ca belongs to an upstream; write pglease.dev/upstream as well");
-            return;
-        };
-        match config::with_root_cert(&upstream.value, &file.path()) {
-            Some(with_ca) => upstream.value = with_ca,
-            // What does not parse is told of when it is judged.
-            None if upstream.value.contains("sslrootcert") => notes.fault(
-                "pglease.dev/upstream names an sslrootcert, and pglease.dev/upstream-ca another; remove one of them",
-            ),
-            None => {}
+            return None;
+        }
+        if let Some(upstream) = upstream {
+            match config::with_root_cert(&upstream.value, &path) {
+                Some(with_ca) => upstream.value = with_ca,
+                // What does not parse is told of when it is judged.
+                None if upstream.value.contains("sslrootcert") => notes.fault(
+                    "pglease.dev/upstream names an sslrootcert, and pglease.dev/upstream-ca another; remove one of them",
+                ),
+                None => {}
+            }
         }
         files.push(file);
+        Some(path)
     }
 
     fn add_ports(&mut self, annotations: &Annotations, notes: &mut Notes) {
@@ -264,10 +304,15 @@ fn socket_directory(text: &str) -> Result<Option<String>, String> {
     {
         return Err("neither true, false nor the absolute path of a directory; write one of them".to_owned());
     }
-    if OWN_DIRECTORIES.iter().any(|own| directory.starts_with(own)) {
+    if is_own_directory(directory) {
         return Err("a directory of the sidecar's other files; name another".to_owned());
     }
     Ok(Some(directory.to_owned()))
+}
+
+/// Whether the sidecar has files of another kind there.
+pub(super) fn is_own_directory(directory: &str) -> bool {
+    OWN_DIRECTORIES.iter().any(|own| directory.starts_with(own))
 }
 
 /// Where a kind of file goes.

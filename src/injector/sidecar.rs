@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::annotations::{Annotations, Notes, PREFIX};
 use super::proxy::{Proxy, TOKEN_DIRECTORY};
-use super::{agent, pod};
+use super::{agent, files, pod};
 use crate::config::{
     ProjectedToken, SidecarConfig, is_cpu, is_memory, memory_mib, parse_quantity, token_expiration,
 };
@@ -143,7 +143,8 @@ fn resources(annotations: &Annotations, proxy: &Proxy, defaults: &SidecarConfig,
         memory("resources-memory-request", notes).unwrap_or_else(|| Some(defaults.memory_request.clone()));
     let cpu_limit = cpu("resources-cpu-limit", notes).unwrap_or_else(|| defaults.cpu_limit.clone());
     let derived = || {
-        let limit = format!("{}Mi", memory_mib(proxy.config.listen.max_sessions));
+        let sessions = if proxy.listens() { proxy.config.listen.max_sessions } else { 0 };
+        let limit = format!("{}Mi", memory_mib(sessions));
         // Who asks for more shall have it.
         if exceeds(memory_request.as_ref(), &limit) { memory_request.clone() } else { Some(limit) }
     };
@@ -226,7 +227,8 @@ fn mounts(proxy: &Proxy) -> Vec<Value> {
     let token = proxy.has_token.then(|| read_only(TOKEN_VOLUME, TOKEN_DIRECTORY));
     let files = proxy.files.iter().map(|file| read_only(file.volume, file.directory));
     let socket = proxy.socket.iter().map(|path| socket_mount(path));
-    token.into_iter().chain(files).chain(socket).collect()
+    let written = proxy.credential_files.volumes().map(|(name, path)| files::mount(&name, path, false));
+    token.into_iter().chain(files).chain(socket).chain(written).collect()
 }
 
 /// A socket is connected to by writing to it.
@@ -246,7 +248,8 @@ fn volumes(proxy: &Proxy, token: &Token) -> Vec<Value> {
     let files = proxy.files.iter().map(|file| named(file.volume, file.source()));
     let socket = json!({ "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } });
     let socket = proxy.socket.iter().map(|_| named(SOCKET_VOLUME, socket.clone()));
-    proxy.has_token.then_some(token).into_iter().chain(files).chain(socket).collect()
+    let written = proxy.credential_files.volumes().map(|(name, _)| files::volume(&name));
+    proxy.has_token.then_some(token).into_iter().chain(files).chain(socket).chain(written).collect()
 }
 
 fn named(name: &str, mut source: Value) -> Value {

@@ -1,6 +1,10 @@
 //! A pod in, an answer out: what is expected of the whole.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::fuzz;
 use super::review::{Answer, BadReview, Outcome, answer};
@@ -9,6 +13,7 @@ use crate::config::{SidecarConfig, SidecarSetting};
 mod application;
 
 mod docs;
+mod files;
 mod golden;
 mod properties;
 mod reviews;
@@ -168,9 +173,33 @@ impl Reviewed {
         value
     }
 
+    /// The tables of its credential files, as the sidecar reads them.
+    fn files(&self) -> Vec<BTreeMap<String, String>> {
+        // What Kubernetes makes of the value.
+        let text = self.env("pglease", "PGLEASE_FILES").unwrap_or_default().replace("$$", "$");
+        let document = DeTable::parse(&text).unwrap();
+        let Some(DeValue::Array(files)) = document.get_ref().get("file").map(Spanned::get_ref) else {
+            return Vec::new();
+        };
+        files.iter().map(|file| texts("", file.get_ref().as_table().unwrap())).collect()
+    }
+
     fn names(&self, list: &str) -> Vec<&str> {
         super::pod::items(&self.patched, list).iter().map(super::pod::name).collect()
     }
+}
+
+fn texts(prefix: &str, table: &DeTable<'_>) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for (key, value) in table {
+        let key = format!("{prefix}{}", key.get_ref());
+        if let Some(inner) = value.get_ref().as_table() {
+            all.extend(texts(&format!("{key}."), inner));
+        } else {
+            all.insert(key, value.get_ref().as_str().unwrap().to_owned());
+        }
+    }
+    all
 }
 
 /// Of a JSON Patch; none where there is no patch.

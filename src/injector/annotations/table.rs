@@ -147,7 +147,7 @@ pub(crate) const ANNOTATIONS: &[Annotation] = &[
         "names, comma separated",
         "all",
         "web,migrate",
-        "containers, init containers too, that get the variables and the socket",
+        "containers, init containers too, that get the variables, the socket and the credential files",
     ),
     annotation(
         "conflict",
@@ -220,6 +220,13 @@ pub(crate) const ANNOTATIONS: &[Annotation] = &[
         "the whole file of settings, for several databases and all else; KEY is `pglease.toml` by default",
     ),
     annotation(
+        "secrets-path",
+        "absolute path of a directory",
+        "`/vault/secrets`",
+        "/etc/secrets",
+        "where credential files are",
+    ),
+    annotation(
         "image",
         "text",
         "the injector's",
@@ -275,5 +282,59 @@ pub(crate) const ANNOTATIONS: &[Annotation] = &[
         "`false`",
         "true",
         "takes what is absent here from the annotations of the Vault Agent Injector (`docs/migrate.md`)",
+    ),
+];
+
+/// Those of credential files, in the order of the docs; `<name>` is the author's.
+#[cfg(test)]
+pub(crate) const FILE_ANNOTATIONS: &[Annotation] = &[
+    annotation(
+        "file-<name>",
+        "`<mount>/creds/<role>` or `<mount>/static-creds/<role>`",
+        "none",
+        "database/creds/db-app",
+        "asks for a file with the credential that is read there",
+    ),
+    annotation(
+        "file-format-<name>",
+        "`username-password`, `json`, `env`, `pgpass`, `pg_service`, `uri`, `properties`",
+        "`username-password`",
+        "pg_service",
+        "what the file looks like",
+    ),
+    annotation(
+        "file-template-<name>",
+        "template of the Vault Agent",
+        "none",
+        "{{ with secret \"database/creds/db-app\" }}{{ .Data.password }}{{ end }}",
+        "what the file looks like instead; it reads the path of `file-<name>`",
+    ),
+    annotation(
+        "file-path-<name>",
+        "name of a file, or an absolute path",
+        "`<name>` in `secrets-path`",
+        "db/config.json",
+        "where the file is",
+    ),
+    annotation(
+        "file-mode-<name>",
+        "octal number",
+        "`0640` in a pod with `fsGroup`, else `0644`",
+        "0600",
+        "who may read the file",
+    ),
+    annotation(
+        "file-upstream-<name>",
+        "URI or conninfo",
+        "`upstream`, where `vault-path` is the same",
+        "postgresql://db.example.com:5432/app",
+        "PostgreSQL, for formats that name it, and to prove the credential at",
+    ),
+    annotation(
+        "file-on-change-<name>",
+        "URL of loopback, or a signal and a process",
+        "nobody",
+        "SIGHUP nginx",
+        "who is told of a new credential; a signal needs `shareProcessNamespace: true`",
     ),
 ];

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::*;
 use crate::config::{ObjectFile, ObjectKind};
-use crate::injector::annotations::ANNOTATIONS;
+use crate::injector::annotations::{ANNOTATIONS, Annotation, FILE_ANNOTATIONS};
 
 const PAGE: &str = include_str!("../../../docs/annotations.md");
 const MIGRATE: &str = include_str!("../../../docs/migrate.md");
@@ -15,19 +15,24 @@ const WRITTEN_OUT: &str = include_str!("../../../deploy/sidecar/web.yaml");
 const REAPER: &str = include_str!("../../../deploy/postgres/reaper-cronjob.yaml");
 
 #[test]
-fn table_of_annotations_is_that_of_the_code() {
+fn tables_of_annotations_are_those_of_the_code() {
+    is_table("annotations", ANNOTATIONS);
+    is_table("annotations of files", FILE_ANNOTATIONS);
+}
+
+fn is_table(marker: &str, annotations: &[Annotation]) {
     let mut table =
         "| annotation | value | default | example | what it sets |\n| --- | --- | --- | --- | --- |"
             .to_owned();
-    for known in ANNOTATIONS {
+    for known in annotations {
         let _ = write!(
             table,
             "\n| `{}` | {} | {} | `{}` | {} |",
             known.name, known.value, known.default, known.example, known.about
         );
     }
-    let (_, rest) = PAGE.split_once("<!-- annotations -->\n").unwrap();
-    let (written, _) = rest.split_once("<!-- end of annotations -->").unwrap();
+    let (_, rest) = PAGE.split_once(&format!("<!-- {marker} -->\n")).unwrap();
+    let (written, _) = rest.split_once(&format!("<!-- end of {marker} -->")).unwrap();
     assert!(written.trim() == table, "docs/annotations.md should have:\n\n{table}\n");
 }
 
@@ -107,17 +112,21 @@ fn files_of_settings_in_the_docs_are_files_of_settings() {
     let files: Vec<_> = objects.filter_map(|object| object.pointer("/data/pglease.toml").cloned()).collect();
     assert_eq!(files.len(), 1);
     for file in files {
-        assert!(toml::de::DeTable::parse(file.as_str().unwrap()).is_ok(), "{file}");
+        assert!(DeTable::parse(file.as_str().unwrap()).is_ok(), "{file}");
     }
 }
 
 #[test]
 fn the_pages_example_gets_what_the_page_says() {
-    let [pod] = &pods(PAGE)[..] else { panic!("one manifest") };
+    let [pod, backup] = &pods(PAGE)[..] else { panic!("two manifests") };
     let reviewed = Reviewed::of_default(pod).injected();
     let url = reviewed.env("web", "DATABASE_URL").unwrap();
     assert!(PAGE.contains(&format!("`DATABASE_URL={url}`")), "{url}");
     assert!(reviewed.warnings().is_empty());
+
+    let reviewed = Reviewed::of_default(backup).injected();
+    assert_eq!(reviewed.env("backup", "DATABASE_URL"), None);
+    assert!(reviewed.env("pglease", "PGLEASE_FILES").unwrap().contains("path = \"/vault/secrets/db\""));
 }
 
 #[test]
@@ -140,9 +149,32 @@ fn examples_of_annotations_are_taken() {
 }
 
 #[test]
-fn moving_from_the_vault_agent_is_one_step() {
-    let [before, after] = &pods(MIGRATE)[..] else { panic!("two manifests") };
+fn examples_of_annotations_of_files_are_taken() {
+    for known in FILE_ANNOTATIONS {
+        let mut pod = pod_with(&[("/spec/shareProcessNamespace", json!(true))]);
+        put(&mut pod, &annotation("file-db"), json!("database/creds/db-app"));
+        put(&mut pod, &annotation(&known.name.replace("<name>", "db")), json!(known.example));
+        let reviewed = Reviewed::of_default(&pod);
+        assert_eq!(reviewed.answer.outcome, Outcome::Injected, "{}: {:#}", known.name, reviewed.response);
+    }
+}
+
+#[test]
+fn moving_from_the_vault_agent_is_two_steps() {
+    let [before, files, after] = &pods(MIGRATE)[..] else { panic!("three manifests") };
     assert_eq!(Reviewed::of_default(before).answer.outcome, Outcome::Unchanged);
+    assert_eq!(files["spec"], before["spec"]);
+    let reviewed = Reviewed::of_default(files).injected();
+    let template = &before["metadata"]["annotations"]["vault.hashicorp.com/agent-inject-template-db"];
+    let [file] = &reviewed.files()[..] else { panic!("one file") };
+    assert_eq!(file["template"], template.as_str().unwrap());
+    assert_eq!(file["path"], "/vault/secrets/db");
+    let web = &reviewed.patched["spec"]["containers"][0];
+    assert_eq!(
+        web["volumeMounts"],
+        json!([{ "name": "pglease-files", "mountPath": "/vault/secrets", "readOnly": true }])
+    );
+    assert_eq!(web.get("env"), None);
 
     let reviewed = Reviewed::of_default(after).injected();
     for (variable, value) in [
@@ -188,7 +220,11 @@ fn what_the_page_says_is_taken_is_taken() {
     let own =
         agents(&[("pglease.dev/vault-path", "database/creds/own"), ("pglease.dev/token-audience", "vault")]);
     assert_eq!(own.env("pglease", "PGLEASE_VAULT_PATH"), Some("database/creds/own"));
-    assert!(own.warnings().is_empty(), "{:?}", own.warnings());
+    let [warning] = own.warnings()[..] else { panic!("{:?}", own.warnings()) };
+    assert!(
+        warning.starts_with("vault.hashicorp.com/agent-inject-secret-b is none of a database's"),
+        "{warning}"
+    );
 
     let ca = [("vault.hashicorp.com/ca-cert", "/vault/tls/ca.pem")];
     let elsewhere = agents(&ca);

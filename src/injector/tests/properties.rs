@@ -56,12 +56,14 @@ fn any_annotations() -> impl Strategy<Value = Vec<(String, String)>> {
     let names: Vec<&str> = super::super::annotations::ANNOTATIONS
         .iter()
         .map(|known| known.name)
-        .chain(["status", "typo"])
+        .chain(["status", "typo", "file-a", "file-b", "file-template-a", "file-format-a", "file-path-b"])
+        .chain(["file-mode-a", "file-upstream-a", "file-on-change-a", "file-", "file-template-"])
         .collect();
     let examples: Vec<&str> =
         super::super::annotations::ANNOTATIONS.iter().map(|known| known.example).collect();
     let value = prop_oneof![
         prop::sample::select(examples).prop_map(str::to_owned),
+        "(database/creds/a|json|uri|env|/a|b/c|SIGHUP a|\\{\\{ with secret \"database/creds/a\" \\}\\}x\\{\\{ end \\}\\})",
         "(true|false|none|allow|password|peer|trust|reject|[0-9]{1,6}|[0-9]{1,3}(Mi|m|s)|.{0,12})",
     ];
     prop::collection::vec((prop::sample::select(names).prop_map(str::to_owned), value), 0..6)

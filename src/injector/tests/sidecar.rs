@@ -322,7 +322,7 @@ fn the_proxy_takes_every_variable_that_it_is_given() {
             let value = variable["value"].as_str().unwrap_or(brought).to_owned();
             config::Given { key, value, by: key.to_owned() }
         });
-        let judged = config::judge(&given.collect::<Vec<_>>(), false);
+        let judged = config::judge(&given.collect::<Vec<_>>(), &[], false);
         assert!(judged.is_ok(), "{judged:?}");
     }
 }
