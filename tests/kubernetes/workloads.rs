@@ -130,6 +130,51 @@ async fn job_is_complete_when_its_container_has_ended_and_nothing_is_left() {
     site.until_revoked().await;
 }
 
+#[tokio::test]
+async fn files_of_the_vault_agent_are_there_with_the_application_and_gone_with_it() {
+    let site = Site::injected().await;
+    let node = site.node();
+    let vault_path = site.world.vault_path("db-app");
+    let example = "{{- with secret \"PATH\" -}}\n{\n  \"user\": {{ .Data.username | toJSON }},\n  \
+                   \"password\": {{ .Data.password | toJSON }}\n}\n{{- end }}\n";
+    let mut template = site.template("web");
+    template["metadata"]["annotations"] = json!({
+        "pglease.dev/from-vault-agent": "true",
+        "pglease.dev/token-audience": "vault",
+        "vault.hashicorp.com/agent-inject": "false",
+        "vault.hashicorp.com/role": "web",
+        "vault.hashicorp.com/auth-path": format!("auth/{}", site.world.auth()),
+        "vault.hashicorp.com/agent-inject-secret-db.json": vault_path,
+        "vault.hashicorp.com/agent-inject-template-db.json": example.replace("PATH", &vault_path),
+    });
+    site.create_deployment("web", 1, template).await;
+    let pod = &site.pods_of("web", 1).await[0];
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let app = container(pod, "app").unwrap();
+    let mounts: Vec<_> = app["volumeMounts"].as_array().unwrap().iter().collect();
+    let secrets = mounts.iter().find(|mount| mount["mountPath"] == "/vault/secrets").unwrap();
+    assert_eq!(secrets["readOnly"], true);
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|volume| volume["name"] == secrets["name"]).unwrap();
+    assert_eq!(volume["emptyDir"]["medium"], "Memory");
+    assert_eq!(variable(app, "DATABASE_URL"), None);
+
+    // The application starts when the startup probe of the sidecar has succeeded.
+    node.ready(name).await;
+    let sidecar = node.container(name, "pglease").await;
+    let file = sidecar.file("/vault/secrets/db.json");
+    let credential: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let text = |key: &str| credential[key].as_str().unwrap();
+    let world = &site.world;
+    let session = world.servers.postgres.connect_as(&world.database(), text("user"), text("password")).await;
+    assert_eq!(user_of(&session.unwrap()).await, text("user"));
+
+    site.api.delete(&site.path("apps/deployments/web")).await.object();
+    assert_eq!(node.exit(name, "pglease").await, 0);
+    assert!(!file.exists());
+    site.until_revoked().await;
+}
+
 /// The shape that the README and `docs/kubernetes.md` tell of.
 fn expect_sidecar(pod: &Value) {
     let sidecar = &pod["spec"]["initContainers"][0];

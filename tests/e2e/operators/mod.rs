@@ -15,6 +15,7 @@ mod drain;
 mod log;
 mod rolling;
 mod schema;
+mod formats;
 mod calls;
 mod load;
 mod warm;

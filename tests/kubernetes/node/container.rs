@@ -24,6 +24,7 @@ pub(crate) struct Container {
     /// As the container sees it.
     pub(crate) environment: BTreeMap<String, String>,
     spec: Value,
+    mounts: Vec<(String, PathBuf)>,
 }
 
 /// What else a container is started with than its spec.
@@ -66,7 +67,12 @@ impl Container {
             uid: None,
             stop: Signal::KILL,
         });
-        Self { process, environment, spec: spec.clone() }
+        Self { process, environment, spec: spec.clone(), mounts: surroundings.mounts.to_vec() }
+    }
+
+    /// Where a file of its volumes is here.
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        PathBuf::from(localise(path, &self.mounts))
     }
 
     pub(super) fn name(&self) -> &str {
