@@ -12,6 +12,10 @@ roots=/etc/ssl/certs/ca-certificates.crt
 [ -s "$roots" ] || { echo "no $roots: apt-get install -y ca-certificates" >&2; exit 1; }
 cd "$(dirname "$0")/.."
 
+# What `pglease version --json` names: as told, or of the clone that this is.
+: "${PGLEASE_BUILD_COMMIT=$(git rev-parse HEAD 2>/dev/null || true)}"
+export PGLEASE_BUILD_COMMIT
+
 # A target of its own keeps the flag from what runs during the build. glibc looks up names in /etc/hosts and by DNS
 # without any library beside it from 2.34 on.
 target=$(rustc -vV | sed -n 's/^host: //p')

@@ -3,7 +3,6 @@
 //! Runs on the control thread until its future is dropped. Nothing here asks a database or Vault. One connection
 //! carries one request: neither their number nor what they say, or do not say, costs the sessions anything.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -16,22 +15,25 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
 use tracing::debug;
 
 use crate::backoff::Backoff;
 use crate::config::HttpConfig;
 use crate::credential::CredentialSource;
 use crate::drain::Phase;
-use crate::net::{self, Absent};
+use crate::net::{self, Absent, Seat, Seats};
 use crate::telemetry::{Metrics, scrape};
 
 /// What the endpoints look at.
@@ -138,21 +140,25 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until the future is dropped; each request and its answer within `limit`.
 ///
-/// Above [`MAX_CONNECTIONS`] the oldest goes: a probe takes a millisecond, so who is quick always gets through.
+/// Above [`MAX_CONNECTIONS`] the oldest goes that has not asked yet, or does not take its answer: a probe takes a
+/// millisecond, so who is quick always gets through. None that is being answered goes, as a rotation that is waited for;
+/// where all are, the kernel keeps the next.
 pub(crate) async fn serve(listener: TcpListener, router: Router, limit: Duration) -> Infallible {
     let mut connections = JoinSet::new();
-    let mut by_age = VecDeque::<AbortHandle>::new();
+    let mut seats = Seats::new(MAX_CONNECTIONS, Duration::ZERO);
     let mut backoff = Backoff::default();
     loop {
+        let could_have_room = seats.could_have_room(Instant::now());
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if could_have_room => match accepted {
                 Ok((stream, _)) => {
                     backoff.reset();
-                    by_age.retain(|connection| !connection.is_finished());
-                    if by_age.len() >= MAX_CONNECTIONS && let Some(oldest) = by_age.pop_front() {
-                        oldest.abort();
-                    }
-                    by_age.push_back(connections.spawn(exchange(stream, router.clone(), limit)));
+                    let now = Instant::now();
+                    // Nobody but us takes one meanwhile.
+                    seats.have_room(now);
+                    let seat = Seat::new(now);
+                    let exchange = exchange(stream, router.clone(), seat.clone(), limit);
+                    seats.take(seat, connections.spawn(exchange));
                 }
                 Err(error) => {
                     debug!(event = "http.accept_failed", %error);
@@ -160,6 +166,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limit: Duration
                 }
             },
             Some(_) = connections.join_next() => {}
+            () = time::sleep(ROOM_PERIOD), if !could_have_room => {}
         }
     }
 }
@@ -180,12 +187,25 @@ pub(crate) fn router(health: Arc<Health>) -> Router {
 pub(crate) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
+    seat: Seat,
     limit: Duration,
 ) {
+    let router = TowerToHyperService::new(router);
+    // Nothing here reads a body: with its head a request is whole.
+    let service = service_fn(move |request: Request<Incoming>| {
+        let seat = seat.clone();
+        seat.answer();
+        let answer = router.call(request);
+        async move {
+            let answer = answer.await;
+            seat.end(false, Instant::now());
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_BUF_LEN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     match time::timeout(limit, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(event = "http.connection_failed", %error),
@@ -260,6 +280,9 @@ pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open at the same time: part of the descriptors that `app` keeps free of sessions.
 const MAX_CONNECTIONS: usize = 32;
 
+/// Where all are being answered, how long until it is looked whether one only has to take its answer.
+const ROOM_PERIOD: Duration = Duration::from_millis(100);
+
 /// Of a request's head; the endpoints need a hundred bytes.
 const MAX_BUF_LEN: usize = 16 * 1024;
 
@@ -274,14 +297,12 @@ pub(crate) mod tests {
     use std::sync::mpsc as std_mpsc;
     use std::thread;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::credential::{self, Credential, DerivedKeys, Issued, Publisher};
     use crate::drain::Drain;
     use crate::ids::GenerationId;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     /// What the endpoints look at, and the means to change it.
     struct World {
@@ -323,7 +344,7 @@ pub(crate) mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        tokio::join!(exchange(server, router, EXCHANGE_TIMEOUT), answer).1
+        tokio::join!(exchange(server, router, Seat::new(Instant::now()), EXCHANGE_TIMEOUT), answer).1
     }
 
     async fn ask(health: &Arc<Health>, request: &str) -> String {
@@ -466,6 +487,58 @@ pub(crate) mod tests {
         };
         tokio::select! {
             never = serve(listener, router(health), EXCHANGE_TIMEOUT) => match never {},
+            () = talk => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn request_that_is_being_answered_outlives_all_that_come_behind_it() {
+        let (began, begins) = mpsc::channel::<()>(2 * MAX_CONNECTIONS);
+        let (answer, answered) = watch::channel(false);
+        let slow = move || {
+            let (began, mut answered) = (began.clone(), answered.clone());
+            async move {
+                began.send(()).await.unwrap();
+                answered.wait_for(|answered| *answered).await.unwrap();
+                "done"
+            }
+        };
+        let router = Router::new().route("/", get(slow));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let talk = async {
+            let mut begins = begins;
+            let ask = async || {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: pod\r\n\r\n").await.unwrap();
+                stream
+            };
+            let waiting = ask().await;
+            begins.recv().await.unwrap();
+            let mut silent = Vec::new();
+            for _ in 0..2 * MAX_CONNECTIONS {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            // The oldest of the silent ones has gone by then: so has the rest of the flood come in.
+            assert!(matches!(silent[0].read(&mut [0]).await, Ok(0) | Err(_)));
+            // As many more as there is room for, in the place of the silent ones; the last is kept by the kernel.
+            let mut all = vec![waiting];
+            for _ in 1..MAX_CONNECTIONS {
+                all.push(ask().await);
+            }
+            for _ in 1..MAX_CONNECTIONS {
+                begins.recv().await.unwrap();
+            }
+            all.push(ask().await);
+            answer.send_replace(true);
+            for stream in &mut all {
+                let mut said = String::new();
+                stream.read_to_string(&mut said).await.unwrap();
+                assert!(said.ends_with("done"), "{said}");
+            }
+        };
+        tokio::select! {
+            never = serve(listener, router, EXCHANGE_TIMEOUT) => match never {},
             () = talk => {}
         }
     }

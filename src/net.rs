@@ -2,6 +2,7 @@
 
 mod absent;
 mod client;
+mod seats;
 
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use crate::config::{Keepalive, Silence};
 
 pub(crate) use absent::{Absent, counterpart, is_absent};
 pub(crate) use client::{ClientSocket, ClientStream, Peer};
+pub(crate) use seats::{Seat, Seats};
 
 /// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is
 /// noticed where no word of it comes.

@@ -154,6 +154,7 @@ fn write_generation(out: &mut String, generation: &GenerationStatus) -> fmt::Res
     let is_final = generation.end_is_final;
     write_bar(out, "Lease", generation.lease_seconds, generation.lease_ttl_seconds, is_final)?;
     write_bar(out, "Token", generation.token_seconds, generation.token_ttl_seconds, false)?;
+    write_bar(out, "Password", generation.password_seconds, generation.password_ttl_seconds, false)?;
     out.push_str("</div>\n");
     Ok(())
 }

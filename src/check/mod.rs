@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
 pub(crate) use report::{Report, Step};
-pub(crate) use text::{json, line, summary};
+pub(crate) use text::{SCHEMA, json, line, summary};
 
 use fault::Fault;
 use name::Name;

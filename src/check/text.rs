@@ -61,6 +61,9 @@ pub(crate) fn json(report: &Report) -> String {
     serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
+/// The JSON Schema of [`json`]'s document. Further keys may be added.
+pub(crate) const SCHEMA: &str = include_str!("schema.json");
+
 #[derive(Serialize)]
 struct ReportJson<'a> {
     version: &'static str,

@@ -9,13 +9,23 @@ use clap_mangen::Man;
 use serde_json::json;
 
 use super::{USAGE, command, say};
-use crate::config;
+use crate::{check, config};
 
 pub(super) fn commands() -> [Command; 4] {
-    let schema = Command::new("schema").about("Print the JSON Schema of the settings file").long_about(
-        "Prints a JSON Schema, draft 2020-12, that editors complete settings by, and CI checks them by. What is \
-         required is not in it: a variable or a flag may say it.",
-    );
+    let schema = Command::new("schema")
+        .about("Print the JSON Schema of the settings file, or of what check says")
+        .long_about(
+            "Prints a JSON Schema, draft 2020-12: of the settings file, that editors complete settings by, and CI checks \
+             them by (what is required is not in it: a variable or a flag may say it); or of the document of pglease \
+             check --json.",
+        )
+        .arg(
+            Arg::new("document")
+                .value_name("DOCUMENT")
+                .value_parser(["settings", "check"])
+                .default_value("settings")
+                .help("Which of both"),
+        );
     let version = Command::new("version").about("Print the version").arg(
         Arg::new("json")
             .long("json")
@@ -41,7 +51,10 @@ pub(super) fn commands() -> [Command; 4] {
 /// Runs one of [`commands`].
 pub(super) fn run(name: &str, matches: &ArgMatches) -> ExitCode {
     let text = match name {
-        "schema" => format!("{:#}", config::schema()),
+        "schema" => match matches.get_one::<String>("document").map(String::as_str) {
+            Some("check") => check::SCHEMA.to_owned(),
+            _ => format!("{:#}", config::schema()),
+        },
         "completions" => completions(matches),
         "man" => {
             let Some(page) = man(matches) else {

@@ -69,7 +69,7 @@ fn usage_of_the_commands_that_ask_stays() {
         (&["completions"], "completions <shell>"),
         (&["man"], "man [COMMAND]"),
         (&["proxy"], "proxy [OPTIONS]"),
-        (&["schema"], "schema"),
+        (&["schema"], "schema [DOCUMENT]"),
         (&["version"], "version [OPTIONS]"),
     ] {
         let help = help(path);

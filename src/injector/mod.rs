@@ -11,7 +11,6 @@
 mod certificate;
 mod health;
 mod identity;
-mod seats;
 mod server;
 mod webhook;
 mod review;

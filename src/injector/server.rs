@@ -23,15 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::identity::Identity;
-use super::seats::{Seat, Seats};
 use super::{Injector, webhook};
 use crate::drain::Phase;
+use crate::net::{Seat, Seats};
 use crate::telemetry::{InjectorMetrics, ResultLabels};
 
 impl Injector {
     /// Serves until the drain lets nobody in any more, and then until what is being answered is.
     pub(crate) async fn serve(self, listener: TcpListener) {
-        self.seat(Seats::default(), listener).await;
+        self.seat(Seats::new(MAX_CONNECTIONS, PATIENCE), listener).await;
     }
 
     async fn seat(self, mut seats: Seats, listener: TcpListener) {
@@ -180,3 +180,10 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 
 /// Between attempts to accept when the process is out of descriptors or memory.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
+
+/// An API server makes one for each review that it waits for.
+const MAX_CONNECTIONS: usize = 256;
+
+/// For handshake and request, on a machine that is busy. What comes behind as many as there are seats waits so long,
+/// and an API server waits for 5 s by our own configuration.
+const PATIENCE: Duration = Duration::from_secs(2);

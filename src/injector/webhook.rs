@@ -16,9 +16,9 @@ use tokio::time::{self, Instant};
 use tracing::{error, info, warn};
 
 use super::review::{self, Answer, BadReview, Outcome};
-use super::seats::Seat;
 use crate::config::SidecarConfig;
 use crate::drain::Phase;
+use crate::net::Seat;
 use crate::telemetry::{InjectorMetrics, OutcomeLabels};
 
 /// What answers reviews.

@@ -79,6 +79,10 @@ pub(crate) struct GenerationStatus {
     /// Of what a whole grant is.
     pub(crate) lease_ttl_seconds: Option<u64>,
     pub(crate) token_ttl_seconds: Option<u64>,
+    /// Of a static role, of the password that serves: until Vault changes it.
+    pub(crate) password_seconds: Option<u64>,
+    /// The same when it was first read.
+    pub(crate) password_ttl_seconds: Option<u64>,
     /// No renewal will move the end any more.
     pub(crate) end_is_final: bool,
     /// Every route's upstream has accepted it.
@@ -189,6 +193,8 @@ impl Generation {
             token_seconds: self.keeper.token_left(now).map(whole_seconds),
             lease_ttl_seconds: Some(whole_seconds(lease_ttl)),
             token_ttl_seconds: token_ttl.map(whole_seconds),
+            password_seconds: None,
+            password_ttl_seconds: None,
             end_is_final: self.keeper.window().is_some(),
             proven: self.is_proven(),
             standing: self.standing().as_str(),

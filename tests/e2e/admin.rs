@@ -121,6 +121,15 @@ async fn rotate_reads_the_password_of_a_static_role_and_close_ends_the_sessions_
     assert_eq!(pglease.logged("rotation.done").await[0]["trigger"], "asked");
     let status = pglease.run_command(&["status"]).await;
     assert!(text(&status).contains("(static): serving"), "{status:?}");
+    // Until Vault changes it, of a day.
+    let generations = pglease.status().await["chains"][0]["generations"].clone();
+    let current = generations.as_array().unwrap().last().unwrap();
+    let seconds = |name: &str| current[name].as_u64().unwrap();
+    let (left, whole) = (seconds("password_seconds"), seconds("password_ttl_seconds"));
+    assert!(0 < left && left <= whole && whole <= 86_400, "{current}");
+    assert!(text(&status).contains(", password ("), "{status:?}");
+    let page = pglease.admin_page().await;
+    assert!(page.contains("Password"), "{page}");
 }
 
 #[tokio::test]

@@ -47,11 +47,15 @@ static CONTENT_OF_IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
         .arg(&content)
         .arg("dev")
         .env("CARGO_TARGET_DIR", &target)
+        .env("PGLEASE_BUILD_COMMIT", COMMIT)
         .status()
         .unwrap();
     assert!(status.success(), "deploy/image.sh: {status}");
     content
 });
+
+/// What it is told that it is built from.
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A copy of it, as a container's root, with what Kubernetes and every runtime (OCI, "Default Devices") put there, and
 /// no `/proc`.
@@ -116,7 +120,7 @@ fn image_is_one_program_and_two_files() {
 fn dockerfile_adds_nothing_to_what_the_script_assembles() {
     let dockerfile = fs::read_to_string(format!("{REPOSITORY}/deploy/Dockerfile")).unwrap();
     let (build, image) = dockerfile.split_once("FROM scratch\n").unwrap();
-    assert!(build.contains("RUN deploy/image.sh /image\n"));
+    assert!(build.contains("ARG PGLEASE_BUILD_COMMIT\nRUN deploy/image.sh /image\n"));
     let entrypoint = format!("ENTRYPOINT [\"{PROGRAM}\"]");
     let lines = ["COPY --from=build /image/ /", "USER 65532:65532", &entrypoint, "CMD [\"proxy\"]"];
     assert_eq!(image.lines().collect::<Vec<_>>(), lines);
@@ -137,6 +141,8 @@ fn program_runs_in_an_empty_root() {
     let version = run(root.path(), &["version"]);
     assert!(version.status.success(), "{version:?}");
     assert!(String::from_utf8(version.stdout).unwrap().contains(env!("CARGO_PKG_VERSION")));
+    let build = String::from_utf8(run(root.path(), &["version", "--json"]).stdout).unwrap();
+    assert!(build.contains(&format!("\"commit\": \"{COMMIT}\"")), "{build}");
 }
 
 #[tokio::test]

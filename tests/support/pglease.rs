@@ -140,6 +140,12 @@ impl Pglease {
         serde_json::from_str(&answer.text().await.unwrap()).unwrap()
     }
 
+    /// The page for people.
+    pub(crate) async fn admin_page(&self) -> String {
+        let url = format!("http://{}/", self.admin());
+        super::http_client().get(url).send().await.unwrap().text().await.unwrap()
+    }
+
     /// A session of an application, in this database.
     pub(crate) async fn connect(&self, database: &str) -> Result<Database, tokio_postgres::Error> {
         self.connect_as(database, "app").await

@@ -18,6 +18,8 @@ pub(in crate::admin) fn healthy() -> Status {
         token_seconds: Some(3600),
         lease_ttl_seconds: Some(3600),
         token_ttl_seconds: Some(3600),
+        password_seconds: None,
+        password_ttl_seconds: None,
         end_is_final: false,
         proven: true,
         holders: 0,

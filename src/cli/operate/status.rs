@@ -67,13 +67,14 @@ fn write_chain(text: &mut String, chain: &Value) {
     for generation in items(chain, "generations") {
         let _ = writeln!(
             text,
-            "  {:4} {:10} {}, lease {} {}, token {}, {} sessions, {}{}",
+            "  {:4} {:10} {}, lease {} {}, token {}{}, {} sessions, {}{}",
             word(generation, "generation"),
             word(generation, "state"),
             word(generation, "db_role"),
             generation.get("lease").and_then(Value::as_str).unwrap_or("none"),
             left(generation, "lease"),
             left(generation, "token"),
+            password(generation),
             number(generation, "holders"),
             word(generation, "standing"),
             if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
@@ -98,6 +99,12 @@ fn write_file(text: &mut String, file: &Value) {
         file.get("generation").and_then(Value::as_str).unwrap_or("nothing"),
         word(file, "vault_path"),
     );
+}
+
+/// Of a static role's password that serves, until Vault changes it.
+fn password(generation: &Value) -> String {
+    let is_told = generation.get("password_seconds").is_some_and(Value::is_u64);
+    if is_told { format!(", password {}", left(generation, "password")) } else { String::new() }
 }
 
 fn left(generation: &Value, of: &str) -> String {

@@ -33,7 +33,7 @@ struct World {
 impl World {
     /// Shows what `issued` has, from a volume as a kubelet makes it.
     async fn start() -> Self {
-        Self::with(Seats::default()).await
+        Self::with(Seats::new(MAX_CONNECTIONS, PATIENCE)).await
     }
 
     async fn with(seats: Seats) -> Self {

@@ -117,6 +117,8 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
             token_seconds,
             lease_ttl_seconds: None,
             token_ttl_seconds: None,
+            password_seconds: None,
+            password_ttl_seconds: None,
             end_is_final: false,
             proven: true,
             holders: issued.sessions(),
@@ -126,7 +128,13 @@ impl<V: VaultApi, P: Prove> StaticChain<V, P> {
         let superseded = self.superseded.iter().map(|issued| offered(issued, "superseded"));
         let current = self.current.iter().filter_map(|current| {
             let status = offered(current.issued.as_ref()?, "current");
-            Some(GenerationStatus { proven: current.proof.is_none(), ..status })
+            let (left, whole) = self.plan.until_change(self.now().boot).unzip();
+            Some(GenerationStatus {
+                proven: current.proof.is_none(),
+                password_seconds: left.map(whole_seconds),
+                password_ttl_seconds: whole.map(whole_seconds),
+                ..status
+            })
         });
         ChainStatus {
             current: self

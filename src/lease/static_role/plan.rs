@@ -13,8 +13,18 @@ use crate::vault::Answer;
 pub(super) struct Plan {
     login: Errand,
     read: Errand,
+    /// When Vault changes the password that was read last, and how long that was when it was first read.
+    change: Option<Change>,
     /// The password that is offered was rejected, and the answer to that is not found yet.
     rejected: bool,
+}
+
+/// Vault's next change of a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Change {
+    at: Duration,
+    /// From the first read of this password.
+    whole: Duration,
 }
 
 /// The moment of an event.
@@ -69,6 +79,8 @@ impl Plan {
         if news {
             self.read.backoff.reset();
         }
+        let known = self.change.filter(|_| !news).map_or(Duration::ZERO, |change| change.whole);
+        self.change = Some(Change { at: view.now + ttl, whole: known.max(ttl) });
         let at = view.now + schedule::next_static_read(ttl, view.u);
         if self.rejected && !news {
             let ceiling = self.ceiling(schedule::MAX_RETRY, view);
@@ -103,6 +115,11 @@ impl Plan {
             self.read.hasten(now);
         }
         news
+    }
+
+    /// Until Vault changes the password, and how long that was when it was first read.
+    pub(super) fn until_change(&self, now: Duration) -> Option<(Duration, Duration)> {
+        self.change.map(|change| (change.at.saturating_sub(now), change.whole))
     }
 
     pub(super) fn is_rejected(&self) -> bool {
@@ -225,6 +242,18 @@ mod tests {
             plan.read(secs(60), true, View { u, ..at(secs(101)) });
             assert_eq!(plan.next_read(), Some(due + secs(1)));
         }
+    }
+
+    #[test]
+    fn change_of_the_password_is_told_as_it_comes_nearer() {
+        let mut plan = serving();
+        assert_eq!(Plan::default().until_change(secs(100)), None);
+        assert_eq!(plan.until_change(secs(110)), Some((secs(50), secs(60))));
+        plan.read(secs(10), false, at(secs(150)));
+        assert_eq!(plan.until_change(secs(155)), Some((secs(5), secs(60))));
+        plan.read(secs(30), true, at(secs(160)));
+        assert_eq!(plan.until_change(secs(160)), Some((secs(30), secs(30))));
+        assert_eq!(plan.until_change(secs(900)), Some((Duration::ZERO, secs(30))));
     }
 
     #[test]

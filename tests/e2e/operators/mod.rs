@@ -20,8 +20,10 @@ mod calls;
 mod load;
 mod warm;
 
+use std::net::SocketAddr;
 use std::process::Output;
 
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::time;
 
@@ -36,4 +38,19 @@ async fn run(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Where what is sent is dropped: nobody accepts, and the kernel holds no more for them. Its address, and what holds it
+/// so.
+async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = socket.listen(1).unwrap();
+    // Two is what it keeps with a backlog of one.
+    let mut held = Vec::new();
+    while held.len() < 2 {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    (address, (listener, held))
 }

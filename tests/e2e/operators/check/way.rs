@@ -6,9 +6,10 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use super::super::black_hole;
 use super::Patient;
 use crate::check::{Checked, check, promised};
 use crate::support::install::Install;
@@ -70,6 +71,7 @@ async fn way_to_vault_is_gone_step_by_step() {
     let nobody = format!("http://127.0.0.1:{}", crate::support::free_ports(1));
     let swapped = [tls.replace("https", "http"), plain.replace("http", "https")];
     let (hole, _held) = black_hole().await;
+    let hole = format!("http://{hole}");
     let (closing, _closing) = who_answers(b"").await;
     let by_proxy = format!("{ca}\nproxy = {plain:?}");
     for (address, further, name, fault, cure) in [
@@ -138,21 +140,6 @@ async fn way_to_vault_is_gone_step_by_step() {
 
 fn has(checked: &Checked, name: &str, fault: &str) -> bool {
     checked.steps().iter().any(|step| step["name"] == name && step["fault"] == fault)
-}
-
-/// Where what is sent is dropped: nobody accepts, and the kernel holds no more for them. Its address, and what holds it
-/// so.
-async fn black_hole() -> (String, (TcpListener, Vec<TcpStream>)) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = socket.local_addr().unwrap();
-    let listener = socket.listen(1).unwrap();
-    // Two is what it keeps with a backlog of one.
-    let mut held = Vec::new();
-    while held.len() < 2 {
-        held.push(TcpStream::connect(address).await.unwrap());
-    }
-    (format!("http://{address}"), (listener, held))
 }
 
 /// Somebody who says this to whoever connects, and hangs up.

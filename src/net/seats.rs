@@ -1,4 +1,4 @@
-//! The connections that are open, and which of them makes room for another.
+//! The connections that are open at an HTTP port, and which of them makes room for another.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// As many connections as may be open.
-pub(super) struct Seats {
+#[derive(Debug)]
+pub(crate) struct Seats {
     count: usize,
     patience: Duration,
     taken: Vec<(Seat, AbortHandle)>,
@@ -15,11 +16,11 @@ pub(super) struct Seats {
 
 /// How a connection is used, kept up by itself.
 #[derive(Clone, Debug)]
-pub(super) struct Seat(Arc<Mutex<State>>);
+pub(crate) struct Seat(Arc<Mutex<State>>);
 
 #[derive(Clone, Copy, Debug)]
 struct State {
-    /// A review was answered on it: it is an API server's.
+    /// What it asked was answered as it should be: it is one that the port is there for.
     has_answered: bool,
     /// A whole request is there.
     is_answering: bool,
@@ -27,19 +28,20 @@ struct State {
     since: Instant,
 }
 
-impl Default for Seats {
-    fn default() -> Self {
-        Self::new(MAX_CONNECTIONS, PATIENCE)
-    }
-}
-
 impl Seats {
-    pub(super) fn new(count: usize, patience: Duration) -> Self {
+    /// `patience` is for a whole request to come, whatever waits for the seat.
+    pub(crate) fn new(count: usize, patience: Duration) -> Self {
         Self { count, patience, taken: Vec::new() }
     }
 
+    /// Whether [`have_room`](Self::have_room) would say so, which ends nobody.
+    pub(crate) fn could_have_room(&mut self, now: Instant) -> bool {
+        self.taken.retain(|(_, connection)| !connection.is_finished());
+        self.taken.len() < self.count || self.dispensable(now).is_some()
+    }
+
     /// Whether there is room for another, after one that is of no use has been ended where there was none.
-    pub(super) fn have_room(&mut self, now: Instant) -> bool {
+    pub(crate) fn have_room(&mut self, now: Instant) -> bool {
         self.taken.retain(|(_, connection)| !connection.is_finished());
         if self.taken.len() < self.count {
             return true;
@@ -50,13 +52,13 @@ impl Seats {
         true
     }
 
-    pub(super) fn take(&mut self, seat: Seat, connection: AbortHandle) {
+    pub(crate) fn take(&mut self, seat: Seat, connection: AbortHandle) {
         self.taken.push((seat, connection));
     }
 
     /// The connection that goes first: of those that have had nothing answered, the one that has taken longest to ask;
-    /// of the others only where they have more than half of the seats. So an API server keeps half of them, whoever
-    /// else connects. None that is being answered, nor one that has not had the time to ask: a burst of reviews waits
+    /// of the others only where they have more than half of the seats. So those that come back keep half of them, whoever
+    /// else connects. None that is being answered, nor one that has not had the time to ask: a burst of requests waits
     /// rather than ends its own.
     ///
     /// A stranger's time counts from its coming to its whole request, whatever it says meanwhile: those who say
@@ -78,12 +80,12 @@ impl Seats {
 }
 
 impl Seat {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(State { has_answered: false, is_answering: false, since: now })))
     }
 
     /// The head of a request is there. A stranger's first is what it has had its time for.
-    pub(super) fn ask(&self, now: Instant) {
+    pub(crate) fn ask(&self, now: Instant) {
         let mut state = self.lock();
         if state.has_answered {
             state.since = now;
@@ -91,15 +93,15 @@ impl Seat {
     }
 
     /// All of the request is there.
-    pub(super) fn answer(&self) {
+    pub(crate) fn answer(&self) {
         self.lock().is_answering = true;
     }
 
-    /// The answer is there, to a review or to what is none.
-    pub(super) fn end(&self, is_review: bool, now: Instant) {
+    /// The answer is there; `is_known`: to what the port is there for.
+    pub(crate) fn end(&self, is_known: bool, now: Instant) {
         let mut state = self.lock();
         state.is_answering = false;
-        if is_review {
+        if is_known {
             state.has_answered = true;
             state.since = now;
         }
@@ -109,13 +111,6 @@ impl Seat {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// An API server makes one for each review that it waits for.
-const MAX_CONNECTIONS: usize = 256;
-
-/// For handshake and request, on a machine that is busy. What comes behind as many as there are seats waits so long,
-/// and an API server waits for 5 s by our own configuration.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
