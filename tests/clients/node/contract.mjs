@@ -16,8 +16,9 @@ export const IS_SLEEPING =
   ` AND starts_with(query, '${SLEEP}')`;
 
 // Does the steps, then keeps the pool: `pool.with(during)` takes a connection of it, has `during` use it, and gives
-// it back. `during` gets a function from a statement to the one value of its result. Errors that nobody handles end
-// the process, as they do Node's.
+// it back. `during` gets a function from a statement to the one value of its result. `pool.ended()`, where a pool has
+// it, returns once it knows that its connections were ended from afar. Errors that nobody handles end the process, as
+// they do Node's.
 export async function run(steps, pool) {
   let where = "start";
   try {
@@ -39,6 +40,7 @@ export async function run(steps, pool) {
       } else if (command === "idle") {
         say(`ok idle ${await workers.stop()}`);
       } else if (command === "use") {
+        await pool.ended?.();
         await useAll(pool);
         say("ok use");
       } else if (command === "end") {

@@ -7,7 +7,8 @@ import {
   BIG_ROWS, BIG_VALUE, CLIENT, COPIED, IS_SLEEPING, POOL_SIZE, SLEEP, URL, expect, failure, pause, run,
 } from "./contract.mjs";
 
-const sql = postgres(URL, { max: POOL_SIZE, onnotice: () => {} });
+let closed = 0;
+const sql = postgres(URL, { max: POOL_SIZE, onnotice: () => {}, onclose: () => (closed += 1) });
 
 const value = async (connection, text) => Object.values((await connection.unsafe(text))[0])[0];
 
@@ -103,6 +104,12 @@ await run(
       const one = await sql.reserve();
       await during((text) => value(one, text));
       one.release();
+    },
+    // A connection that it reserves before it has seen its end stands still, as it does without pglease.
+    async ended() {
+      while (closed < POOL_SIZE) {
+        await pause(20);
+      }
     },
     close: () => sql.end(),
   },
