@@ -39,7 +39,7 @@ async fn odd_world() -> World<'static> {
         };
         let rules: String = characters.chars().map(one).collect();
         let text =
-            format!("length = 60\nrule \"charset\" {{ charset = \"abcdefgh0123\" min-chars = 4 }}\n{rules}");
+            format!("length = 100\nrule \"charset\" {{ charset = \"abcdefgh0123\" min-chars = 4 }}\n{rules}");
         world.write(&format!("sys/policies/password/{policy}"), json!({ "policy": text })).await;
         let creation = format!(
             "CREATE ROLE \"{{{{name}}}}\" LOGIN PASSWORD $odd${{{{password}}}}$odd$ VALID UNTIL '{{{{expiration}}}}' \
