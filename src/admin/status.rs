@@ -73,6 +73,8 @@ impl VaultPlace {
 pub(super) struct VaultStatus {
     pub(super) address: String,
     pub(super) login_method: &'static str,
+    /// Whether the last request went wrong.
+    pub(super) failing: bool,
     /// Unix time of the last request that went well.
     pub(super) last_ok_at: Option<u64>,
     pub(super) last_error: Option<ErrorStatus>,
@@ -126,6 +128,8 @@ pub(super) struct HostStatus {
     pub(super) host: String,
     pub(super) logins: u64,
     pub(super) failures: u64,
+    /// Whether the last login went wrong.
+    pub(super) failing: bool,
     pub(super) last_ok_at: Option<u64>,
     /// How long that one took.
     pub(super) last_ok_seconds: Option<f64>,
@@ -235,6 +239,7 @@ impl VaultStatus {
         Self {
             address: place.address.clone(),
             login_method: place.login_method,
+            failing: metrics.vault_answers.is_failing(),
             last_ok_at: metrics.vault_answers.last_ok().map(|(at, _)| at),
             last_error: metrics.vault_answers.last_failure().map(ErrorStatus::of),
             requests: requests
@@ -288,6 +293,7 @@ impl HostStatus {
             host: host.to_owned(),
             logins: ok + failures,
             failures,
+            failing: answers.is_failing(),
             last_ok_at: last_ok.map(|(at, _)| at),
             last_ok_seconds: last_ok.map(|(_, took)| took.as_secs_f64()),
             last_error: answers.last_failure().map(ErrorStatus::of),

@@ -200,7 +200,7 @@ fn chain_blame(error: &ChainError, status: &Status) -> Blame {
 
 /// A host whose last login failed.
 fn of_host(host: &HostStatus, status: &Status) -> Option<Finding> {
-    let error = host.last_error.as_ref().filter(|error| host.last_ok_at.is_none_or(|ok| ok < error.at))?;
+    let error = host.last_error.as_ref().filter(|_| host.failing)?;
     // A server of another kind than is wanted is in order, and what a client asked for in vain is the client's.
     let others_serve = status.upstreams.hosts.iter().any(serves);
     if error.kind == "session_attrs" && others_serve {
@@ -222,14 +222,13 @@ fn of_host(host: &HostStatus, status: &Status) -> Option<Finding> {
 }
 
 fn serves(host: &HostStatus) -> bool {
-    let failed_at = host.last_error.as_ref().map_or(0, |error| error.at);
-    host.last_ok_at.is_some_and(|ok| ok >= failed_at)
+    host.last_ok_at.is_some() && !host.failing
 }
 
 /// Vault, where it fails and no chain has said so.
 fn of_vault(status: &Status, findings: &[Finding]) -> Option<Finding> {
     let vault = &status.vault;
-    let error = vault.last_error.as_ref().filter(|error| vault.last_ok_at.is_none_or(|ok| ok < error.at))?;
+    let error = vault.last_error.as_ref().filter(|_| vault.failing)?;
     let is_said = findings.iter().any(|finding| finding.says.contains(&error.says));
     let is_recent = status.now.saturating_sub(error.at) <= RECENT_SECONDS;
     if is_said || !is_recent {

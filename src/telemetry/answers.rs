@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,8 @@ pub(crate) struct Answers {
     /// Of the last that went well, in microseconds.
     last_took: AtomicU64,
     last_failure: Mutex<Option<Failure>>,
+    /// Whether the last answer of all was no good one: seconds do not tell.
+    failing: AtomicBool,
 }
 
 /// What went wrong last.
@@ -41,6 +43,7 @@ impl Answers {
         self.ok.fetch_add(1, Ordering::Relaxed);
         self.last_ok.store(unix_now(), Ordering::Relaxed);
         self.last_took.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.failing.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn note_failure(
@@ -53,6 +56,7 @@ impl Answers {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let failure = Failure { operation, kind, code, says: in_words(error), at: unix_now() };
         *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        self.failing.store(true, Ordering::Relaxed);
     }
 
     /// How many went well, and how many did not.
@@ -64,6 +68,11 @@ impl Answers {
     pub(crate) fn last_ok(&self) -> Option<(u64, Duration)> {
         let at = Some(self.last_ok.load(Ordering::Relaxed)).filter(|at| *at > 0)?;
         Some((at, Duration::from_micros(self.last_took.load(Ordering::Relaxed))))
+    }
+
+    /// Whether the last one went wrong.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     pub(crate) fn last_failure(&self) -> Option<Failure> {
@@ -102,9 +111,12 @@ mod tests {
         let answers = Answers::default();
         assert_eq!((answers.counts(), answers.last_ok(), answers.last_failure()), ([0, 0], None, None));
         answers.note_ok(Duration::from_millis(3));
+        assert!(!answers.is_failing());
         answers.note_failure("creds", "denied", Some("403".to_owned()), &io::Error::other("no\nway"));
         answers.note_failure("renew", "no_answer", None, &io::Error::other("x".repeat(1000)));
         assert_eq!(answers.counts(), [1, 2]);
+        // Within the second.
+        assert!(answers.is_failing());
         assert_eq!(answers.last_ok().unwrap().1, Duration::from_millis(3));
         let failure = answers.last_failure().unwrap();
         assert_eq!((failure.operation, failure.kind, failure.code), ("renew", "no_answer", None));

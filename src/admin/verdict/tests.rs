@@ -177,6 +177,7 @@ fn credential_that_cannot_be_kept_is_a_warning_until_it_ends_soon() {
     status.chains[0].state = "degraded";
     status.chains[0].last_error = Some(chain_error(&sealed));
     status.vault.last_error = Some(sealed);
+    status.vault.failing = true;
     let finding = only(&status);
     assert_eq!((finding.fault, finding.severity), (Fault::Vault, Severity::Warning));
     assert!(finding.says.contains("for 58 min more"), "{finding:?}");
@@ -218,6 +219,7 @@ fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
     ] {
         let mut status = healthy();
         status.upstreams.hosts[0].last_error = Some(error("login", kind, code, says));
+        status.upstreams.hosts[0].failing = true;
         let finding = only(&status);
         assert_eq!((finding.fault, finding.severity), (fault, Severity::Error), "{kind} {code} {finding:?}");
         assert!(finding.says.contains(what) && finding.says.contains("db:5432"), "{finding:?}");
@@ -241,6 +243,7 @@ fn proof_that_a_host_prevents_is_told_once() {
     status.chains[0].rotation = Some(rotation);
     status.chains[0].last_error = Some(chain_error(&refused));
     status.upstreams.hosts[0].last_error = Some(ErrorStatus { operation: "login", ..refused });
+    status.upstreams.hosts[0].failing = true;
     assert!(only(&status).says.contains("db:5432"));
 }
 
@@ -248,6 +251,7 @@ fn proof_that_a_host_prevents_is_told_once() {
 fn vault_that_fails_at_what_nobody_waits_for_is_a_warning() {
     let mut status = healthy();
     status.vault.last_error = Some(error("lookup", "no_answer", "", "no answer from Vault to lookup"));
+    status.vault.failing = true;
     let finding = only(&status);
     assert_eq!((finding.fault, finding.severity), (Fault::Vault, Severity::Warning));
     assert!(finding.says.starts_with("The last request to Vault failed; clients are served."), "{finding:?}");
