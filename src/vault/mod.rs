@@ -219,7 +219,10 @@ impl Vault {
         seconds.observe(asked_at.elapsed().as_secs_f64());
         let answers = &self.metrics.vault_answers;
         match &result {
-            Ok(_) => answers.note_ok(asked_at.elapsed()),
+            // That a lease is not known any more is what a lookup is to tell.
+            Ok(_) | Err(VaultError::Refused { operation: Operation::LookUpLease, status: 400, .. }) => {
+                answers.note_ok(asked_at.elapsed());
+            }
             Err(error) => {
                 answers.note_failure(op, error.kind(), status.map(|status| status.to_string()), error);
             }

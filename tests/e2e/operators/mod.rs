@@ -16,6 +16,7 @@ mod log;
 mod rolling;
 mod schema;
 mod formats;
+mod verdict;
 mod calls;
 mod load;
 mod warm;
