@@ -253,7 +253,8 @@ pub(crate) struct Pinger(mpsc::Sender<oneshot::Sender<()>>);
 impl Pinger {
     async fn ping(&self) -> bool {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(reply).is_ok() && matches!(time::timeout(PING_TIMEOUT, answer).await, Ok(Ok(())))
+        let asked = async { self.0.send(reply).await.is_ok() && answer.await.is_ok() };
+        time::timeout(PING_TIMEOUT, asked).await.unwrap_or(false)
     }
 }
 
@@ -271,7 +272,7 @@ pub(crate) fn pings() -> (Pinger, impl Future<Output = ()>) {
 /// Shorter than a kubelet's `timeoutSeconds` of 1 would make the answer come too late to be one.
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// Pings that may wait; a thread that has not answered so many does not answer.
+/// Pings that a thread has before it; further ones wait for their turn.
 const PINGS: usize = 16;
 
 /// Accept to the last byte of the answer.

@@ -63,17 +63,17 @@ impl Place {
         file.write_all(content).map_err(write)?;
         file.sync_all().map_err(write)?;
         drop(file);
-        let moved = fs::rename(&self.draft, &self.path).and_then(|()| self.sync_directory());
-        moved.map_err(|source| PlaceError::Move { path: self.path.clone(), source })
+        fs::rename(&self.draft, &self.path)
+            .map_err(|source| PlaceError::Move { path: self.path.clone(), source })?;
+        self.sync_directory();
+        Ok(())
     }
 
-    /// Makes the rename last. Some file systems cannot, and need not.
-    fn sync_directory(&self) -> io::Result<()> {
-        let Some(directory) = self.path.parent() else { return Ok(()) };
-        match File::open(directory)?.sync_all() {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            synced => synced,
-        }
+    /// Makes the rename last, where that can be had: readers have the new file whatever becomes of it, and after a crash
+    /// of the machine neither is of any use.
+    fn sync_directory(&self) {
+        let directory = self.path.parent().map(File::open);
+        let _ = directory.map(|directory| directory.and_then(|directory| directory.sync_all()));
     }
 
     /// Removes it, and what is left of a draft; `false` where there is none. What is no file is left alone.

@@ -1,15 +1,15 @@
 //! The words of a program that may have read the file, without what is secret in it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
+
+use crate::render;
 
 /// The first lines of `output`, without `password`, in whatever form a file has it, and without characters that are
 /// not for a log.
 pub(super) fn redacted(output: &[u8], password: &SecretString) -> String {
     let text = Zeroizing::new(String::from_utf8_lossy(output).into_owned());
-    let mut forms = forms(password.expose_secret());
+    let mut forms = render::forms(password.expose_secret());
     // What contains another goes first.
     forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
     let clean = forms
@@ -20,37 +20,6 @@ pub(super) fn redacted(output: &[u8], password: &SecretString) -> String {
     shown.take(MAX_SHOWN).collect()
 }
 
-/// The password as formats and templates write it.
-fn forms(password: &str) -> Vec<Zeroizing<String>> {
-    let encoded: String = url::form_urlencoded::byte_serialize(password.as_bytes()).collect();
-    let escaped = |specials: &[char]| {
-        let backslashed = |character: char| {
-            specials.contains(&character).then_some('\\').into_iter().chain([character]).collect::<String>()
-        };
-        password.chars().map(backslashed).collect::<String>()
-    };
-    let percent = |keep: fn(u8) -> bool| {
-        let byte = |byte: u8| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-        password.bytes().map(byte).collect::<String>()
-    };
-    let json = serde_json::to_string(password).unwrap_or_default();
-    [
-        password.to_owned(),
-        encoded.clone(),
-        encoded.replace('+', "%20"),
-        percent(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
-        json.trim_matches('"').to_owned(),
-        escaped(&['\\', '\'']),
-        escaped(&['\\', ':']),
-        escaped(&['\\', ':', '=', '#', '!', ' ']),
-        password.replace('\'', "'\\''"),
-        STANDARD.encode(password),
-        URL_SAFE_NO_PAD.encode(password),
-    ]
-    .map(Zeroizing::new)
-    .into()
-}
-
 /// Stands for what is not shown.
 const MASK: &str = "***";
 /// Characters of a program's words that are logged.
@@ -59,22 +28,44 @@ const MAX_SHOWN: usize = 400;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::render::{Format, Secret, Target, Template};
 
     #[test]
     fn password_is_masked_in_every_form_that_a_file_has() {
-        let password = r#"p:a=s's w"o\r%d/&"#;
+        let password = "p:a=s's w\"o\\r%d/&<>$x`y!#é z";
         let secret = SecretString::from(password);
-        let said = format!(
-            "reload: {password}\n{}\n{}\n{} {}",
-            STANDARD.encode(password),
-            r"p\:a=s's w",
-            "p%3Aa%3Ds%27s%20w%22o%5Cr%25d%2F%26",
-            serde_json::to_string(password).unwrap(),
-        );
-        let shown = redacted(said.as_bytes(), &secret);
-        assert!(shown.starts_with("reload: ***"), "{shown}");
-        for piece in [password, "%3Aa%3Ds", &STANDARD.encode(password), r#"w\"o"#] {
-            assert!(!shown.contains(piece), "{shown}");
+        let target = Target {
+            hosts: vec![("db", 5432)],
+            database: "app",
+            options: vec![("sslmode", "verify-full")],
+            service: "pglease",
+        };
+        let credential =
+            Secret { username: "v-app", password, lease_id: "", lease_duration: 60, renewable: false };
+        let functions =
+            ["", "| toJSON", "| toJSONPretty", "| toUnescapedJSON", "| urlquery", "| base64Encode"];
+        let templates = functions.map(|function| {
+            format!("{{{{ with secret \"a/creds/b\" }}}}{{{{ .Data.password {function} }}}}{{{{ end }}}}")
+        });
+        let quoted = "{{ with secret \"a/creds/b\" }}{{ printf \"%q\" .Data.password }}{{ end }}".to_owned();
+        let templates = templates.iter().chain([&quoted]);
+        let templates = templates.map(|text| Format::Template(Template::parse(text, "a/creds/b").unwrap()));
+        let formats = [
+            Format::Json,
+            Format::Env,
+            Format::Pgpass,
+            Format::PgService,
+            Format::Uri,
+            Format::Properties,
+            Format::UsernamePassword,
+        ];
+        for format in formats.into_iter().chain(templates) {
+            let written = format.render(&credential, Some(&target)).unwrap();
+            let shown = redacted(&written, &secret);
+            assert!(shown.contains(MASK), "{format:?}: {shown}");
+            for piece in ["s w", "s%20w", "s+w", "x`y", "x\\`y", "x%60y", "r%d", "r%25d"] {
+                assert!(!shown.contains(piece), "{format:?}: {piece}: {shown}");
+            }
         }
     }
 

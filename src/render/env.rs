@@ -23,7 +23,7 @@ pub(super) fn write(secret: &Secret<'_>, target: Option<&Target<'_>>, out: &mut 
 }
 
 /// Within double quotes a shell and systemd agree on what `\` does; within single ones they do not.
-fn variable(name: &str, value: &str, out: &mut Buffer) {
+pub(super) fn variable(name: &str, value: &str, out: &mut Buffer) {
     out.push_str(name);
     out.push('=');
     let is_bare = |character: char| character.is_ascii_alphanumeric() || "_-./:,@%+=".contains(character);

@@ -4,6 +4,7 @@
 
 mod buffer;
 mod env;
+mod forms;
 mod go;
 mod json;
 mod pgpass;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use buffer::Buffer;
 
+pub(crate) use forms::forms;
 pub(crate) use template::{Template, TemplateError};
 
 /// A credential, as Vault gave it.

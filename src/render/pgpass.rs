@@ -37,7 +37,7 @@ fn line(host: &str, port: u16, secret: &Secret<'_>, target: &Target<'_>, out: &m
     out.push('\n');
 }
 
-fn field(value: &str, out: &mut Buffer) {
+pub(super) fn field(value: &str, out: &mut Buffer) {
     for character in value.chars() {
         if matches!(character, ':' | '\\') {
             out.push('\\');

@@ -54,7 +54,7 @@ fn parameter<'a>(keyword: &str, value: &'a str) -> Option<(&'static str, &'a str
 }
 
 /// `java.util.Properties.load`: what is not plain ASCII as `\uXXXX`, so that the reader's encoding does not matter.
-fn property(name: &str, value: &str, out: &mut Buffer) {
+pub(super) fn property(name: &str, value: &str, out: &mut Buffer) {
     out.push_str(name);
     out.push('=');
     for (at, character) in value.char_indices() {

@@ -69,7 +69,9 @@ impl Notifier {
             let heard = tell(&self.how, &self.path, news).await;
             self.note(news, heard.as_ref().err());
             if heard.is_ok() {
-                self.metrics.files.untold.get_or_create(&self.labels()).set(0);
+                if self.is_newest() {
+                    self.metrics.files.untold.get_or_create(&self.labels()).set(0);
+                }
                 return Some(());
             }
             let pause = backoff.next(MAX_PAUSE, 0.5 + fastrand::f64() / 2.0);
@@ -99,12 +101,17 @@ impl Notifier {
         self.status.send_modify(|status| {
             let NoticeStatus { told, last_told_at, last_error, .. } =
                 status.on_change.get_or_insert_default();
-            *told = error.is_none();
+            *told = error.is_none() && self.is_newest();
             match error {
                 None => *last_told_at = Some(unix_now()),
                 Some(error) => *last_error = Some(FileError { says: in_words(error), at: unix_now() }),
             }
         });
+    }
+
+    /// Whether nothing has come since, of which the reader is to be told as well.
+    fn is_newest(&self) -> bool {
+        !self.news.has_changed().unwrap_or(false)
     }
 
     fn labels(&self) -> FileLabels {
