@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::yield_now;
 use tokio::time;
 use tokio_util::task::TaskTracker;
@@ -24,7 +24,7 @@ use tracing::{debug, error, info};
 
 use crate::backoff::Backoff;
 use crate::config::{DEFAULT_PORT, ListenAddress, ListenConfig, Silence};
-use crate::net::{self, Absent, ClientSocket, ClientStream, Peer};
+use crate::net::{self, Absent, ClientSocket, ClientStream, Copies, Peer};
 use crate::session::{self, Shared};
 
 use spare::Spare;
@@ -155,6 +155,8 @@ fn bind_socket(address: SocketAddr) -> Result<Bound, BindError> {
             socket.set_only_v6(true)?;
         }
         socket.set_nonblocking(true)?;
+        // Of the connections that it accepts.
+        net::prepare(&socket, &Silence::default())?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = StdListener::from(socket);
@@ -203,16 +205,17 @@ async fn drained(shared: &Shared) {
 async fn accept_all(sockets: &[Listener], mut spare: Spare, shared: &Arc<Shared>, connections: &TaskTracker) {
     let mut backoff = Backoff::default();
     let mut is_exhausted = false;
+    let mut copies = Copies::default();
     let mut next = 0;
     loop {
         match accept(sockets, &mut next).await {
-            Ok(stream) => {
+            Ok(accepted) => {
                 if std::mem::take(&mut is_exhausted) {
                     info!(event = "accept.resumed");
                     backoff.reset();
                 }
-                match identify(&stream) {
-                    Ok(peer) => {
+                match accepted.identify(&mut copies) {
+                    Ok((stream, peer)) => {
                         let place = shared.places().take();
                         connections.spawn(session::run(
                             ClientStream::Plain(stream),
@@ -252,28 +255,41 @@ enum Listener {
 }
 
 impl Listener {
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<ClientSocket>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
-            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| ClientSocket::Tcp(stream)),
-            Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| ClientSocket::Unix(stream)),
+            Self::Tcp(socket) => {
+                socket.poll_accept(cx).map_ok(|(stream, address)| Accepted::Tcp(stream, address))
+            }
+            Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| Accepted::Unix(stream)),
         }
     }
 }
 
-/// Who has connected. A TCP connection gets its socket options.
-fn identify(stream: &ClientSocket) -> io::Result<Peer> {
-    match stream {
-        ClientSocket::Tcp(stream) => {
-            net::prepare(stream, &Silence::default())?;
-            stream.peer_addr().map(Peer::Tcp)
+#[derive(Debug)]
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    /// Who has connected. A TCP connection gets its socket options, if it does not have them.
+    fn identify(self, copies: &mut Copies) -> io::Result<(ClientSocket, Peer)> {
+        match self {
+            Self::Tcp(stream, address) => {
+                copies.complete(&stream, &Silence::default())?;
+                Ok((ClientSocket::Tcp(stream), Peer::Tcp(address)))
+            }
+            Self::Unix(stream) => {
+                let uid = stream.peer_cred()?.uid();
+                Ok((ClientSocket::Unix(stream), Peer::Unix { uid }))
+            }
         }
-        ClientSocket::Unix(stream) => Ok(Peer::Unix { uid: stream.peer_cred()?.uid() }),
     }
 }
 
 /// The next connection of any socket, beginning with that of `next`: a busy one keeps none of the others waiting. Cancel
 /// safe.
-async fn accept(sockets: &[Listener], next: &mut usize) -> io::Result<ClientSocket> {
+async fn accept(sockets: &[Listener], next: &mut usize) -> io::Result<Accepted> {
     poll_fn(|cx| {
         let (before, from) = sockets.split_at((*next).min(sockets.len()));
         for socket in from.iter().chain(before) {

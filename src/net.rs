@@ -5,6 +5,7 @@ mod client;
 mod seats;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,10 +21,12 @@ pub(crate) use client::{ClientSocket, ClientStream, Peer};
 pub(crate) use seats::{Seat, Seats};
 
 /// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is
-/// noticed where no word of it comes.
-pub(crate) fn prepare(stream: &TcpStream, silence: &Silence) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+/// noticed where no word of it comes. `socket` is new, so that what is left to the system need not be set.
+///
+/// Linux gives what a listening socket has to the connections that it accepts, at no call each: [`Copies`].
+pub(crate) fn prepare<S: AsFd>(socket: &S, silence: &Silence) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     if let Some(Keepalive { idle, interval, count }) = silence.keepalive {
         let keepalive = TcpKeepalive::new();
         let keepalive = idle.into_iter().fold(keepalive, TcpKeepalive::with_time);
@@ -31,7 +34,26 @@ pub(crate) fn prepare(stream: &TcpStream, silence: &Silence) -> io::Result<()> {
         let keepalive = count.into_iter().fold(keepalive, TcpKeepalive::with_retries);
         socket.set_tcp_keepalive(&keepalive)?;
     }
-    socket.set_tcp_user_timeout(silence.user_timeout)
+    match silence.user_timeout {
+        timeout @ Some(_) => socket.set_tcp_user_timeout(timeout),
+        None => Ok(()),
+    }
+}
+
+/// Whether connections have the options of the socket that has accepted them: of Linux, and not of gVisor, which keeps
+/// keepalives and the like to each socket. Known from the first connection on.
+#[derive(Debug, Default)]
+pub(crate) struct Copies(Option<bool>);
+
+impl Copies {
+    /// Sees to it that `stream`, which a socket that was prepared for `silence` has accepted, is so as well.
+    pub(crate) fn complete(&mut self, stream: &TcpStream, silence: &Silence) -> io::Result<()> {
+        let is_prepared = match self.0 {
+            Some(is_prepared) => is_prepared,
+            None => *self.0.insert(stream.nodelay()?),
+        };
+        if is_prepared { Ok(()) } else { prepare(stream, silence) }
+    }
 }
 
 /// A connection to an upstream.
@@ -86,13 +108,11 @@ mod tests {
 
     use super::*;
 
-    /// Options of a socket that is prepared for `silence`: whether it probes, idle, interval, count and timeout.
-    async fn prepared(silence: Silence) -> (bool, Duration, Duration, u32, Option<Duration>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&stream, &silence).unwrap();
-        assert!(stream.nodelay().unwrap());
-        let socket = SockRef::from(&stream);
+    /// Whether it probes, idle, interval, count and timeout.
+    type Options = (bool, Duration, Duration, u32, Option<Duration>);
+
+    fn options(stream: &TcpStream) -> Options {
+        let socket = SockRef::from(stream);
         (
             socket.keepalive().unwrap(),
             socket.tcp_keepalive_time().unwrap(),
@@ -102,13 +122,49 @@ mod tests {
         )
     }
 
+    /// Those of a socket that is prepared for `silence`.
+    async fn prepared(silence: Silence) -> Options {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&stream, &silence).unwrap();
+        assert!(stream.nodelay().unwrap());
+        options(&stream)
+    }
+
+    /// What sends at once and probes as asked, in every option but the system's own.
+    fn quick() -> Silence {
+        let seconds = Duration::from_secs;
+        let keepalive = Keepalive { idle: Some(seconds(2)), interval: Some(seconds(1)), count: Some(3) };
+        Silence { keepalive: Some(keepalive), user_timeout: Some(seconds(5)) }
+    }
+
+    const QUICK: Options =
+        (true, Duration::from_secs(2), Duration::from_secs(1), 3, Some(Duration::from_secs(5)));
+
     #[tokio::test]
     async fn prepared_connection_sends_at_once_and_probes_a_silent_path() {
         let seconds = Duration::from_secs;
         assert_eq!(prepared(Silence::default()).await, (true, seconds(60), seconds(10), 6, None));
-        let keepalive = Keepalive { idle: Some(seconds(2)), interval: Some(seconds(1)), count: Some(3) };
-        let quick = Silence { keepalive: Some(keepalive), user_timeout: Some(seconds(5)) };
-        assert_eq!(prepared(quick).await, (true, seconds(2), seconds(1), 3, Some(seconds(5))));
+        assert_eq!(prepared(quick()).await, QUICK);
+    }
+
+    #[tokio::test]
+    async fn accepted_connection_is_as_the_listening_socket_or_is_made_so() {
+        for is_prepared in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if is_prepared {
+                prepare(&listener, &quick()).unwrap();
+            }
+            let mut copies = Copies::default();
+            for _ in 0..2 {
+                let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let (stream, _) = listener.accept().await.unwrap();
+                assert_eq!(options(&stream) == QUICK, is_prepared);
+                copies.complete(&stream, &quick()).unwrap();
+                assert_eq!((options(&stream), stream.nodelay().unwrap()), (QUICK, true));
+            }
+            assert_eq!(copies.0, Some(is_prepared));
+        }
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ async fn round_trip_takes_six_system_calls_with_tls_as_without() {
 
 #[tokio::test]
 async fn system_calls_of_a_session_do_not_grow() {
-    for (ssl_mode, most_steady) in [("disable", 36), ("verify-full", 40)] {
+    for (ssl_mode, most_steady) in [("disable", 26), ("verify-full", 30)] {
         let counted = Counted::start(ssl_mode).await;
         let connect = async || {
             let session = counted.pglease.connect(&counted.world.database()).await.unwrap();
