@@ -7,6 +7,7 @@
 
 mod api;
 mod approle;
+mod call;
 mod connect;
 mod elsewhere;
 mod error;
@@ -38,6 +39,7 @@ pub(crate) use error::{Answer, FileProblem, Operation, VaultError, VaultSetupErr
 pub(crate) use inspect::{Claims, Health, Hop, Identity, ShownTls, TokenFacts};
 
 use approle::SecretIds;
+use call::Call;
 use connect::Connection;
 use elsewhere::Elsewhere;
 use error::Scope;
@@ -439,42 +441,6 @@ impl Token {
     #[cfg(test)]
     pub(crate) fn text(&self) -> &str {
         self.0.expose_secret()
-    }
-}
-
-/// One request, before it is made.
-struct Call<'a, B> {
-    operation: Operation,
-    method: Method,
-    /// Below `/v1/`, without a slash in front.
-    path: &'a str,
-    timeout: Duration,
-    expected: StatusCode,
-    token: Option<&'a Token>,
-    body: Option<B>,
-    /// In the body, and never to be seen in an error's text.
-    secret: Option<&'a str>,
-}
-
-impl<'a> Call<'a, api::EmptyBody> {
-    fn new(operation: Operation, method: Method, path: &'a str, timeout: Duration) -> Self {
-        let expected = StatusCode::OK;
-        Self { operation, method, path, timeout, expected, token: None, body: None, secret: None }
-    }
-}
-
-impl<'a, B> Call<'a, B> {
-    fn token(self, token: &'a Token) -> Self {
-        Self { token: Some(token), ..self }
-    }
-
-    fn secret(self, secret: &'a str) -> Self {
-        Self { secret: Some(secret), ..self }
-    }
-
-    fn body<T>(self, body: T) -> Call<'a, T> {
-        let Self { operation, method, path, timeout, expected, token, body: _, secret } = self;
-        Call { operation, method, path, timeout, expected, token, body: Some(body), secret }
     }
 }
 

@@ -7,22 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// Each line of `more` begins at line 9 of the file.
-#[track_caller]
-fn file_says(more: &str, expected: &str) {
-    assert_eq!(Given::minimal_file(more).errors(), expected, "{more}");
-}
-
-#[track_caller]
-fn flag_says(argument: &str, expected: &str) {
-    assert_eq!(Given::minimum().arguments(&[argument]).errors(), expected, "{argument}");
-}
-
-#[track_caller]
-fn variable_says(name: &str, value: &str, expected: &str) {
-    assert_eq!(Given::minimum().variable(name, value).errors(), expected, "{name}");
-}
-
 #[test]
 fn unknown_names_come_with_the_nearest_known_one() {
     file_says(
@@ -80,76 +64,6 @@ fn socket_and_its_mode_are_judged() {
     let file = format!("\n[listen]\nunix_socket = {:?}\n", dir.path());
     let said = Given::minimal_file(&file).errors();
     assert!(said.contains("and there is room for 107; name a directory with a shorter path"), "{said}");
-}
-
-#[test]
-fn keys_of_another_login_method_name_it() {
-    variable_says(
-        "PGLEASE_VAULT_LOGIN_SECRET_ID_FILE",
-        "DIR/token",
-        "vault.login.secret_id_file = \"token\" (PGLEASE_VAULT_LOGIN_SECRET_ID_FILE): no key of vault.login.method = \
-         \"kubernetes\" (default); remove one of them",
-    );
-    flag_says(
-        "--vault-login-secret-id-wrapped",
-        "vault.login.secret_id_wrapped = true (--vault-login-secret-id-wrapped): no key of vault.login.method = \
-         \"kubernetes\" (default); remove one of them",
-    );
-    let login = |text: &str| {
-        let (before, _) = MINIMAL_FILE.split_once("role = ").unwrap();
-        let (_, after) = MINIMAL_FILE.split_once("jwt_file = \"DIR/token\"\n").unwrap();
-        Given::nothing().file(&format!("{before}{text}{after}")).errors()
-    };
-    assert_eq!(
-        login("method = \"approle\"\nrole = \"web\"\nrole_id = \"r\"\nsecret_id_file = \"DIR/token\"\n"),
-        "vault.login.role = \"web\" (pglease.toml:5): no key of vault.login.method = \"approle\" (pglease.toml:4); \
-         remove one of them"
-    );
-    assert_eq!(
-        login("method = \"token_file\"\nmount = \"x\"\ntoken_file = \"DIR/token\"\n"),
-        "vault.login.mount = \"x\" (pglease.toml:5): no key of vault.login.method = \"token_file\" \
-         (pglease.toml:4); remove one of them"
-    );
-    let missing = |method: &str| {
-        let errors = login(&format!("method = {method:?}\n"));
-        errors.lines().map(|line| line.split_once(": not set").unwrap().0.to_owned()).collect::<Vec<_>>()
-    };
-    assert_eq!(missing("approle"), ["vault.login.role_id", "vault.login.secret_id_file"]);
-    assert_eq!(missing("token_file"), ["vault.login.token_file"]);
-    assert_eq!(missing("cert"), ["vault.client_cert_file"]);
-}
-
-#[test]
-fn certificates_towards_vault_come_whole_and_over_tls() {
-    variable_says(
-        "VAULT_CLIENT_CERT",
-        "DIR/ca.pem",
-        "vault.client_key_file: not set; set --vault-client-key-file or PGLEASE_VAULT_CLIENT_KEY_FILE, or \
-         client_key_file in the file's [vault]",
-    );
-    variable_says(
-        "VAULT_SKIP_VERIFY",
-        "yes",
-        "vault.skip_verify = \"yes\" (VAULT_SKIP_VERIFY): neither true nor false; write one of them",
-    );
-    let mut given = Given::minimum()
-        .variable("VAULT_CLIENT_CERT", "DIR/ca.pem")
-        .variable("VAULT_CLIENT_KEY", "DIR/ca.pem");
-    assert_eq!(
-        given.errors(),
-        "vault.client_key_file = \"ca.pem\" (VAULT_CLIENT_KEY): the file holds no private key; name a PEM file with \
-         one, unencrypted"
-    );
-    given = given
-        .variable("VAULT_CLIENT_KEY", "DIR/key.pem")
-        .variable("PGLEASE_VAULT_ADDRESS", "http://vault:8200")
-        .variable("PGLEASE_VAULT_LOGIN_METHOD", "cert");
-    given.variables.retain(|(name, _)| name != "PGLEASE_VAULT_LOGIN_JWT_FILE");
-    assert_eq!(
-        given.errors(),
-        "vault.address = \"http://vault:8200\" (PGLEASE_VAULT_ADDRESS): plain HTTP, and the login method \"cert\" is \
-         a certificate of TLS; use https://"
-    );
 }
 
 #[test]
@@ -407,64 +321,6 @@ fn each_problem_has_its_cure() {
 }
 
 #[test]
-fn keys_of_another_kind_of_auth_name_it_and_its_own_are_needed() {
-    variable_says(
-        "PGLEASE_LISTEN_AUTH_FILE",
-        "DIR/token",
-        "listen.auth_file = \"token\" (PGLEASE_LISTEN_AUTH_FILE): no key of listen.auth = \"trust\" (default); \
-         remove one of them",
-    );
-    flag_says(
-        "--listen-auth=password",
-        "listen.auth_file: not set; set --listen-auth-file or PGLEASE_LISTEN_AUTH_FILE, or auth_file in the file's \
-         [listen]",
-    );
-    flag_says(
-        "--listen-auth=md5",
-        "listen.auth = \"md5\" (--listen-auth): no such choice; use \"trust\", \"password\" or \"peer\"",
-    );
-    for (file, problem) in [
-        (
-            "missing",
-            "cannot be read: No such file or directory (os error 2); name a file that is there and that \
-                     this user may read",
-        ),
-        ("empty", "the file is empty; fill it, or name another"),
-    ] {
-        let given = Given::minimum()
-            .arguments(&["--listen-auth=password", &format!("--listen-auth-file=DIR/{file}")]);
-        let expected = format!("listen.auth_file = \"{file}\" (--listen-auth-file): {problem}");
-        assert_eq!(given.errors(), expected);
-    }
-}
-
-#[test]
-fn peer_takes_a_unix_socket_and_numbers() {
-    let over_tcp = "the kernel tells who connects to a Unix socket, not who does by TCP, and listen.auth = \"peer\" \
-                    goes by that; write addresses = [] and unix_socket, or use listen.auth = \"password\"";
-    file_says(
-        "[listen]\nauth = \"peer\"\npeer_uids = [1000]\n",
-        &format!("listen.addresses = [\"localhost:5432\"] (default): {over_tcp}"),
-    );
-    let uids = "[listen]\nauth = \"peer\"\npeer_uids = ";
-    let errors = Given::minimal_file(&format!("{uids}[0, \"app\", -1, 4294967295]\n")).errors();
-    for uid in ["app", "-1", "4294967295"] {
-        let problem = format!("\"{uid}\" is not the id of a user; write its number, as id -u prints it");
-        assert!(errors.contains(&problem), "{errors}");
-    }
-    file_says(
-        &format!("{uids}[]\n"),
-        "listen.peer_uids: not set; set --listen-peer-uids or PGLEASE_LISTEN_PEER_UIDS, or peer_uids in the file's \
-         [listen]",
-    );
-    file_says(
-        "[listen]\npeer_uids = [0, 1]\n",
-        "listen.peer_uids = [\"0\", \"1\"] (pglease.toml:10): no key of listen.auth = \"trust\" (default); remove one \
-         of them",
-    );
-}
-
-#[test]
 fn addresses_that_let_anybody_in_or_collide_are_refused() {
     flag_says(
         "--listen-addresses=0.0.0.0:5432",
@@ -547,44 +403,6 @@ fn settings_that_contradict_each_other_name_each_other() {
 }
 
 #[test]
-fn a_route_that_can_never_match_is_refused() {
-    let route = |clients: &str| {
-        format!("[[route]]\n{clients}\nupstream = \"host=db\"\nvault_path = \"database/creds/a\"\n")
-    };
-    let errors = |routes: &[&str]| {
-        let routes: String = routes.iter().map(|clients| route(clients)).collect();
-        Given::nothing().file(&MINIMAL_FILE.replace("[[route]]", "[[route]]\ndatabase = \"first\"").replace(
-            "vault_path = \"database/creds/db-app\"\n",
-            &format!("vault_path = \"database/creds/db-app\"\n{routes}"),
-        ))
-    };
-    let shadowed = "route: can never match (pglease.toml:14), as the one before it at pglease.toml:10 takes all its \
-                    clients; write it before that one, or remove it";
-
-    assert_eq!(errors(&["user = \"a\"", "user = \"a\""]).errors(), shadowed);
-    assert_eq!(errors(&["user = \"a\"", "user = \"a\"\ndatabase = \"b\""]).errors(), shadowed);
-    assert_eq!(errors(&["", "database = \"*\""]).errors(), shadowed);
-    assert!(errors(&["user = \"a\"", "user = \"b\"", "database = \"b\"", ""]).load().is_ok());
-    assert_eq!(
-        errors(&["database = \"first\""]).errors(),
-        "route: can never match (pglease.toml:10), as the one before it at pglease.toml:6 takes all its clients; \
-         write it before that one, or remove it"
-    );
-}
-
-#[test]
-fn flags_cannot_be_meant_for_one_of_several_routes() {
-    let more = "database = \"a\"\n[[route]]\nupstream = \"host=db\"\nvault_path = \"database/creds/b\"\n";
-    let given = Given::minimal_file(more).arguments(&["--user=x"]);
-
-    assert_eq!(
-        given.errors(),
-        "route.user = \"x\" (--user): the file has 2 routes, and this may be meant for any of them; write it into \
-         its [[route]]"
-    );
-}
-
-#[test]
 fn all_errors_are_told_at_once_in_the_order_of_their_places() {
     let given = Given::nothing()
         .file("[drain]\ngrace = \"5\"\n[log]\nlvl = 1\n[[route]]\nvault_path = \"x\"\n")
@@ -608,19 +426,6 @@ fn all_errors_are_told_at_once_in_the_order_of_their_places() {
     ];
 
     assert_eq!(given.errors().lines().collect::<Vec<_>>(), expected);
-}
-
-#[test]
-fn no_route_at_all_names_the_three_that_make_one() {
-    let mut given = Given::minimum();
-    given.variables.retain(|(name, _)| !["PGLEASE_UPSTREAM", "PGLEASE_VAULT_PATH"].contains(&name.as_str()));
-
-    assert_eq!(
-        given.errors(),
-        "route: none given; set --upstream, --vault-path and --vault-login-role (PGLEASE_UPSTREAM, \
-         PGLEASE_VAULT_PATH, PGLEASE_VAULT_LOGIN_ROLE), or write [[route]] or [[file]] into the file of \
-         --config-file (PGLEASE_CONFIG_FILE)"
-    );
 }
 
 #[test]
@@ -684,20 +489,4 @@ fn no_error_shows_what_may_be_a_secret() {
     }
     let errors = Given::minimum().variable("PGLEASE_PASSWORD", "canary5ecret").errors();
     assert!(!errors.contains("5ecret"), "{errors}");
-}
-
-#[test]
-fn upstream_errors_say_what_to_write() {
-    flag_says(
-        "--upstream=postgresql://app:pw@db/app",
-        "route.upstream = \"postgresql://***@db/app\" (--upstream): holds a password; remove it, as pglease logs in \
-         with what it leases\nroute.upstream = \"postgresql://***@db/app\" (--upstream): holds a user; remove it, as \
-         pglease logs in with what it leases",
-    );
-    flag_says(
-        "--upstream=host=db sslmod=require port=x",
-        "route.upstream = \"host=db sslmod=***\" (--upstream): \"sslmod\": unknown keyword; did you mean \
-         sslmode?\nroute.upstream = \"host=db sslmod=***\" (--upstream): has a port that is not a number from 1 to \
-         65535; write it like 5432",
-    );
 }

@@ -131,6 +131,22 @@ upstream = "postgresql://db/app"
 vault_path = "database/creds/db-app"
 "#;
 
+/// Each line of `more` begins at line 9 of the file.
+#[track_caller]
+fn file_says(more: &str, expected: &str) {
+    assert_eq!(Given::minimal_file(more).errors(), expected, "{more}");
+}
+
+#[track_caller]
+fn flag_says(argument: &str, expected: &str) {
+    assert_eq!(Given::minimum().arguments(&[argument]).errors(), expected, "{argument}");
+}
+
+#[track_caller]
+fn variable_says(name: &str, value: &str, expected: &str) {
+    assert_eq!(Given::minimum().variable(name, value).errors(), expected, "{name}");
+}
+
 #[test]
 fn defaults_hold_where_nobody_wrote_anything() {
     let given = Given::minimum();
@@ -193,12 +209,6 @@ fn defaults_hold_where_nobody_wrote_anything() {
     let mut config = by_file.config();
     config.vault.login.clone_from(&expected.vault.login);
     assert_eq!(config, expected);
-}
-
-#[test]
-fn service_account_token_is_where_kubernetes_mounts_it() {
-    let jwt_file = keys::find("vault.login.jwt_file").unwrap();
-    assert_eq!(jwt_file.default, Preset::Value("/var/run/secrets/kubernetes.io/serviceaccount/token"));
 }
 
 #[test]
@@ -337,60 +347,6 @@ fn every_value_arrives_where_it_belongs() {
 }
 
 #[test]
-fn who_proves_who_it_is_may_come_from_anywhere() {
-    let given = Given::minimum().arguments(&["--listen-auth=password", "--listen-auth-file=DIR/token"]);
-    let file = given.dir.path().join("token");
-    let loaded = given.load().unwrap();
-    assert_eq!((loaded.config.listen.auth, loaded.warnings.len()), (AuthConfig::Password { file }, 0));
-
-    let given = given.arguments(&["--listen-addresses=localhost:5432,0.0.0.0:5433,[::]:5433"]);
-    let loaded = given.load().unwrap();
-    assert_eq!(loaded.config.listen.addresses.len(), 3);
-    let [first, second] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
-    assert!(first.starts_with("listen.addresses has 0.0.0.0:5433, which is no loopback address"), "{first}");
-    assert!(second.contains("[::]:5433"), "{second}");
-}
-
-#[test]
-fn one_route_is_made_by_flags_alone_and_lists_are_comma_separated() {
-    let given = Given::nothing().arguments(&[
-        "--vault-address=https://vault:8200",
-        "--vault-login-role=web",
-        "--vault-login-jwt-file=DIR/token",
-        "--upstream=postgresql://db/app",
-        "--vault-path=database/creds/db-app",
-        "--database=wizard",
-        "--user=app",
-        "--startup-role=app_owner",
-        "--at-lease-end=leave",
-        "--optional",
-        "--listen-addresses=localhost:5432, 127.0.0.2:5432,",
-    ]);
-    let config = given.config();
-
-    let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!((route.database.as_deref(), route.user.as_deref()), (Some("wizard"), Some("app")));
-    assert_eq!((route.at_lease_end, route.optional), (AtLeaseEnd::Leave, true));
-    assert_eq!(config.listen.addresses.len(), 2);
-    assert!(!Given::minimum().arguments(&["--optional=false"]).config().routes[0].optional);
-}
-
-#[test]
-fn the_files_only_route_gives_way_to_flags_and_variables() {
-    let given = Given::minimal_file("")
-        .variable("PGLEASE_DATABASE", "wizard")
-        .arguments(&["--upstream", "postgresql://other/app"]);
-    let config = given.config();
-
-    let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!(
-        (route.database.as_deref(), route.upstream.to_string().as_str()),
-        (Some("wizard"), "other:5432")
-    );
-    assert_eq!(route.vault_path, "database/creds/db-app");
-}
-
-#[test]
 fn commands_that_ask_need_no_more_than_the_address_and_the_default_yields() {
     let given = |given: Given| given.load_admin();
     let address = |text: &str| Some(text.parse().unwrap());
@@ -421,38 +377,6 @@ fn empty_variables_are_none_and_empty_optional_values_are_off() {
 }
 
 #[test]
-fn each_method_has_its_keys_and_its_mount() {
-    let given = |method: &str, more: &str| {
-        let file = MINIMAL_FILE.replace("role = \"web\"\njwt_file = \"DIR/token\"\n", more);
-        Given::nothing()
-            .file(&file.replace("[vault.login]\n", &format!("[vault.login]\nmethod = {method:?}\n")))
-    };
-    let method = |given: &Given| given.config().vault.login.method;
-    let token = |given: &Given| given.dir.path().join("token");
-
-    let jwt = given("jwt", "role = \"web\"\njwt_file = \"DIR/token\"\n");
-    let (mount, role, jwt_file) = ("jwt".to_owned(), "web".to_owned(), token(&jwt));
-    assert_eq!(method(&jwt), LoginMethod::Jwt { mount, role, jwt_file });
-
-    let text = "mount = \"apps\"\nrole_id = \"r\"\nsecret_id_file = \"DIR/token\"\n";
-    for (more, wrapped) in [("", false), ("secret_id_wrapped = true\n", true)] {
-        let approle = given("approle", &format!("{text}{more}"));
-        let (mount, role_id, secret_id_file) = ("apps".to_owned(), "r".to_owned(), token(&approle));
-        assert_eq!(method(&approle), LoginMethod::AppRole { mount, role_id, secret_id_file, wrapped });
-    }
-
-    for (more, role) in [("", None), ("role = \"web\"\n", Some("web".to_owned()))] {
-        let cert = given("cert", more)
-            .variable("VAULT_CLIENT_CERT", "DIR/ca.pem")
-            .variable("VAULT_CLIENT_KEY", "DIR/key.pem");
-        assert_eq!(method(&cert), LoginMethod::Cert { mount: "cert".to_owned(), role });
-    }
-
-    let file = given("token_file", "token_file = \"DIR/token\"\n");
-    assert_eq!(method(&file), LoginMethod::TokenFile { token_file: token(&file) });
-}
-
-#[test]
 fn pod_is_what_kubernetes_says_and_its_grace_is_to_outlast_the_drain() {
     let given = Given::minimum()
         .variable("PGLEASE_POD_NAME", "web-5d9f")
@@ -475,35 +399,6 @@ fn pod_is_what_kubernetes_says_and_its_grace_is_to_outlast_the_drain() {
     assert!(
         warning.starts_with("drain.deadline 21s is not below the pod's terminationGracePeriodSeconds, 21s")
     );
-}
-
-#[test]
-fn login_is_in_the_namespace_of_the_secrets_unless_it_has_its_own() {
-    let given = Given::minimum().variable("VAULT_NAMESPACE", "team/");
-    assert_eq!(given.config().vault.login.namespace.as_deref(), Some("team"));
-    let given = given.variable("PGLEASE_VAULT_LOGIN_NAMESPACE", "pods");
-    let VaultConfig { namespace, login, .. } = given.config().vault;
-    assert_eq!((namespace.as_deref(), login.namespace.as_deref()), (Some("team"), Some("pods")));
-    let given = given.variable("PGLEASE_VAULT_LOGIN_NAMESPACE", "/");
-    assert_eq!(given.config().vault.login.namespace, None);
-}
-
-#[test]
-fn vaults_own_variables_mean_what_they_mean_elsewhere() {
-    let config = Given::minimum()
-        .variable("VAULT_CAPATH", "DIR")
-        .variable("VAULT_TLS_SERVER_NAME", "10.0.0.1")
-        .variable("VAULT_SKIP_VERIFY", "1")
-        .variable("VAULT_PROXY_ADDR", "http://one:3128")
-        .variable("VAULT_HTTP_PROXY", "http://other:3128")
-        .variable("HTTPS_PROXY", "http://pods:3128")
-        .config();
-    assert!(matches!(config.vault.tls.ca, Ca::Dir(_)) && config.vault.tls.skip_verify);
-    assert_eq!(config.vault.tls.server_name.as_deref(), Some("10.0.0.1"));
-    assert_eq!(config.vault.proxy.as_deref(), Some("http://one:3128"));
-    let config =
-        Given::minimum().variable("VAULT_CAPATH", "DIR").variable("VAULT_CACERT", "DIR/ca.pem").config();
-    assert!(matches!(config.vault.tls.ca, Ca::File(_)));
 }
 
 #[test]
@@ -559,11 +454,14 @@ fn every_value_in_the_file_has_the_type_of_its_key() {
     }
 }
 
+mod clients;
 mod docs;
 mod errors;
 mod files;
 mod injector;
+mod routes;
 mod running;
+mod vault;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -579,24 +477,5 @@ proptest! {
         let mut errors = Vec::new();
         let _ = (file::parse("x", &text, &mut errors), file::parse("x", &toml, &mut errors));
         let _ = ConfigErrors::new(errors).to_string();
-    }
-}
-
-#[test]
-fn warm_sessions_are_not_of_standbys_which_keep_theirs_when_they_are_promoted() {
-    for (wanted, is_allowed) in [
-        ("any", true),
-        ("primary", true),
-        ("read-write", true),
-        ("standby", false),
-        ("prefer-standby", false),
-    ] {
-        let upstream = format!("postgresql://db/app?target_session_attrs={wanted}");
-        let given = Given::minimum().variable("PGLEASE_UPSTREAM", &upstream).variable("PGLEASE_WARM", "2");
-        let outcome = given.load().map(|loaded| loaded.config.routes[0].warm);
-        match outcome {
-            Ok(warm) => assert_eq!((is_allowed, warm), (true, 2), "{wanted}"),
-            Err(errors) => assert!(!is_allowed && errors.contains("promoted"), "{errors}"),
-        }
     }
 }
