@@ -36,7 +36,7 @@ use crate::telemetry::{Causes, FileLabels, FileResultLabels, Metrics, in_words, 
 use keeping::Keeping;
 use notice::{News, Notifier};
 use place::{Place, PlaceError};
-
+use redact::Passwords;
 use status::KeptStatus;
 pub(crate) use status::{FileError, FileState, FileStatus, NoticeStatus};
 
@@ -98,6 +98,8 @@ pub(crate) struct CredentialFile {
     inside: Option<Hold>,
     /// What the file had before.
     keeping: Keeping,
+    /// Of all of these.
+    passwords: Passwords,
     writing: Writing,
     backoff: Backoff,
     /// A reader may be there that has read what a process before this one wrote.
@@ -177,6 +179,7 @@ impl CredentialFile {
             wanted: None,
             inside: None,
             keeping: Keeping::default(),
+            passwords: Passwords::default(),
             writing: Writing::Idle,
             there: watch::Sender::new(false),
             backoff: Backoff::default(),
@@ -212,9 +215,9 @@ impl CredentialFile {
         let mut notifier = JoinSet::new();
         if self.config.on_change != OnChange::Nothing {
             let (path, metrics) = (Arc::clone(&self.path), Arc::clone(&self.metrics));
-            let (how, news, status) =
-                (self.config.on_change.clone(), self.news.subscribe(), self.status.clone());
-            notifier.spawn(Notifier { path, how, news, status, metrics }.run());
+            let (how, passwords) = (self.config.on_change.clone(), self.passwords.clone());
+            let (news, status) = (self.news.subscribe(), self.status.clone());
+            notifier.spawn(Notifier { path, how, passwords, news, status, metrics }.run());
         }
         loop {
             match self.wake(&source, &stop).await {
@@ -288,6 +291,8 @@ impl CredentialFile {
     fn write(&mut self) {
         self.writing = Writing::Idle;
         let Some(hold) = self.wanted.take() else { return };
+        let Credential { generation, password, .. } = hold.credential();
+        self.passwords.add(*generation, password);
         let content = self.shape.render(hold.credential());
         let shape = Arc::clone(&self.shape);
         let mut task = JoinSet::new();
@@ -313,7 +318,7 @@ impl CredentialFile {
     /// The file has it.
     fn on_placed(&mut self, hold: Hold) {
         self.backoff.reset();
-        let Credential { user, lease, generation, password, .. } = hold.credential();
+        let Credential { user, lease, generation, .. } = hold.credential();
         info!(
             event = "file.written",
             path = &*self.path,
@@ -327,8 +332,7 @@ impl CredentialFile {
         }
         let is_told = self.there.send_replace(true) || self.has_reader;
         if is_told && self.config.on_change != OnChange::Nothing {
-            let password = Arc::new(password.clone());
-            self.news.send_replace(Some(News { generation: *generation, password }));
+            self.news.send_replace(Some(News { generation: *generation }));
         }
         let generation = generation.to_string();
         let is_newest = self.wanted.is_none();
@@ -359,6 +363,7 @@ impl CredentialFile {
             error = %Causes(error),
             "what was there stays; tried again"
         );
+        self.passwords.forget(hold.credential().generation);
         let says = in_words(error);
         self.status.send_modify(|status| {
             status.state = FileState::Stale;

@@ -200,6 +200,26 @@ async fn reader_is_told_of_changes_until_it_hears() {
     let _directory = stage.end().await;
 }
 
+#[tokio::test]
+async fn what_a_command_says_is_shown_without_a_password_that_the_file_has_or_had() {
+    let mut stage = Stage::begin(|config, _| {
+        let script = "cat \"$PGLEASE_FILE_PATH\"; echo before: secret-1, next: secret-2; exit 1";
+        config.on_change = OnChange::Command {
+            program: "sh".to_owned(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            timeout: Duration::from_mins(5),
+        };
+    });
+    let _first = stage.write(1).await;
+    let _second = stage.write(2).await;
+    let says = |status: &FileStatus| {
+        Some(status.on_change.as_ref()?.last_error.as_ref()?.says.rsplit_once("it says: ")?.1.to_owned())
+    };
+    let status = stage.until(|status| says(status).is_some()).await;
+    assert_eq!(says(&status).unwrap(), "password: *** username: v-2 before: ***, next: ***");
+    let _directory = stage.end().await;
+}
+
 #[test]
 fn template_that_is_wrong_says_where_and_of_which_file() {
     let mut config = FileConfig {

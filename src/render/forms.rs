@@ -1,7 +1,7 @@
 //! A secret in every form that formats and templates write it in, for who has to take it out of a text again.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
 use super::buffer::Buffer;
@@ -26,8 +26,11 @@ pub(crate) fn forms(secret: &str) -> Vec<Zeroizing<String>> {
         let before = if matches!(character, '\\' | '\'') { "\\" } else { "" };
         format!("{before}{character}")
     };
-    vec![
+    let mut forms = vec![
         Zeroizing::new(secret.to_owned()),
+        Zeroizing::new(secret.chars().map(go::to_upper).collect()),
+        Zeroizing::new(secret.chars().map(go::to_lower).collect()),
+        Zeroizing::new(secret.trim().to_owned()),
         within(&written(&|out| go::json_string(secret, Html::Escaped, out))),
         within(&written(&|out| go::json_string(secret, Html::AsIs, out))),
         within(&written(&|out| go::quote(secret, out))),
@@ -39,7 +42,22 @@ pub(crate) fn forms(secret: &str) -> Vec<Zeroizing<String>> {
         // As a string of a conninfo, and of a shell.
         Zeroizing::new(secret.chars().map(backslashed).collect()),
         Zeroizing::new(secret.replace('\'', "'\\''")),
-        Zeroizing::new(STANDARD.encode(secret)),
-        Zeroizing::new(URL_SAFE_NO_PAD.encode(secret)),
-    ]
+    ];
+    for place in 0..3 {
+        forms.push(in_base64(&STANDARD_NO_PAD, secret, place));
+        forms.push(in_base64(&URL_SAFE_NO_PAD, secret, place));
+    }
+    forms
+}
+
+/// What of the base64 of a text is of `secret` alone, which stands in it at a place that is `place` modulo 3. The whole of
+/// it with that of its neighbours would be another by each of them.
+fn in_base64(engine: &impl Engine, secret: &str, place: usize) -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(place + secret.len()));
+    bytes.resize(place, 0);
+    bytes.extend_from_slice(secret.as_bytes());
+    let encoded = Zeroizing::new(engine.encode(&*bytes));
+    // Six bits a character.
+    let own = (place * 8).div_ceil(6)..bytes.len() * 8 / 6;
+    Zeroizing::new(encoded.get(own).unwrap_or_default().to_owned())
 }

@@ -6,14 +6,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time;
 use tracing::info;
 use zeroize::Zeroizing;
 
-use super::super::redact::redacted;
+use super::super::redact::Passwords;
 use crate::config;
 
 /// Why the reader may not know.
@@ -40,7 +39,8 @@ pub(super) struct Run<'a> {
     pub(super) arguments: &'a [String],
     /// Of the file.
     pub(super) path: &'a str,
-    pub(super) password: &'a SecretString,
+    /// Of its file, which it may print.
+    pub(super) passwords: &'a Passwords,
     pub(super) timeout: Duration,
 }
 
@@ -77,10 +77,7 @@ impl Run<'_> {
             // Somebody who left its group may have its output open for ever.
             read = time::timeout(MAX_LAST_WORDS, reading).await.ok();
         }
-        let output = read.map(|(said, complained)| {
-            let both = Zeroizing::new([said.as_slice(), b"\n", complained.as_slice()].concat());
-            redacted(&both, self.password)
-        });
+        let output = read.map(|(said, complained)| self.passwords.redacted(&[&said, &complained]));
         let output = output.unwrap_or_default();
         match ended {
             Err(_) => Err(CommandError::TimedOut { limit: self.timeout, output }),
@@ -137,14 +134,18 @@ const MAX_OUTPUT_LEN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use secrecy::SecretString;
+
     use super::*;
+    use crate::ids::GenerationId;
 
     const LONG: Duration = Duration::from_mins(5);
 
     async fn run(script: &str, timeout: Duration) -> Result<(), CommandError> {
         let arguments = ["-c".to_owned(), script.to_owned(), "a b".to_owned()];
-        let password = SecretString::from("s3cret");
-        let run = Run { program: "sh", arguments: &arguments, path: "/db", password: &password, timeout };
+        let passwords = Passwords::default();
+        passwords.add(GenerationId(1), &SecretString::from("s3cret"));
+        let run = Run { program: "sh", arguments: &arguments, path: "/db", passwords: &passwords, timeout };
         run.run().await
     }
 
@@ -179,12 +180,12 @@ mod tests {
 
     #[tokio::test]
     async fn program_that_is_not_there_is_named() {
-        let password = SecretString::from("s3cret");
+        let passwords = Passwords::default();
         let run = Run {
             program: "/nowhere/reload",
             arguments: &[],
             path: "/db",
-            password: &password,
+            passwords: &passwords,
             timeout: LONG,
         };
         assert!(matches!(run.run().await, Err(CommandError::Start(_))));

@@ -8,26 +8,26 @@ mod http;
 mod signal;
 
 use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tokio::sync::watch;
-use tokio::time;
+use tokio::{task, time};
 use tracing::{info, warn};
 
+use self::signal::Told;
+use super::redact::Passwords;
 use super::status::{FileError, FileStatus, NoticeStatus};
 use crate::backoff::Backoff;
-use crate::config::OnChange;
+use crate::config::{FileSignal, OnChange};
 use crate::ids::GenerationId;
 use crate::telemetry::{Causes, FileLabels, FileResultLabels, Metrics, in_words, unix_now};
 
 /// What there is to tell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct News {
     pub(super) generation: GenerationId,
-    /// Not told, but kept out of what a command says.
-    pub(super) password: Arc<SecretString>,
 }
 
 /// Why the reader may not know.
@@ -46,6 +46,8 @@ pub(super) enum NoticeError {
 pub(super) struct Notifier {
     pub(super) path: Arc<str>,
     pub(super) how: OnChange,
+    /// Kept out of what a command says.
+    pub(super) passwords: Passwords,
     pub(super) news: watch::Receiver<Option<News>>,
     pub(super) status: watch::Sender<FileStatus>,
     pub(super) metrics: Arc<Metrics>,
@@ -56,17 +58,17 @@ impl Notifier {
     pub(super) async fn run(mut self) -> Option<Infallible> {
         loop {
             self.news.changed().await.ok()?;
-            let Some(news) = self.news.borrow_and_update().clone() else { continue };
-            self.tell(&news).await?;
+            let Some(news) = *self.news.borrow_and_update() else { continue };
+            self.tell(news).await?;
         }
     }
 
     /// Returns when it was heard, or there is something newer; `None` where there will be nothing more.
-    async fn tell(&mut self, news: &News) -> Option<()> {
-        let mut backoff = Backoff::default();
+    async fn tell(&mut self, news: News) -> Option<()> {
+        let (mut backoff, mut told) = (Backoff::default(), Told::default());
         self.metrics.files.untold.get_or_create(&self.labels()).set(1);
         loop {
-            let heard = tell(&self.how, &self.path, news).await;
+            let heard = self.try_once(&mut told).await;
             self.note(news, heard.as_ref().err());
             if heard.is_ok() {
                 if self.is_newest() {
@@ -86,7 +88,30 @@ impl Notifier {
         }
     }
 
-    fn note(&self, news: &News, error: Option<&NoticeError>) {
+    /// One try. `told` have heard in those before it, where processes are told.
+    async fn try_once(&self, told: &mut Told) -> Result<(), NoticeError> {
+        match &self.how {
+            OnChange::Nothing => Ok(()),
+            OnChange::Signal { signal, name } => send(*signal, name, told)
+                .await
+                .map_err(|source| NoticeError::Signal { name: name.clone(), source }),
+            OnChange::Http { url, timeout } => http::post(url, *timeout)
+                .await
+                .map_err(|source| NoticeError::Http { url: url.to_string(), source }),
+            OnChange::Command { program, arguments, timeout } => {
+                let run = command::Run {
+                    program,
+                    arguments,
+                    path: &self.path,
+                    passwords: &self.passwords,
+                    timeout: *timeout,
+                };
+                run.run().await.map_err(|source| NoticeError::Command { program: program.clone(), source })
+            }
+        }
+    }
+
+    fn note(&self, news: News, error: Option<&NoticeError>) {
         let kind = kind(&self.how).unwrap_or_default();
         let (path, generation) = (&*self.path, news.generation);
         match error {
@@ -119,6 +144,18 @@ impl Notifier {
     }
 }
 
+/// On a thread of its own: what `/proc` says of a process may be long in coming.
+async fn send(signal: FileSignal, name: &str, told: &mut Told) -> Result<(), signal::SignalError> {
+    let (name, mut known) = (name.to_owned(), mem::take(told));
+    let sent = task::spawn_blocking(move || {
+        let sent = signal::send(signal, &name, &mut known);
+        (sent, known)
+    });
+    let (sent, known) = sent.await.map_err(|_| signal::SignalError::Fault)?;
+    *told = known;
+    sent
+}
+
 /// The word in `/status` and in the log; `None` where nobody is told.
 pub(super) fn kind(how: &OnChange) -> Option<&'static str> {
     match how {
@@ -126,23 +163,6 @@ pub(super) fn kind(how: &OnChange) -> Option<&'static str> {
         OnChange::Signal { .. } => Some("signal"),
         OnChange::Http { .. } => Some("http"),
         OnChange::Command { .. } => Some("command"),
-    }
-}
-
-/// One try.
-async fn tell(how: &OnChange, path: &str, news: &News) -> Result<(), NoticeError> {
-    match how {
-        OnChange::Nothing => Ok(()),
-        OnChange::Signal { signal, name } => {
-            signal::send(*signal, name).map_err(|source| NoticeError::Signal { name: name.clone(), source })
-        }
-        OnChange::Http { url, timeout } => http::post(url, *timeout)
-            .await
-            .map_err(|source| NoticeError::Http { url: url.to_string(), source }),
-        OnChange::Command { program, arguments, timeout } => {
-            let run = command::Run { program, arguments, path, password: &news.password, timeout: *timeout };
-            run.run().await.map_err(|source| NoticeError::Command { program: program.clone(), source })
-        }
     }
 }
 
