@@ -55,20 +55,19 @@ fn take_one(
     }
 }
 
-/// The one secret among `agent-inject-secret-<name>` that is a database credential.
+/// The one among the secrets that the Agent would read that is a database credential.
 fn take_path(pod: &Value, annotations: &mut Annotations, notes: &mut Notes) {
     if annotations.get("vault-path").is_some() {
         return;
     }
-    let of_secrets = pod::annotations(pod)
-        .filter(|(name, path)| name.starts_with(&format!("{AGENTS}{SECRET}")) && is_of_database(path));
-    let mut secrets: Vec<(&str, &str)> =
-        of_secrets.map(|(name, path)| (name, path.trim().trim_matches('/'))).collect();
-    secrets.sort_by_key(|(_, path)| *path);
-    secrets.dedup_by_key(|(_, path)| *path);
-    match secrets.as_slice() {
+    let secrets = files::secrets(pod);
+    let mut of_databases: Vec<(&str, &str)> =
+        secrets.iter().filter_map(|secret| Some((secret.by, secret.of_database()?))).collect();
+    of_databases.sort_by_key(|(_, path)| *path);
+    of_databases.dedup_by_key(|(_, path)| *path);
+    match of_databases.as_slice() {
         [] => {}
-        [(name, path)] => annotations.take("vault-path", path, name),
+        [(by, path)] => annotations.take("vault-path", path, by),
         several => {
             let several: Vec<&str> = several.iter().map(|(_, path)| *path).collect();
             notes.fault(format!(
@@ -78,12 +77,6 @@ fn take_path(pod: &Value, annotations: &mut Annotations, notes: &mut Notes) {
             ));
         }
     }
-}
-
-/// `<mount>/creds/<role>` or `<mount>/static-creds/<role>`.
-fn is_of_database(path: &str) -> bool {
-    let kind = path.trim().trim_matches('/').rsplit('/').nth(1);
-    matches!(kind, Some("creds" | "static-creds"))
 }
 
 /// `ca-cert` is a path in the Agent's container, where `tls-secret` is mounted at [`TLS_SECRET`].
@@ -106,6 +99,9 @@ fn take_ca(pod: &Value, annotations: &mut Annotations, notes: &mut Notes) {
 
 const AGENTS: &str = "vault.hashicorp.com/";
 const SECRET: &str = "agent-inject-secret-";
+const TEMPLATE: &str = "agent-inject-template-";
+const TEMPLATE_FILE: &str = "agent-inject-template-file-";
+const DEFAULT_TEMPLATE: &str = "agent-inject-default-template";
 const TLS_SECRET: &str = "/vault/tls/";
 /// Those that mean the same.
 const NAMES: &[(&str, &str)] =

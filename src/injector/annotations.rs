@@ -109,6 +109,11 @@ impl Annotations {
         self.files.entry(name.to_owned()).or_default().entry(part).or_insert(written);
     }
 
+    /// Whether something is said of that part of the file.
+    pub(super) fn has_of_file(&self, name: &str, part: &str) -> bool {
+        self.files.get(name).is_some_and(|file| file.contains_key(part))
+    }
+
     /// Credential files by their names.
     pub(super) fn files(&self) -> &BTreeMap<String, FileAnnotations> {
         &self.files

@@ -171,10 +171,12 @@ fn directory(text: &str) -> Result<String, String> {
     Ok(directory.to_owned())
 }
 
-/// A mount point within a read-only volume cannot be made.
+/// A mount point within a read-only volume cannot be made. Where several contain one, the widest is named.
 fn check_nesting(directories: &[String], notes: &mut Notes) {
-    for (outer, inner) in directories.iter().zip(directories.iter().skip(1)) {
-        if inner.starts_with(&format!("{outer}/")) {
+    for inner in directories {
+        let contains =
+            |outer: &&String| inner.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        if let Some(outer) = directories.iter().find(contains) {
             notes.fault(format!(
                 "{PREFIX}file-…: {inner} lies within {outer}; put the files into one directory, or two apart"
             ));

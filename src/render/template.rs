@@ -38,6 +38,11 @@ impl Template {
         }
     }
 
+    /// The paths that `text` reads, in their order; none where it is no template at all.
+    pub(crate) fn paths(text: &str) -> Vec<String> {
+        lexer::paths(text)
+    }
+
     pub(super) fn render(&self, secret: &Secret<'_>) -> Result<Zeroizing<Vec<u8>>, RenderError> {
         let mut out = Buffer::default();
         evaluate::write(&self.nodes, self.slots, secret, &mut out);

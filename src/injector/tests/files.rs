@@ -43,6 +43,32 @@ fn files_are_there_beside_the_proxy_and_ours_win() {
 }
 
 #[test]
+fn template_says_what_is_read_and_is_none_where_the_author_has_a_format() {
+    let more = [
+        ("vault.hashicorp.com/agent-inject-secret-db", "true"),
+        ("vault.hashicorp.com/agent-inject-template-db", "{{ with secret \"database/creds/own\" }}{{ end }}"),
+    ];
+    let reviewed = Reviewed::of_default(&annotated(&[&VAULT_AGENTS[..2], &more].concat())).injected();
+    assert_eq!(reviewed.files()[0]["vault_path"], "database/creds/own");
+
+    let format = [("pglease.dev/file-format-db", "json")];
+    let reviewed =
+        Reviewed::of_default(&annotated(&[&VAULT_AGENTS[..2], &more, &format].concat())).injected();
+    assert_eq!((reviewed.files()[0]["format"].as_str(), reviewed.files()[0].get("template")), ("json", None));
+}
+
+#[test]
+fn one_template_makes_the_route_of_an_agent_that_stays() {
+    let more = [
+        ("vault.hashicorp.com/agent-inject", "true"),
+        ("vault.hashicorp.com/agent-inject-template-db", "{{ with secret \"database/creds/own\" }}{{ end }}"),
+        ("pglease.dev/upstream", "postgresql://db.example.com:5432/app"),
+    ];
+    let reviewed = Reviewed::of_default(&annotated(&[&VAULT_AGENTS[..2], &more].concat())).injected();
+    assert_eq!(reviewed.env("pglease", "PGLEASE_VAULT_PATH"), Some("database/creds/own"));
+}
+
+#[test]
 fn settings_of_every_route_make_none_for_a_pod_of_files() {
     let mut operators = defaults();
     operators.settings.push(setting("PGLEASE_AT_LEASE_END", "close"));

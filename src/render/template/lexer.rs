@@ -55,6 +55,26 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, (usize, Fault)> {
     Ok(lexer.tokens)
 }
 
+/// The paths that `text` reads from Vault, as far as they are written out beside `secret`, without slashes at their ends
+/// and each once; none where something is wrong with it.
+pub(crate) fn paths(text: &str) -> Vec<String> {
+    let tokens = tokens(text).unwrap_or_default();
+    let kinds: Vec<_> = tokens.iter().map(|token| &token.kind).collect();
+    let mut paths: Vec<String> = Vec::new();
+    for window in kinds.windows(3) {
+        let ([Kind::Word("secret"), Kind::String(path), _]
+        | [Kind::String(path), Kind::Pipe, Kind::Word("secret")]) = window
+        else {
+            continue;
+        };
+        let path = path.trim().trim_matches('/');
+        if paths.iter().all(|known| known != path) {
+            paths.push(path.to_owned());
+        }
+    }
+    paths
+}
+
 /// `at <= text.len()`, on a character's boundary.
 struct Lexer<'a> {
     text: &'a str,

@@ -51,6 +51,23 @@ fn everything_is_rendered_byte_for_byte_as_by_go() {
 }
 
 #[test]
+fn paths_are_found_wherever_they_are_written() {
+    for (text, paths) in [
+        ("{{ with secret \"a/creds/b\" }}{{ end }}", &["a/creds/b"][..]),
+        (
+            "{{ with \"/a/creds/b/\" | secret }}{{ end }}{{ (secret `a/creds/b`).Data.password }}",
+            &["a/creds/b"],
+        ),
+        ("secret \"x\"{{ $s := secret \"one\" }}{{ if secret \"two\" \"ttl=1\" }}", &["one", "two"]),
+        ("{{ \"secret\" }}{{ printf \"secret\" \"x\" }}{{ $p := \"x\" }}{{ secret $p }}", &[]),
+        ("{{ secret \"a\" }}{{ \"", &[]),
+        ("", &[]),
+    ] {
+        assert_eq!(Template::paths(text), paths, "{text}");
+    }
+}
+
+#[test]
 fn path_may_be_written_with_slashes_around_it() {
     assert_eq!(
         render("{{ with secret \" /database/creds/db-app/\" }}{{ .Data.username }}{{ end }}"),
