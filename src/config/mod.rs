@@ -35,6 +35,7 @@ pub(crate) use {
     },
     sources::Sources,
     ssl::{ChannelBinding, SslMode, SslNegotiation, SslOptions, TlsVersion, is_open_key},
+    value::duration,
     vault::is_static,
 };
 #[cfg(any(test, fuzzing))]

@@ -1,10 +1,13 @@
 //! Settings of the sidecar: what the injector gives every one, and over that what the pod's annotations say, judged
 //! together as `pglease proxy` will judge them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::annotations::{ANNOTATIONS, Annotations, Notes, PREFIX, missing};
 use super::files::Files;
+use super::pod;
 use crate::config::{
     self, AuthConfig, Config, Fault, Given, ListenAddress, ObjectFile, ObjectKind, SidecarConfig,
 };
@@ -77,6 +80,9 @@ impl Proxy {
         let credential_files = Files::read(pod, annotations, ca.as_deref(), notes);
         if !credential_files.is_empty() {
             settings.drop_route();
+            if !defaults.native {
+                settings.keep_files(pod::termination_grace(pod));
+            }
         }
         let judged = config::judge(&settings.given, &credential_files.tables, has_file);
         let judged = judged.map_err(|faults| add(faults, notes));
@@ -179,6 +185,21 @@ impl Settings {
         let is_asked = |key| self.value(key).is_some();
         if !is_asked("route.upstream") && !is_asked("route.vault_path") {
             self.given.retain(|given| !given.key.starts_with("route."));
+        }
+    }
+
+    /// Files stay for an application that is told to stop at the same moment, for as long as leaves enough of the pod's
+    /// grace to revoke. What an author or operator says of the drain holds.
+    fn keep_files(&mut self, grace: u64) {
+        let most = Duration::from_secs(grace * 2 / 3);
+        // What is none is told of when it is judged.
+        let deadline = self.value("drain.deadline").and_then(|text| config::duration(text).ok());
+        let stay =
+            format!("{}", humantime::format_duration(deadline.map_or(most, |deadline| deadline.min(most))));
+        for key in ["drain.deadline", "drain.accept_for"] {
+            if self.value(key).is_none() {
+                self.give(key, &stay, "the injector");
+            }
         }
     }
 

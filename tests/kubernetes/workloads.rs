@@ -1,5 +1,7 @@
 //! What a label and a few annotations make of the pods of every kind of workload.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
 use crate::control_plane::text;
@@ -131,7 +133,7 @@ async fn job_is_complete_when_its_container_has_ended_and_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn files_of_the_vault_agent_are_there_with_the_application_and_gone_with_it() {
+async fn files_of_the_vault_agent_and_ours_are_there_with_the_application_and_gone_with_it() {
     let site = Site::injected().await;
     let node = site.node();
     let vault_path = site.world.vault_path("db-app");
@@ -146,17 +148,23 @@ async fn files_of_the_vault_agent_are_there_with_the_application_and_gone_with_i
         "vault.hashicorp.com/auth-path": format!("auth/{}", site.world.auth()),
         "vault.hashicorp.com/agent-inject-secret-db.json": vault_path,
         "vault.hashicorp.com/agent-inject-template-db.json": example.replace("PATH", &vault_path),
+        "pglease.dev/file-own": vault_path,
+        "pglease.dev/file-template-own": "{{ with secret \"PATH\" }}{{ .Data.username }}{{ end }}".replace("PATH", &vault_path),
+        "pglease.dev/file-path-own": "/srv/own/user",
+        "pglease.dev/file-mode-own": "0444",
     });
     site.create_deployment("web", 1, template).await;
     let pod = &site.pods_of("web", 1).await[0];
     let name = pod["metadata"]["name"].as_str().unwrap();
     let app = container(pod, "app").unwrap();
-    let mounts: Vec<_> = app["volumeMounts"].as_array().unwrap().iter().collect();
-    let secrets = mounts.iter().find(|mount| mount["mountPath"] == "/vault/secrets").unwrap();
-    assert_eq!(secrets["readOnly"], true);
+    let mounts = app["volumeMounts"].as_array().unwrap();
     let volumes = pod["spec"]["volumes"].as_array().unwrap();
-    let volume = volumes.iter().find(|volume| volume["name"] == secrets["name"]).unwrap();
-    assert_eq!(volume["emptyDir"]["medium"], "Memory");
+    for directory in ["/vault/secrets", "/srv/own"] {
+        let mount = mounts.iter().find(|mount| mount["mountPath"] == directory).unwrap();
+        assert_eq!(mount["readOnly"], true);
+        let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).unwrap();
+        assert_eq!(volume["emptyDir"]["medium"], "Memory");
+    }
     assert_eq!(variable(app, "DATABASE_URL"), None);
 
     // The application starts when the startup probe of the sidecar has succeeded.
@@ -165,13 +173,16 @@ async fn files_of_the_vault_agent_are_there_with_the_application_and_gone_with_i
     let file = sidecar.file("/vault/secrets/db.json");
     let credential: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let text = |key: &str| credential[key].as_str().unwrap();
+    let own = sidecar.file("/srv/own/user");
+    assert_eq!(std::fs::read_to_string(&own).unwrap(), text("user"));
+    assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o444);
     let world = &site.world;
     let session = world.servers.postgres.connect_as(&world.database(), text("user"), text("password")).await;
     assert_eq!(user_of(&session.unwrap()).await, text("user"));
 
     site.api.delete(&site.path("apps/deployments/web")).await.object();
     assert_eq!(node.exit(name, "pglease").await, 0);
-    assert!(!file.exists());
+    assert!(!file.exists() && !own.exists());
     site.until_revoked().await;
 }
 

@@ -200,7 +200,7 @@ pub(crate) const ANNOTATIONS: &[Annotation] = &[
         "drain.deadline",
         "drain-deadline",
         "duration",
-        "`2s`; as an ordinary container `20s`",
+        "`2s`; as an ordinary container `20s`, with files two thirds of the pod's grace",
         "5s",
         "when, after SIGTERM, open sessions are cut",
     ),

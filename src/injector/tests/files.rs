@@ -11,9 +11,11 @@ const VAULT_AGENTS: &[(&str, &str)] = &[
 ];
 
 fn annotated(annotations: &[(&str, &str)]) -> Value {
-    let annotations: serde_json::Map<_, _> =
-        annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-    pod_with(&[("/metadata/annotations", Value::Object(annotations))])
+    pod_with(&[("/metadata/annotations", annotations_of(annotations))])
+}
+
+fn annotations_of(annotations: &[(&str, &str)]) -> Value {
+    annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
 }
 
 #[test]
@@ -66,6 +68,35 @@ fn one_template_makes_the_route_of_an_agent_that_stays() {
     ];
     let reviewed = Reviewed::of_default(&annotated(&[&VAULT_AGENTS[..2], &more].concat())).injected();
     assert_eq!(reviewed.env("pglease", "PGLEASE_VAULT_PATH"), Some("database/creds/own"));
+}
+
+#[test]
+fn file_stays_in_an_ordinary_container_while_the_application_ends() {
+    let grace = |seconds: u64| ("/spec/terminationGracePeriodSeconds", json!(seconds));
+    let ordinary = || SidecarConfig { native: false, ..defaults() };
+    for (seconds, deadline, kept) in [
+        (None, None, ("20s", "20s")),
+        (Some(600), None, ("6m 40s", "6m 40s")),
+        (Some(10), None, ("6s", "6s")),
+        (Some(0), None, ("0s", "0s")),
+        (None, Some("5s"), ("5s", "5s")),
+        (None, Some("25s"), ("20s", "25s")),
+    ] {
+        let mut annotations = VAULT_AGENTS.to_vec();
+        annotations.extend(deadline.map(|deadline| ("pglease.dev/drain-deadline", deadline)));
+        let mut changes: Vec<_> = seconds.map(grace).into_iter().collect();
+        changes.push(("/metadata/annotations", annotations_of(&annotations)));
+        let reviewed = Reviewed::of(&pod_with(&changes), &ordinary()).injected();
+        let of = |name| reviewed.env("pglease", name).unwrap();
+        assert_eq!((of("PGLEASE_DRAIN_ACCEPT_FOR"), of("PGLEASE_DRAIN_DEADLINE")), kept, "{seconds:?}");
+    }
+    let native = Reviewed::of_default(&annotated(VAULT_AGENTS)).injected();
+    assert_eq!(native.env("pglease", "PGLEASE_DRAIN_ACCEPT_FOR"), None);
+
+    let mut operators = ordinary();
+    operators.settings.push(setting("PGLEASE_DRAIN_ACCEPT_FOR", "1s"));
+    let reviewed = Reviewed::of(&annotated(VAULT_AGENTS), &operators).injected();
+    assert_eq!(reviewed.env("pglease", "PGLEASE_DRAIN_ACCEPT_FOR"), Some("1s"));
 }
 
 #[test]
