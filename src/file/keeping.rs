@@ -3,7 +3,7 @@
 
 use std::future::pending;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{self, Instant};
 
 use crate::credential::{Hold, Standing};
@@ -12,7 +12,7 @@ use crate::ids::GenerationId;
 /// Holds on them, each with a task that lets it go when it is due. They end with this.
 #[derive(Debug, Default)]
 pub(super) struct Keeping {
-    tasks: JoinSet<(GenerationId, Release)>,
+    tasks: JoinSet<Release>,
     kept: Vec<Kept>,
 }
 
@@ -20,6 +20,7 @@ pub(super) struct Keeping {
 #[derive(Debug)]
 struct Kept {
     generation: GenerationId,
+    task: task::Id,
     /// `None`: to the end of its lease.
     until: watch::Sender<Option<Instant>>,
 }
@@ -33,6 +34,8 @@ pub(super) enum Release {
     Ended,
     /// It was revoked before its time.
     Revoked,
+    /// A bug of pglease's.
+    Fault,
 }
 
 impl Release {
@@ -42,6 +45,7 @@ impl Release {
             Self::Kept => "kept",
             Self::Ended => "ended",
             Self::Revoked => "revoked",
+            Self::Fault => "fault",
         }
     }
 }
@@ -51,8 +55,8 @@ impl Keeping {
     pub(super) fn keep(&mut self, hold: Hold) {
         let generation = hold.credential().generation;
         let (until, limit) = watch::channel(None);
-        self.kept.push(Kept { generation, until });
-        self.tasks.spawn(async move { (generation, due(&hold, limit).await) });
+        let task = self.tasks.spawn(async move { due(&hold, limit).await }).id();
+        self.kept.push(Kept { generation, task, until });
     }
 
     /// Keeps those that have no such limit to that time at most.
@@ -64,10 +68,13 @@ impl Keeping {
 
     /// The next one that was let go; `None` where there is none. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<(GenerationId, Release)> {
-        // A bug in it lets it go all the same.
-        let (generation, release) = self.tasks.join_next().await?.ok()?;
-        self.kept.retain(|kept| kept.generation != generation);
-        Some((generation, release))
+        let (task, release) = match self.tasks.join_next_with_id().await? {
+            Ok((task, release)) => (task, release),
+            // A bug in it lets it go all the same.
+            Err(error) => (error.id(), Release::Fault),
+        };
+        let place = self.kept.iter().position(|kept| kept.task == task)?;
+        Some((self.kept.remove(place).generation, release))
     }
 
     /// Each with its limit, the oldest first.
@@ -97,7 +104,8 @@ async fn due(hold: &Hold, mut limit: watch::Receiver<Option<Instant>>) -> Releas
     }
 }
 
-async fn at(time: Option<Instant>) {
+/// Returns then; never where there is no such time. Cancel safe.
+pub(super) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => time::sleep_until(time).await,
         None => pending().await,
@@ -151,5 +159,15 @@ mod tests {
             assert_eq!((*issued.holds().borrow(), issued.files()), (0, 0));
             assert_eq!(keeping.list().count(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn one_whose_task_has_a_fault_is_let_go() {
+        let mut keeping = Keeping::default();
+        let task = keeping.tasks.spawn(async { panic!("a fault of a test") }).id();
+        let until = watch::Sender::new(None);
+        keeping.kept.push(Kept { generation: GenerationId(1), task, until });
+        assert_eq!(keeping.next().await, Some((GenerationId(1), Release::Fault)));
+        assert_eq!(keeping.list().count(), 0);
     }
 }

@@ -33,9 +33,9 @@ use crate::ids::{GenerationId, LeaseId};
 use crate::render::{Format, RenderError, Secret, Target, Template, TemplateError};
 use crate::telemetry::{Causes, FileLabels, FileResultLabels, Metrics, in_words, unix_now};
 
-use keeping::Keeping;
+use keeping::{Keeping, at};
 use notice::{News, Notifier};
-use place::{Place, PlaceError};
+use place::{Disk, Place, PlaceError};
 use redact::Passwords;
 use status::KeptStatus;
 pub(crate) use status::{FileError, FileState, FileStatus, NoticeStatus};
@@ -111,7 +111,7 @@ pub(crate) struct CredentialFile {
 struct Shape {
     format: Format,
     target: Option<TargetConfig>,
-    place: Place,
+    place: Arc<dyn Disk>,
 }
 
 /// Where the file is on its way to what it should be.
@@ -122,6 +122,8 @@ enum Writing {
         /// The one that is written.
         hold: Hold,
         task: JoinSet<Result<(), WriteError>>,
+        /// When it takes too long; `None` where that has been said.
+        late_from: Option<Instant>,
     },
     /// It failed, and is tried again.
     Waiting {
@@ -145,6 +147,7 @@ enum Wake {
     Stop,
     Promoted(Result<Hold, SourceClosed>),
     Written(Result<(), WriteError>),
+    Late,
     TryAgain,
     Released(GenerationId, keeping::Release),
 }
@@ -153,7 +156,7 @@ impl CredentialFile {
     /// One that is not there yet. Blocks on its template.
     pub(crate) fn new(config: &FileConfig, metrics: &Arc<Metrics>) -> Result<Self, FileSetupError> {
         let format = format(config)?;
-        let place = Place::new(&config.path, config.mode);
+        let place = Arc::new(Place::new(&config.path, config.mode));
         let path: Arc<str> = config.path.display().to_string().into();
         metrics.files.stale.get_or_create(&FileLabels { path: path.to_string() }).set(0);
         let on_change = notice::kind(&config.on_change).map(|kind| NoticeStatus {
@@ -229,6 +232,7 @@ impl CredentialFile {
                     break;
                 }
                 Wake::Written(result) => self.on_written(result),
+                Wake::Late => self.on_late(),
                 Wake::TryAgain => self.write(),
                 Wake::Released(generation, why) => {
                     info!(event = "file.released", path = &*self.path, %generation, reason = why.as_str());
@@ -250,9 +254,13 @@ impl CredentialFile {
                     time::sleep_until(*until).await;
                     Wake::TryAgain
                 }
-                Writing::UnderWay { task, .. } => match task.join_next().await {
-                    Some(Ok(result)) => Wake::Written(result),
-                    Some(Err(_)) | None => Wake::Written(Err(WriteError::Fault)),
+                Writing::UnderWay { task, late_from, .. } => tokio::select! {
+                    biased;
+                    written = task.join_next() => match written {
+                        Some(Ok(result)) => Wake::Written(result),
+                        Some(Err(_)) | None => Wake::Written(Err(WriteError::Fault)),
+                    },
+                    () = at(*late_from) => Wake::Late,
                 },
             }
         };
@@ -301,7 +309,7 @@ impl CredentialFile {
             let written = task::spawn_blocking(move || shape.place.write(&content)).await;
             Ok(written.map_err(|_| WriteError::Fault)??)
         });
-        self.writing = Writing::UnderWay { hold, task };
+        self.writing = Writing::UnderWay { hold, task, late_from: Some(Instant::now() + MAX_WRITE) };
     }
 
     fn on_written(&mut self, result: Result<(), WriteError>) {
@@ -353,6 +361,28 @@ impl CredentialFile {
         self.publish_kept();
     }
 
+    /// A write cannot be given up: it goes on, and what was in the file is in it until then.
+    fn on_late(&mut self) {
+        let Writing::UnderWay { hold, late_from, .. } = &mut self.writing else { return };
+        *late_from = None;
+        error!(
+            event = "file.write_late",
+            path = &*self.path,
+            vault_path = self.config.vault_path,
+            generation = %hold.credential().generation,
+            "the disk does not answer"
+        );
+        self.set_stale(format!("the disk has not answered for {}", humantime::format_duration(MAX_WRITE)));
+        self.metrics.files.stale.get_or_create(&FileLabels { path: self.path.to_string() }).set(1);
+    }
+
+    fn set_stale(&self, says: String) {
+        self.status.send_modify(|status| {
+            status.state = FileState::Stale;
+            status.last_error = Some(FileError { says, at: unix_now() });
+        });
+    }
+
     /// What was in the file is in it still.
     fn on_failed(&mut self, hold: Hold, error: &WriteError) {
         error!(
@@ -364,11 +394,7 @@ impl CredentialFile {
             "what was there stays; tried again"
         );
         self.passwords.forget(hold.credential().generation);
-        let says = in_words(error);
-        self.status.send_modify(|status| {
-            status.state = FileState::Stale;
-            status.last_error = Some(FileError { says, at: unix_now() });
-        });
+        self.set_stale(in_words(error));
         self.publish_kept();
         self.wanted.get_or_insert(hold);
         let pause = self.backoff.next(MAX_PAUSE, 0.5 + fastrand::f64() / 2.0);
@@ -441,6 +467,8 @@ fn target(config: &TargetConfig) -> Target<'_> {
 
 /// Between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// For a write; what takes longer is told of.
+const MAX_WRITE: Duration = Duration::from_secs(10);
 /// At the end, for a disk that does not answer.
 const MAX_LAST_WRITE: Duration = Duration::from_secs(5);
 

@@ -1,10 +1,21 @@
 //! The file itself: written whole or not at all, and removed. Blocks on the disk.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+/// Where the content of a file goes; a fake in tests. Blocks.
+pub(super) trait Disk: fmt::Debug + Send + Sync {
+    /// Puts `content` there in place of what is. A reader finds the one or the other, whole. On an error what was there
+    /// is there still.
+    fn write(&self, content: &[u8]) -> Result<(), PlaceError>;
+
+    /// Removes it; `false` where there is none.
+    fn remove(&self) -> Result<bool, PlaceError>;
+}
 
 /// Where a file is, and who may read it.
 #[derive(Clone, Debug)]
@@ -36,17 +47,6 @@ impl Place {
         Self { path: path.to_owned(), draft: path.with_file_name(draft), mode }
     }
 
-    /// Puts `content` there in place of what is. A reader finds the one or the other, whole. On an error what was there
-    /// is there still.
-    pub(super) fn write(&self, content: &[u8]) -> Result<(), PlaceError> {
-        let written = self.write_draft(content);
-        if written.is_err() {
-            // Half of a secret is of no use to anybody.
-            let _ = fs::remove_file(&self.draft);
-        }
-        written
-    }
-
     fn write_draft(&self, content: &[u8]) -> Result<(), PlaceError> {
         let make = |source| PlaceError::Make { path: self.draft.clone(), source };
         let write = |source| PlaceError::Write { path: self.draft.clone(), source };
@@ -75,9 +75,20 @@ impl Place {
         let directory = self.path.parent().map(File::open);
         let _ = directory.map(|directory| directory.and_then(|directory| directory.sync_all()));
     }
+}
+
+impl Disk for Place {
+    fn write(&self, content: &[u8]) -> Result<(), PlaceError> {
+        let written = self.write_draft(content);
+        if written.is_err() {
+            // Half of a secret is of no use to anybody.
+            let _ = fs::remove_file(&self.draft);
+        }
+        written
+    }
 
     /// Removes it, and what is left of a draft; `false` where there is none. What is no file is left alone.
-    pub(super) fn remove(&self) -> Result<bool, PlaceError> {
+    fn remove(&self) -> Result<bool, PlaceError> {
         remove(&self.draft)?;
         remove(&self.path)
     }

@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Mutex;
 
 use secrecy::SecretString;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::credential::{self, DerivedKeys, Granted, Issued, Publisher, Revocation, Standing};
@@ -39,6 +41,14 @@ impl Stage {
     }
 
     fn begin_in(directory: TempDir, change: impl FnOnce(&mut FileConfig, &Path)) -> Self {
+        Self::begin_on(directory, change, |place| Arc::new(place))
+    }
+
+    fn begin_on(
+        directory: TempDir,
+        change: impl FnOnce(&mut FileConfig, &Path),
+        disk: impl FnOnce(Place) -> Arc<dyn Disk>,
+    ) -> Self {
         let (publisher, source) = credential::channel();
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let mut config = FileConfig {
@@ -54,6 +64,9 @@ impl Stage {
         };
         change(&mut config, directory.path());
         let mut file = CredentialFile::new(&config, &metrics).unwrap();
+        let place = disk(Place::new(&config.path, config.mode));
+        let Shape { format, target, .. } = Arc::into_inner(file.shape).unwrap();
+        file.shape = Arc::new(Shape { format, target, place });
         file.clear().unwrap();
         let (status, there, mut running) = (file.status(), file.there(), JoinSet::new());
         running.spawn(file.run(source, stop.clone()));
@@ -151,6 +164,58 @@ async fn old_file_stays_until_the_new_one_can_be_written_and_its_credential_with
     stage.until(|status| status.state == FileState::Current).await;
     assert_eq!(stage.content(), "password: secret-3\nusername: v-3\n");
     first.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "0");
+    let _directory = stage.end().await;
+}
+
+/// A disk that begins a write and ends it when it is told to.
+#[derive(Debug)]
+struct SlowDisk {
+    place: Place,
+    begun: mpsc::Sender<()>,
+    go_on: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Disk for SlowDisk {
+    fn write(&self, content: &[u8]) -> Result<(), PlaceError> {
+        self.begun.blocking_send(()).unwrap();
+        self.go_on.lock().unwrap().blocking_recv();
+        self.place.write(content)
+    }
+
+    fn remove(&self) -> Result<bool, PlaceError> {
+        self.place.remove()
+    }
+}
+
+#[tokio::test]
+async fn write_that_does_not_end_raises_an_alarm_until_it_does() {
+    let ((begun, mut has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
+    let directory = tempfile::tempdir().unwrap();
+    let mut stage = Stage::begin_on(
+        directory,
+        |_, _| {},
+        |place| Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) }),
+    );
+    go_on.send(()).await.unwrap();
+    let first = stage.write(1).await;
+    has_begun.recv().await.unwrap();
+
+    let second = stage.publisher.promote(credential(2));
+    has_begun.recv().await.unwrap();
+    assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "0");
+    time::pause();
+    time::advance(MAX_WRITE).await;
+    time::resume();
+    let status = stage.until(|status| status.state == FileState::Stale).await;
+    assert_eq!(status.last_error.unwrap().says, "the disk has not answered for 10s");
+    assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "1");
+    assert_eq!(stage.content(), "password: secret-1\nusername: v-1\n");
+    assert_eq!((first.files(), second.files()), (1, 1));
+
+    go_on.send(()).await.unwrap();
+    stage.until(|status| status.state == FileState::Current).await;
+    assert_eq!(stage.content(), "password: secret-2\nusername: v-2\n");
     assert_eq!(figure(&stage.metrics, "pglease_file_stale{"), "0");
     let _directory = stage.end().await;
 }
