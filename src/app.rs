@@ -8,6 +8,7 @@ mod files;
 mod injector;
 mod reload;
 mod routing;
+mod tidy;
 mod wired;
 
 use std::convert::Infallible;
@@ -206,6 +207,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         never = serve_admin(admin_listener, admin) => match never {},
         never = reloader.run(routing, Arc::clone(&shared), &drain) => match never {},
         never = telemetry::say_repeats() => match never {},
+        never = tidy::tidy(&shared) => match never {},
     };
     let losses = ended.map_err(AppError::DataThread)?;
     telemetry::end_log();

@@ -10,7 +10,9 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
 use std::io;
+use std::panic::resume_unwind;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{ArgMatches, Command};
 use tokio::runtime;
@@ -25,7 +27,8 @@ use crate::telemetry::{self, Causes};
 /// Exit codes: 0 done; 1 failure at run time; 2 usage or settings; 3 drained with losses, under `drain.strict_exit`;
 /// those of `check` are its own.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match command().try_get_matches_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let mut matches = match aside(|| command().try_get_matches_from(arguments)) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version come this way, too. A closed pipe is no reason to say more.
@@ -33,18 +36,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    match matches.subcommand() {
-        Some(("proxy", matches)) => proxy(matches),
-        Some(("injector", matches)) => match matches.subcommand() {
+    let Some((name, matches)) = matches.remove_subcommand() else { return USAGE.into() };
+    match name.as_str() {
+        "proxy" => proxy(matches),
+        "injector" => match matches.subcommand() {
             Some((_, matches)) => certificate::run(matches),
             None => injector(matches),
         },
-        Some(("check", matches)) => check::run(matches),
-        Some(("wait", matches)) => wait::run(matches),
-        Some((name @ ("rotate" | "drain" | "log-level" | "status"), matches)) => operate::run(name, matches),
-        Some((name, matches)) => about::run(name, matches),
-        None => USAGE.into(),
+        "check" => check::run(&matches),
+        "wait" => wait::run(&matches),
+        name @ ("rotate" | "drain" | "log-level" | "status") => operate::run(name, &matches),
+        name => about::run(name, &matches),
     }
+}
+
+/// Does `work` on a thread of its own: it takes hundreds of KiB of stack, which the main thread would keep for ever.
+fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panicked| resume_unwind(panicked))
 }
 
 fn command() -> Command {
@@ -116,9 +124,9 @@ fn injector_command() -> Command {
         .subcommand(certificate::command())
 }
 
-fn proxy(matches: &ArgMatches) -> ExitCode {
+fn proxy(matches: ArgMatches) -> ExitCode {
     serve(
-        || config::load(matches, config::environment()),
+        move || config::load(&matches, config::environment()),
         |loaded| (loaded.config.log.clone(), loaded.warnings.clone(), loaded),
         |loaded| {
             let is_strict = loaded.config.drain.strict_exit;
@@ -128,24 +136,24 @@ fn proxy(matches: &ArgMatches) -> ExitCode {
     )
 }
 
-fn injector(matches: &ArgMatches) -> ExitCode {
+fn injector(matches: ArgMatches) -> ExitCode {
     serve(
-        || config::load_injector(matches, config::environment()),
+        move || config::load_injector(&matches, config::environment()),
         |loaded| (loaded.config.log.clone(), Vec::new(), loaded),
         |loaded| app::run_injector(loaded).map(|()| ExitCode::SUCCESS),
     )
 }
 
 /// Loads the settings, starts the log, says the warnings, and runs to the end. SIGHUP ends it at no moment.
-fn serve<T, C>(
-    load: impl FnOnce() -> Result<T, ConfigErrors>,
+fn serve<T: Send, C>(
+    load: impl FnOnce() -> Result<T, ConfigErrors> + Send,
     parts: impl FnOnce(T) -> (LogConfig, Vec<String>, C),
     run: impl FnOnce(C) -> Result<ExitCode, AppError>,
 ) -> ExitCode {
     if let Err(error) = app::outlive_hangup() {
         return fail(&error);
     }
-    let (log, warnings, config) = match load() {
+    let (log, warnings, config) = match aside(load) {
         Ok(loaded) => parts(loaded),
         Err(errors) => return refuse(&errors),
     };

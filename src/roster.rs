@@ -49,6 +49,11 @@ impl Roster {
         Listed { roster: Arc::clone(self), line }
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// All of them, the oldest first.
     pub(crate) fn lines(&self) -> Vec<Arc<Line>> {
         let mut lines: Vec<_> = self.by_id.iter().map(|line| Arc::clone(line.value())).collect();

@@ -26,8 +26,8 @@ pub(crate) async fn idle(
     active: usize,
     time: Duration,
 ) -> Result<Figures, Absent> {
-    // Two for each session, of this process and of the proxy alike, a third while it is opened, and some for the rest.
-    let sessions = sessions.min(descriptors().saturating_sub(1000) / 3);
+    // Two for each session, of this process and of the proxy alike, and some for the rest.
+    let sessions = sessions.min(descriptors().saturating_sub(1000) / 2);
     let upstream = Scripted::start().await;
     if way == Way::Haproxy {
         let peer = peers::haproxy(upstream.port, sessions).await?;
@@ -125,6 +125,6 @@ fn descriptors() -> usize {
 }
 
 /// Descriptors for all sessions of the scenario.
-const ENOUGH: u64 = 32_768;
+const ENOUGH: u64 = 20_000;
 /// Sessions that are opened side by side: startups have a limit of their own.
 const AT_ONCE: usize = 50;

@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn limits_are_held_against_what_the_sessions_need() {
         for (sessions, hard, outcome) in [
-            (1000, 3200, Outcome::Passed),
-            (1000, 3199, Outcome::Warning),
+            (1000, 2300, Outcome::Passed),
+            (1000, 2299, Outcome::Warning),
             (1000, u64::MAX, Outcome::Passed),
             (1, 10, Outcome::Warning),
         ] {

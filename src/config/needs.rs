@@ -2,7 +2,7 @@
 
 use super::RouteConfig;
 
-/// Open files: what is reserved, three for each session, and one for each that these routes have ready.
+/// Open files: what is reserved, two for each session, and one for each that these routes have ready.
 pub(crate) fn descriptors(sessions: usize, routes: &[RouteConfig]) -> u64 {
     let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
     sessions.saturating_mul(DESCRIPTORS_PER_SESSION).saturating_add(reserved(routes))
@@ -25,11 +25,27 @@ pub(crate) fn memory_mib(sessions: usize) -> usize {
     BASE_MIB + sessions.saturating_mul(KIB_PER_SESSION).div_ceil(1024)
 }
 
-/// Client, upstream, and a connection that has no seat.
-const DESCRIPTORS_PER_SESSION: u64 = 3;
+/// Client and upstream. A login has one upstream at a time, whatever their number, and a connection without a seat takes
+/// up one of the two of a session that is not there.
+const DESCRIPTORS_PER_SESSION: u64 = 2;
 
-/// For listeners, Vault, probes, the kubelet, cancels, and further connections without a seat.
-const RESERVED_DESCRIPTORS: u64 = 200;
+/// 64 for connections beyond those, 64 for cancels, 64 at the HTTP ports, 16 for connections to upstreams that are made
+/// ahead, 16 that are kept for the moment of need; the rest for listeners, Vault, probes, look-ups of names and files.
+const RESERVED_DESCRIPTORS: u64 = 300;
 
 const BASE_MIB: usize = 32;
 const KIB_PER_SESSION: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nine_thousand_sessions_fit_into_twenty_thousand_descriptors() {
+        assert_eq!(descriptors(9000, &[]), 18_300);
+        for sessions in [1, 100, 1000, 9000] {
+            assert_eq!(sessions_within(descriptors(sessions, &[]), &[]), sessions);
+        }
+        assert_eq!(sessions_within(64, &[]), 1);
+    }
+}

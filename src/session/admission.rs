@@ -30,11 +30,16 @@ impl Admission {
 /// who they are, bring a cancel, or are told no.
 /// Where there is none left the oldest connection loses its own.
 ///
+/// There are as many as `max` and the seats that are taken leave: each connection has a descriptor, and with a seat two,
+/// so that places and seats together have two for each seat that there may be and one for each place beyond that.
+///
 /// Age alone decides. Were those spared that have said something, one byte from each of many connections would
 /// keep all places, and every newcomer would have to speak before the next one comes.
 #[derive(Debug)]
 pub(crate) struct Places {
+    /// Of connections, with a seat or without.
     max: AtomicUsize,
+    seats: Arc<watch::Sender<Seated>>,
     taken: Mutex<Taken>,
 }
 
@@ -58,8 +63,9 @@ impl Taken {
 }
 
 impl Places {
-    pub(crate) fn new(max: usize) -> Self {
-        Self { max: AtomicUsize::new(max), taken: Mutex::default() }
+    /// So many, those included that have a seat of `seats`.
+    pub(crate) fn new(max: usize, seats: &Seats) -> Self {
+        Self { max: AtomicUsize::new(max), seats: Arc::clone(&seats.taken), taken: Mutex::default() }
     }
 
     /// From now on there are so many.
@@ -69,7 +75,8 @@ impl Places {
 
     /// A place for a new connection.
     pub(crate) fn take(self: &Arc<Self>) -> Place {
-        let max = self.max.load(Ordering::Relaxed);
+        let seated = usize::try_from(self.seats.borrow().sessions).unwrap_or(usize::MAX);
+        let max = self.max.load(Ordering::Relaxed).saturating_sub(seated);
         let mut taken = self.lock();
         if taken.by_age.len() <= max / 2 {
             taken.is_short = false;
@@ -87,6 +94,12 @@ impl Places {
         let evicted = CancellationToken::new();
         taken.by_age.insert(id, evicted.clone());
         Place { id, evicted, places: Arc::clone(self) }
+    }
+
+    /// How many are taken.
+    pub(crate) fn len(&self) -> usize {
+        let taken = self.lock();
+        taken.by_age.len() + taken.kept.len()
     }
 
     /// Takes all places back.
@@ -192,7 +205,7 @@ mod tests {
 
     #[test]
     fn oldest_connection_gives_its_place_and_no_other() {
-        let places = Arc::new(Places::new(2));
+        let places = Arc::new(Places::new(2, &Seats::new(2)));
         let held = [places.take(), places.take()];
         let third = places.take();
         let evicted = |place: &Place| place.evicted().is_cancelled();
@@ -201,7 +214,7 @@ mod tests {
 
     #[test]
     fn place_that_was_given_back_is_free() {
-        let places = Arc::new(Places::new(1));
+        let places = Arc::new(Places::new(1, &Seats::new(1)));
         let first = places.take();
         let lost = first.evicted();
         drop(first);
@@ -213,7 +226,7 @@ mod tests {
 
     #[test]
     fn place_that_is_kept_is_lost_to_no_newer_connection() {
-        let places = Arc::new(Places::new(1));
+        let places = Arc::new(Places::new(1, &Seats::new(1)));
         let admission = Admission::Place(places.take());
         let Admission::Place(kept) = &admission else { panic!("it is a place") };
         admission.keep();
@@ -225,6 +238,28 @@ mod tests {
         assert!(kept.evicted().is_cancelled() && others[1].evicted().is_cancelled());
         drop((admission, others));
         assert!(places.lock().kept.is_empty());
+    }
+
+    #[test]
+    fn places_are_what_seats_leave_and_one_in_any_case() {
+        let seats = Seats::new(3);
+        let places = Arc::new(Places::new(4, &seats));
+        let held: Vec<_> = (0..4).map(|_| places.take()).collect();
+        let lost = |places: &[Place]| places.iter().filter(|place| place.evicted().is_cancelled()).count();
+        assert_eq!(lost(&held), 0);
+        // Who gets a seat gives back its place, and then there is one less.
+        let mut held = held.into_iter();
+        let mut seated: Vec<_> = (0..2).map(|_| (seats.take(), drop(held.next()))).collect();
+        let mut held: Vec<_> = held.collect();
+        held.push(places.take());
+        assert_eq!(lost(&held), 1);
+        seated.clear();
+        held.extend([places.take(), places.take()]);
+        assert_eq!(lost(&held), 1);
+        seats.set_max(9);
+        let _seated: Vec<_> = (0..9).map(|_| seats.take().unwrap()).collect();
+        let last = places.take();
+        assert_eq!((lost(&held), last.evicted().is_cancelled()), (held.len(), false));
     }
 
     #[test]

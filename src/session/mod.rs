@@ -11,6 +11,7 @@ pub(crate) mod auth;
 pub(crate) mod route;
 pub(crate) mod login;
 pub(crate) mod warm;
+mod opened;
 mod relay;
 mod bell;
 mod watch;
@@ -22,7 +23,7 @@ mod error;
 mod fault;
 mod record;
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -35,33 +36,26 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::AtLeaseEnd;
-use crate::credential::{CredentialSource, Hold};
 use crate::drain::Phase;
 use crate::ids::SessionId;
-use crate::net::{ClientStream, Peer, Stream};
-use crate::roster::{Listed, Newcomer, Roster, State};
+use crate::net::{ClientStream, Peer};
+use crate::roster::{Newcomer, Roster};
 use crate::telemetry::{DirectionLabels, Metrics};
 use crate::upstream::Ahead;
-use crate::wire::error::{ClientError, SqlState};
 use crate::wire::message::TERMINATE;
-use crate::wire::status::Tracker;
 
 use admission::{Admission, Place, Places, Seat, Seats};
 use auth::{Auth, Client};
 use cancel::{CancelRegistry, Registration};
-use doubt::Doubts;
 use encryption::{ClientTls, Transport};
-use ending::Order;
 use error::SessionError;
 use fault::caught;
 use login::{Attempt, Login};
+use opened::Opened;
 use record::{Name, Record};
-use relay::{Relay, RelayEnd, Tally};
-use route::{Outbound, Removal, Route};
+use route::{Outbound, Route};
 use startup::{Startup, StartupError};
 use warm::Keeping;
-use watch::{MaxAge, Watch};
 
 /// What all sessions of a process have in common.
 #[derive(Debug)]
@@ -107,13 +101,15 @@ impl Shared {
         let bytes = ["frontend", "backend"]
             .map(|direction| metrics.bytes.get_or_create(&DirectionLabels { direction }).clone());
         let rules = Rules { routes, auth: Arc::new(auth), tls: None, connect_wait };
+        let seats = Seats::new(max_sessions);
+        let places = Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES), &seats));
         Self {
             rules: RwLock::new(Arc::new(rules)),
             cancels: Arc::default(),
             metrics,
             phase,
-            seats: Seats::new(max_sessions),
-            places: Arc::new(Places::new(max_sessions.saturating_add(SPARE_PLACES))),
+            seats,
+            places,
             ahead: Arc::new(Semaphore::new(MAX_AHEAD)),
             tasks: TaskTracker::new(),
             roster: Arc::default(),
@@ -174,6 +170,12 @@ impl Shared {
         self.tasks.wait().await;
     }
 
+    /// What changes whenever a connection comes or ends, or a byte is relayed.
+    pub(crate) fn work(&self) -> impl PartialEq + use<> {
+        let bytes = self.bytes.each_ref().map(Counter::get);
+        (self.last_id.load(Ordering::Relaxed), self.places.len(), self.roster.len(), bytes)
+    }
+
     /// How many sessions the end of the process has cut.
     pub(crate) fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
@@ -207,9 +209,8 @@ impl Shared {
 }
 
 /// Serves one connection to its end.
-#[expect(clippy::manual_async_fn, reason = "an async fn has room for each argument twice")]
 pub(crate) fn run<T>(
-    mut client: ClientStream<T>,
+    client: ClientStream<T>,
     peer: Peer,
     place: Place,
     shared: Arc<Shared>,
@@ -217,42 +218,59 @@ pub(crate) fn run<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    // Each in a box of its own: a task keeps the room of its largest phase to the end, and all but the relay is short.
+    let beginning = Box::pin(begin(client, peer, place, shared));
     async move {
-        let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
-        let mut record = Record::new(id, Arc::clone(&shared.metrics));
-        let evicted = place.evicted();
-        let mut admission = Admission::Place(place);
-        let mut owed = BytesMut::new();
-
-        // In a box, as all that is not the relay: a task keeps the room of its largest phase to the end.
-        let mut opening = Box::pin(async {
-            tokio::select! {
-                biased;
-                () = evicted.cancelled() => Err(StartupError::Evicted.into()),
-                opened = open(&mut client, peer, &mut admission, &mut owed, &shared, &mut record) => opened,
-            }
-        });
-        let opened = caught(opening.as_mut()).await;
-        drop(opening);
-        match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
-            Ok(Some(opened)) => opened.serve(&mut client, &shared, record).await,
-            Ok(None) => {
-                record.cancelled();
-                Box::pin(turn_away(&mut client, &[], &evicted)).await;
-            }
-            Err(error) => {
-                let mut last_words = BytesMut::new();
-                error.encode(id, &mut last_words);
-                if !last_words.is_empty() {
-                    owed.unsplit(last_words);
-                    last_words = owed;
-                }
-                record.refused(&error);
-                drop(error);
-                Box::pin(turn_away(&mut client, &last_words, &evicted)).await;
-            }
+        if let Some(relaying) = beginning.await {
+            relaying.await;
         }
     }
+}
+
+/// Comes to a session, whose relay is to run then, or to the end of the connection.
+async fn begin<T>(
+    mut client: ClientStream<T>,
+    peer: Peer,
+    place: Place,
+    shared: Arc<Shared>,
+) -> Option<Pin<Box<impl Future<Output = ()> + Send>>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+    let mut record = Record::new(id, Arc::clone(&shared.metrics));
+    let evicted = place.evicted();
+    let mut admission = Admission::Place(place);
+    let mut owed = BytesMut::new();
+
+    let mut opening = Box::pin(async {
+        tokio::select! {
+            biased;
+            () = evicted.cancelled() => Err(StartupError::Evicted.into()),
+            opened = open(&mut client, peer, &mut admission, &mut owed, &shared, &mut record) => opened,
+        }
+    });
+    let opened = caught(opening.as_mut()).await;
+    drop(opening);
+    match opened.unwrap_or_else(|panicked| Err(panicked.into())) {
+        Ok(Some(opened)) => return Some(Box::pin(opened.serve(client, admission, shared, record))),
+        Ok(None) => {
+            record.cancelled();
+            turn_away(&mut client, &[], &evicted).await;
+        }
+        Err(error) => {
+            let mut last_words = BytesMut::new();
+            error.encode(id, &mut last_words);
+            if !last_words.is_empty() {
+                owed.unsplit(last_words);
+                last_words = owed;
+            }
+            record.refused(&error);
+            drop(error);
+            turn_away(&mut client, &last_words, &evicted).await;
+        }
+    }
+    None
 }
 
 /// Tells a client why it gets no session, unless newer connections need its place.
@@ -385,115 +403,12 @@ async fn greet<C: AsyncWrite + Unpin>(client: &mut C, greeting: &[u8]) -> Result
     }
 }
 
-/// A session that has begun.
-#[derive(Debug)]
-struct Opened {
-    upstream: Stream,
-    /// What upstream said behind BackendKeyData; the client has it.
-    after_key: BytesMut,
-    /// What the client said before it could know that its session has begun; upstream does not have it.
-    early: BytesMut,
-    /// Given back when upstream has ended.
-    hold: Hold,
-    registration: Option<Registration>,
-    at_lease_end: AtLeaseEnd,
-    removed: Removal,
-    max_age: Option<(Duration, CredentialSource)>,
-    listed: Listed,
-}
-
-impl Opened {
-    /// Relays, and closes both sides. In a box, as a task has room for each place that it is moved through.
-    async fn serve<C>(self: Box<Self>, client: C, shared: &Shared, record: Record)
-    where
-        C: AsyncRead + AsyncWrite + Unpin,
-    {
-        let Self { upstream, after_key, early, hold, registration, at_lease_end, removed, max_age, listed } =
-            *self;
-        let seed = fastrand::f64();
-        let mut tracker = Tracker::new();
-        tracker.backend(&after_key);
-        drop(after_key);
-        let mut relay =
-            Relay::new(client, upstream, tracker, &early, Tally::new(shared.bytes.clone(), &listed));
-        drop(early);
-        let mut watch = Watch {
-            standing: hold.standing(),
-            doubts: Doubts::new(hold, Arc::clone(&shared.metrics)),
-            phase: shared.phase(),
-            at_lease_end,
-            removed,
-            max_age: max_age.map(|(max_age, source)| MaxAge {
-                aged_from: ending::aged_from(Instant::now(), max_age, seed),
-                source,
-            }),
-            seed,
-            cancellable: registration.as_ref().map(|registration| Arc::clone(registration.session())),
-            is_cancelled: false,
-        };
-
-        let end = caught(pin!(relay.run(&mut watch))).await.unwrap_or_else(RelayEnd::Panicked);
-        // From here on a cancel of the client's would hit nobody, or a stranger.
-        drop(registration);
-
-        let error = client_error(&end, &relay, record.id());
-        let cancel = watch
-            .cancellable
-            .as_deref()
-            .filter(|_| relay.tracker.is_running() && ends_what_runs(&end, &watch.phase));
-        listed.line().enter(State::Closing);
-        if matches!(end, RelayEnd::Ordered(Order::Cut)) {
-            shared.cut.fetch_add(1, Ordering::Relaxed);
-        }
-        record.closed(&end, &relay);
-        drop(end);
-        Box::pin(close::close(&mut relay, error.as_ref(), cancel)).await;
-        // With the hold in it.
-        drop(watch);
-        drop(listed);
-    }
-}
-
-/// What the client is told at the end of `relay`; `None` where it has asked for the end, has been told by upstream,
-/// or is not there.
-fn client_error<C, U>(end: &RelayEnd, relay: &Relay<C, U>, session: SessionId) -> Option<ClientError>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    match end {
-        // Two reasons in one answer: the first that came is the one that counts.
-        RelayEnd::Ordered(_) if relay.tracker.ends_by_upstream() => None,
-        RelayEnd::Ordered(order) => Some(order.client_error(relay.tracker.is_running())),
-        RelayEnd::Panicked(_) => Some(error::internal(session)),
-        RelayEnd::ClientFailed(_) => None,
-        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_)
-            if relay.client_hung_up() || relay.tracker.ends_with_error() =>
-        {
-            None
-        }
-        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) => {
-            Some(ClientError::fatal(SqlState::CONNECTION_FAILURE, "connection to upstream server was lost"))
-        }
-    }
-}
-
-/// Whether a statement that runs is cancelled at the end. Without a drain, a client that vanishes leaves it running,
-/// as it would in front of the server itself.
-fn ends_what_runs(end: &RelayEnd, phase: &channel::Receiver<Phase>) -> bool {
-    match end {
-        RelayEnd::Ordered(_) | RelayEnd::Panicked(_) => true,
-        RelayEnd::ClientFailed(_) => *phase.borrow() != Phase::Serving,
-        RelayEnd::UpstreamClosed | RelayEnd::UpstreamFailed(_) => false,
-    }
-}
-
 /// For the client to take its greeting, which fits into a socket's buffer.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections to upstreams that are begun for clients who have proven nothing yet. In a burst of more of them the
 /// others connect behind their proof.
 const MAX_AHEAD: usize = 16;
-/// Places beyond one for each seat.
+/// Places beyond one for each seat that is free.
 pub(crate) const SPARE_PLACES: usize = 64;
 
 #[cfg(test)]

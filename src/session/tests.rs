@@ -22,6 +22,7 @@ mod cancels;
 mod faults;
 mod panics;
 mod log;
+mod memory;
 mod warm;
 
 const SOMEBODY: Peer = Peer::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_000));

@@ -25,7 +25,7 @@ pub(crate) struct Watch {
     pub(crate) at_lease_end: AtLeaseEnd,
     /// Of its route. Whoever changes it has everybody look again, by the phase: a session has no room for one more wait.
     pub(crate) removed: Removal,
-    pub(crate) max_age: Option<MaxAge>,
+    pub(crate) max_age: Option<Box<MaxAge>>,
     /// Uniform in 0–1.
     pub(crate) seed: f64,
     /// `None` where upstream gave no cancel key.
@@ -118,10 +118,10 @@ async fn delivered(session: Option<&Cancellable>, was_under_way: bool) {
     }
 }
 
-/// Sets a timer only where there is a time.
+/// Sets a timer only where there is a time, and has room for it only then.
 async fn until(at: Option<Instant>) {
     match at {
-        Some(at) => time::sleep_until(at).await,
+        Some(at) => Box::pin(time::sleep_until(at)).await,
         None => pending().await,
     }
 }

@@ -88,7 +88,7 @@ const BURST: u32 = 100;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// For one above that.
 const WAIT: Duration = Duration::from_secs(1);
-/// Half of the places that there are beyond one for each seat: no newcomer loses its place to them.
+/// Half of the places that there are where no seat is free: no newcomer loses its place to them.
 const MAX_WAITING: usize = SPARE_PLACES / 2;
 
 #[cfg(test)]

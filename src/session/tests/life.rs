@@ -54,7 +54,7 @@ async fn task_of_a_session_stays_small() {
         proxy.shared.places().take(),
         Arc::clone(&proxy.shared),
     );
-    assert!(size_of_val(&session) <= 2048, "{} bytes", size_of_val(&session));
+    assert!(size_of_val(&session) <= 64, "{} bytes", size_of_val(&session));
 }
 
 #[tokio::test]

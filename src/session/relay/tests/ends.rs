@@ -197,7 +197,7 @@ async fn session_that_gets_too_old_ends_when_it_is_idle_and_there_is_another_cre
     let began = Instant::now();
     let mut scene = scene(1024).await;
     let (aged_from, source) = (began + secs(100), scene.far.source.clone());
-    scene.watch.max_age = Some(MaxAge { aged_from, source });
+    scene.watch.max_age = Some(Box::new(MaxAge { aged_from, source }));
     let (end, ..) = play(scene, async |mut far: Far| {
         for _ in 0..20 {
             statement(&mut far, IN_TRANSACTION).await;
