@@ -172,6 +172,8 @@ fn what_cannot_be_is_an_error_with_its_cure() {
             "cannot be used: No such file or directory (os error 2); name a file in one that pglease",
         ),
         ("DIR/token/db", "is none; name a file in one that pglease may write to"),
+        // Not even for root.
+        ("/proc/sys/db", "cannot be written to: Permission denied"),
         ("/dev/null", "there and not a regular file; remove it, or name another"),
     ] {
         let file = FILE.replace("DIR/db", path);

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, geteuid, prlimit};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::support::pglease::Pglease;
 use crate::support::process::{Process, Spawn, write_program};
+use crate::support::say_skipped;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::{BINARY, PATIENCE, pglease_with, rotate, until, until_revoked, user_of};
 
@@ -301,4 +303,43 @@ async fn full_disk_leaves_the_old_file_raises_an_alarm_and_holds_no_rotation_up(
     until(async || !is_on(&pglease, "pglease_file_stale").await).await;
     let left = fs::read_dir(world.folder()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(!left.into_iter().any(|name| name.to_string_lossy().ends_with(".pglease")));
+}
+
+#[tokio::test]
+async fn volume_without_space_leaves_the_old_file_until_there_is_some() {
+    let world = World::shared(WorldOptions::default()).await;
+    let volume = world.folder().join("volume");
+    fs::create_dir(&volume).unwrap();
+    // A page for the file and one for the next.
+    let mount = format!("mount -t tmpfs -o size=8k none {}", volume.display());
+    let mounted = Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
+    // It is looked into by way of the process, which is for root alone to do.
+    if !geteuid().is_root() || !mounted.is_ok_and(|mounted| mounted.status.success()) {
+        say_skipped("files::", "no mount namespace of one's own");
+        return;
+    }
+    let program = world.folder().join("pglease-on-volume");
+    let inner = format!("{mount} && exec {BINARY} \"$@\"");
+    write_program(&program, &format!("#!/bin/sh\nexec unshare --mount sh -c '{inner}' pglease \"$@\"\n"));
+    let path = volume.join("db.json");
+    let pglease = Pglease::start(&program, &(world.settings() + &proven_file(&world, &path))).await;
+    pglease.wait_ready().await;
+    let root = PathBuf::from(format!("/proc/{}/root", pglease.process().pid().as_raw_nonzero()));
+    let seen = |path: &Path| root.join(path.strip_prefix("/").unwrap());
+    let (path, filler) = (seen(&path), seen(&volume.join("filler")));
+
+    let first = read(&path);
+    fs::write(&filler, [0; 8192]).unwrap_err();
+    rotate(&pglease, &[]).await;
+    let failed = pglease.wait_for_event("file.write_failed", PATIENCE).await;
+    assert!(failed["error"].as_str().unwrap().contains("No space left on device"), "{failed}");
+    assert_eq!(read(&path), first);
+    assert!(log_in(&world, &first).await);
+    fs::remove_file(&filler).unwrap();
+    until(async || read(&path) != first).await;
+    assert!(log_in(&world, &read(&path)).await);
+
+    pglease.sigterm();
+    assert!(pglease.wait_exit(PATIENCE).await.success());
+    until_revoked(&world, &pglease).await;
 }
