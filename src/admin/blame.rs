@@ -135,6 +135,12 @@ fn of_refusal(operation: &str, kind: &str, by_kubernetes: bool) -> Blame {
             "Vault's policy did not allow to read a credential",
             "The policy of the login needs read on vault_path: pglease check says what is missing.",
         ),
+        ("renew", "bad_request") => blame(
+            F::Postgresql,
+            "Vault did not renew the lease of a user in PostgreSQL",
+            "Vault's log says why: PostgreSQL may be away for Vault, which changes VALID UNTIL there, or somebody has \
+             revoked the lease, which pglease replaces by itself.",
+        ),
         (_, "not_found") | ("creds" | "static_creds", "bad_request") => blame(
             F::Settings,
             "Vault knew nothing at that path",
@@ -219,6 +225,13 @@ pub(super) fn of_upstream(kind: &str, code: Option<&str>, says: &str) -> Blame {
             "It did not have the database that was asked for",
             "Look for the database in the application's URL, and in the route's upstream.",
         ),
+        // Names and values that a client has sent, or the startup_role.
+        ("refused", Some("22023" | "42601" | "42704")) => blame(
+            F::Application,
+            "It did not take a parameter that the session begins with",
+            "Its words say which: look into the application's URL and its driver's options, and where it is the role, \
+             for the route's startup_role.",
+        ),
         ("refused", Some("28000")) => blame(
             F::Postgresql,
             "It did not let us in",
@@ -229,11 +242,7 @@ pub(super) fn of_upstream(kind: &str, code: Option<&str>, says: &str) -> Blame {
             "It did not allow the leased user what the session begins with",
             "Look for CONNECT on the database, and for membership in the startup_role: creation statements grant them.",
         ),
-        ("refused", _) => blame(
-            F::Postgresql,
-            "It refused the session",
-            "Its words say why; where they are about a parameter, the application sends it.",
-        ),
+        ("refused", _) => blame(F::Postgresql, "It refused the session", "Its words say why."),
         ("session_attrs", _) => blame(
             F::Postgresql,
             "It was not the kind of server that is wanted",

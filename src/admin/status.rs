@@ -10,7 +10,7 @@ use super::log::LogStatus;
 use super::process::ProcessStatus;
 use super::verdict::{self, Finding};
 use super::{Admin, ask_all};
-use crate::config::{AtLeaseEnd, Config, LoginMethod, PodConfig, RouteConfig, VaultConfig};
+use crate::config::{AtLeaseEnd, Config, LoginMethod, PodConfig, RouteConfig, UpstreamConfig, VaultConfig};
 use crate::file::FileStatus;
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::net::Peer;
@@ -119,6 +119,16 @@ pub(super) struct UpstreamsStatus {
     pub(super) logins: FiguresStatus,
     /// Each once, in the order of the routes and of the files that name one.
     pub(super) hosts: Vec<HostStatus>,
+    /// Which of them serve together.
+    #[serde(skip)]
+    pub(super) groups: Vec<Group>,
+}
+
+/// The hosts of one upstream, of a route or a file, and whose credential it takes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    pub(super) vault_path: String,
+    pub(super) hosts: Vec<String>,
 }
 
 /// One host of an upstream, as it answers logins: those of sessions and those that prove a credential.
@@ -270,9 +280,15 @@ impl FiguresStatus {
 impl UpstreamsStatus {
     fn of(config: &Config, metrics: &Metrics) -> Self {
         let mut seen = BTreeSet::new();
-        let of_routes = config.routes.iter().map(|route| &route.upstream);
-        let of_files = config.files.iter().filter_map(|file| file.upstream.as_ref());
-        let hosts = of_routes.chain(of_files).flat_map(|upstream| &upstream.hosts).map(ToString::to_string);
+        let of_routes = config.routes.iter().map(|route| (&route.vault_path, &route.upstream));
+        let of_files = config.files.iter();
+        let of_files = of_files.filter_map(|file| Some((&file.vault_path, file.upstream.as_ref()?)));
+        let group = |(vault_path, upstream): (&String, &UpstreamConfig)| Group {
+            vault_path: vault_path.clone(),
+            hosts: upstream.hosts.iter().map(ToString::to_string).collect(),
+        };
+        let groups: Vec<_> = of_routes.chain(of_files).map(group).collect();
+        let hosts = groups.iter().flat_map(|group| group.hosts.iter().cloned());
         let host = |host: String| {
             let answers =
                 metrics.host_answers.get(&host).map(|answers| HostStatus::of(&host, answers.value()));
@@ -281,6 +297,7 @@ impl UpstreamsStatus {
         Self {
             logins: FiguresStatus::of(&metrics.login_figures()),
             hosts: hosts.filter(|host| seen.insert(host.clone())).map(host).collect(),
+            groups,
         }
     }
 }

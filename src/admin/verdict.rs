@@ -101,8 +101,14 @@ pub(super) fn verdict(status: &Status) -> Vec<Finding> {
                 .to_owned(),
         });
     }
-    let hosts: Vec<_> = status.upstreams.hosts.iter().filter_map(|host| of_host(host, status)).collect();
-    findings.extend(status.chains.iter().filter_map(|chain| of_chain(chain, status, !hosts.is_empty())));
+    let hosts = status.upstreams.hosts.iter().filter_map(|host| Some((&host.host, of_host(host, status)?)));
+    let (failing, hosts): (Vec<_>, Vec<_>) = hosts.unzip();
+    let hosts_fail = |chain: &ChainStatus| {
+        let mut of_chain =
+            status.upstreams.groups.iter().filter(|group| group.vault_path == chain.vault_path);
+        of_chain.any(|group| group.hosts.iter().any(|host| failing.contains(&host)))
+    };
+    findings.extend(status.chains.iter().filter_map(|chain| of_chain(chain, status, hosts_fail(chain))));
     findings.extend(hosts);
     findings.extend(of_vault(status, &findings));
     findings.extend(files::findings(status));
@@ -186,7 +192,10 @@ fn of_chain(chain: &ChainStatus, status: &Status, hosts_fail: bool) -> Option<Fi
 
 fn chain_blame(error: &ChainError, status: &Status) -> Blame {
     if error.operation == "proof" {
-        blame::of_upstream(error.kind, error.code.as_deref(), &error.says)
+        let blame = blame::of_upstream(error.kind, error.code.as_deref(), &error.says);
+        // No application has asked.
+        let fault = if blame.fault == Fault::Application { Fault::Settings } else { blame.fault };
+        Blame { fault, ..blame }
     } else {
         blame::of_vault(
             error.operation,
@@ -198,31 +207,47 @@ fn chain_blame(error: &ChainError, status: &Status) -> Blame {
     }
 }
 
-/// A host whose last login failed.
+/// A host whose last login failed, and not long ago.
 fn of_host(host: &HostStatus, status: &Status) -> Option<Finding> {
     let error = host.last_error.as_ref().filter(|_| host.failing)?;
-    // A server of another kind than is wanted is in order, and what a client asked for in vain is the client's.
-    let others_serve = status.upstreams.hosts.iter().any(serves);
-    if error.kind == "session_attrs" && others_serve {
+    if status.now.saturating_sub(error.at) > RECENT_SECONDS {
         return None;
     }
-    let (severity, begin) = if others_serve {
-        (
-            Severity::Warning,
-            format!("PostgreSQL at {} did not serve the last login; another host does.", host.host),
-        )
-    } else {
-        (
-            Severity::Error,
-            format!("PostgreSQL at {} did not serve the last login: new sessions fail.", host.host),
-        )
-    };
     let blame = blame::of_upstream(error.kind, error.code.as_deref(), &error.says);
+    let name = &host.host;
+    if blame.fault == Fault::Application {
+        let begin = format!("PostgreSQL at {name} serves, and refused what a session asked for.");
+        return Some(blamed(blame, Severity::Warning, &begin, Words::of(error), status.now));
+    }
+    let has_another = others_serve(host, status);
+    // A server of another kind than is wanted is in order.
+    if error.kind == "session_attrs" && has_another {
+        return None;
+    }
+    let (severity, then) = if has_another {
+        (Severity::Warning, "; another host does")
+    } else {
+        (Severity::Error, ": new sessions fail")
+    };
+    let begin = format!("PostgreSQL at {name} did not serve the last login{then}.");
     Some(blamed(blame, severity, &begin, Words::of(error), status.now))
 }
 
+/// Whether each upstream that has this host has another that serves.
+fn others_serve(host: &HostStatus, status: &Status) -> bool {
+    let hosts = &status.upstreams.hosts;
+    let serves =
+        |name: &String| *name != host.host && hosts.iter().any(|other| other.host == *name && serves(other));
+    let mut groups = status.upstreams.groups.iter().filter(|group| group.hosts.contains(&host.host));
+    groups.all(|group| group.hosts.iter().any(serves))
+}
+
+/// Whether it lets in who has the right to, be it that it refused what a client asked for last.
 fn serves(host: &HostStatus) -> bool {
-    host.last_ok_at.is_some() && !host.failing
+    let of_client = |error: &ErrorStatus| {
+        blame::of_upstream(error.kind, error.code.as_deref(), &error.says).fault == Fault::Application
+    };
+    host.last_ok_at.is_some() && (!host.failing || host.last_error.as_ref().is_some_and(of_client))
 }
 
 /// Vault, where it fails and no chain has said so.

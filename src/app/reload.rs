@@ -83,9 +83,9 @@ impl Reloader {
     ) -> Infallible {
         loop {
             let (why, content) = self.watched.next().await;
-            if *self.phase.borrow() != Phase::Serving {
+            if self.is_stopping() {
                 if why == Why::Asked {
-                    info!(event = "config.reload_ignored", "pglease stops: its settings stay as they are");
+                    say_ignored();
                 }
                 continue;
             }
@@ -96,7 +96,11 @@ impl Reloader {
         }
     }
 
-    /// All of what `content` says takes effect, or nothing.
+    fn is_stopping(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+
+    /// All of what `content` says takes effect, or nothing; nothing as well where the process is to stop by then.
     async fn load(
         &mut self,
         content: Option<Content>,
@@ -117,6 +121,11 @@ impl Reloader {
         let (metrics, before) = (Arc::clone(&self.metrics), routing.routes().to_vec());
         let build = move || Parts::build(&plan, &before, &metrics).map(|parts| (plan, parts));
         let (plan, parts) = on_blocking_thread(build).await?;
+        // From here on nothing waits.
+        if self.is_stopping() {
+            say_ignored();
+            return Ok(());
+        }
 
         self.origin.print = origin.print;
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
@@ -242,6 +251,10 @@ fn log(Routes { added, changed, removed }: &Routes) {
     }
 }
 
+fn say_ignored() {
+    info!(event = "config.reload_ignored", "pglease stops: its settings stay as they are");
+}
+
 /// The file that settings come from, if there is one, and the signal to look at it.
 pub(super) struct Watched {
     sources: Sources,
@@ -286,4 +299,79 @@ pub(super) async fn on_blocking_thread<T: Send + 'static, E: Error + Send + 'sta
 
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use clap::Command;
+    use tempfile::TempDir;
+    use tokio::runtime::Builder;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    use super::*;
+    use crate::app::chains::Chains;
+    use crate::config;
+    use crate::vault::Vault;
+
+    fn write(folder: &Path, max_sessions: usize) {
+        let token = folder.join("token");
+        fs::write(&token, "eyJhbGciOi").unwrap();
+        let text = format!(
+            "[vault]\naddress = \"http://127.0.0.1:1\"\n[vault.login]\nrole = \"web\"\njwt_file = {token:?}\n\
+             [listen]\nmax_sessions = {max_sessions}\n\
+             [[route]]\nupstream = \"postgresql://127.0.0.1/app?sslmode=disable\"\nvault_path = \"database/creds/x\"\n"
+        );
+        fs::write(folder.join("pglease.toml"), text).unwrap();
+    }
+
+    /// Has the file changed, and loads it, with a drain that begins while the only thread for disks is busy.
+    /// Gives the sessions that are allowed then, and whether the status has another file.
+    async fn reloaded(folder: &TempDir, drains: bool) -> (usize, bool) {
+        write(folder.path(), 10);
+        let file = folder.path().join("pglease.toml");
+        let command = Command::new("pglease").args(config::flags());
+        let matches = command.get_matches_from(["pglease", "--config-file", file.to_str().unwrap()]);
+        let Loaded { config, warnings, origin } = config::load(&matches, []).unwrap();
+        let (metrics, drain) = (Arc::new(Metrics::new()), Drain::default());
+        let vault = Arc::new(Vault::load(&config.vault, Arc::clone(&metrics)).unwrap());
+        let mut routing = Routing::new(Chains::new(vault, Arc::clone(&metrics), Vec::new()), Vec::new());
+        let auth = Auth::load(&config.listen.auth).unwrap();
+        let (wait, phase) = (Duration::ZERO, drain.subscribe());
+        let shared = Shared::new(Vec::new(), auth, Arc::clone(&metrics), phase.clone(), wait, 10);
+        let sources = origin.sources.clone();
+        let hangup = signal(SignalKind::user_defined2()).unwrap();
+        let mut reloader = Reloader::new(origin, config.clone(), warnings, hangup, phase, metrics);
+
+        let sha256 = |reloader: &Reloader| reloader.status().borrow().sha256().map(str::to_owned);
+        let before = sha256(&reloader);
+        write(folder.path(), 20);
+        let (go, gone) = mpsc::channel::<()>();
+        let busy = task::spawn_blocking(move || gone.recv());
+        let load = reloader.load(sources.read(), &mut routing, &shared, &drain);
+        let (loaded, ()) = tokio::join!(biased; load, async {
+            if drains {
+                drain.begin(config.drain, Instant::now());
+            }
+            drop(go);
+        });
+        loaded.unwrap();
+        let _ = busy.await;
+        let max = reloader.config().borrow().listen.max_sessions;
+        (max, sha256(&reloader) != before)
+    }
+
+    #[test]
+    fn reload_that_a_drain_overtakes_changes_nothing() {
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        for drains in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let expected = if drains { (10, false) } else { (20, true) };
+            assert_eq!(runtime.block_on(reloaded(&folder, drains)), expected);
+        }
+    }
 }

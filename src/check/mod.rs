@@ -75,9 +75,10 @@ pub(crate) async fn run(
         let mut broken_off = None;
         told.all_while(&mut written, async { broken_off = end_of(&mut walking, stop, asked.limit).await })
             .await;
-        walking.shutdown().await;
+        told.all_while(&mut written, walking.shutdown()).await;
         if let Some(reason) = broken_off {
-            let ending = Box::pin(end_early(&throwaway, &record, reason));
+            let is_told = told.steps.iter().any(|step| step.name == Name::VaultRevoke);
+            let ending = Box::pin(end_early(&throwaway, &record, reason, is_told));
             told.all_while(&mut written, ending).await;
         }
     }
@@ -101,13 +102,15 @@ async fn end_of(
     }
 }
 
-/// Says why the walk was not gone to its end, and gives back what it has made.
-async fn end_early(throwaway: &Arc<Throwaway>, record: &Recorder, reason: String) {
+/// Says why the walk was not gone to its end, and gives back what it has made, where it has not told of that itself.
+async fn end_early(throwaway: &Throwaway, record: &Recorder, reason: String, is_told: bool) {
     let (cause, cure) = ("the steps behind the last one were not done", "run it again; --max sets the limit");
     record
         .write(Name::CheckEnd, "", Duration::ZERO, Found::<()>::fault(Fault::Unfinished, reason, cause, cure))
         .await;
-    vault::give_back(throwaway, record).await;
+    if !is_told {
+        vault::give_back(throwaway, record).await;
+    }
 }
 
 /// The steps that have ended, and who is told of each.

@@ -1,12 +1,13 @@
 //! What the check makes at Vault: a login of its own and the leases read with it, given back whatever happens.
 //!
 //! Logins and reads run in tasks that the [`Throwaway`] owns. A check that is cut short drops none of them halfway,
-//! which could leave a credential behind that nobody knows of: what was begun is waited for, then all is revoked.
+//! which could leave a credential behind that nobody knows of: what was begun is waited for, then all is revoked. So is
+//! the revocation a task: who asks for it after somebody who has been dropped meanwhile is told what became of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
@@ -20,11 +21,22 @@ use crate::vault::{Grant, Login, Operation, StaticCredential, TokenKind, Vault, 
 pub(crate) struct Throwaway {
     vault: Arc<Vault>,
     made: Arc<Mutex<Option<Made>>>,
+    /// Logins and reads that are under way.
     tasks: Mutex<JoinSet<()>>,
+    /// Once there is one.
+    giving: Mutex<Option<Giving>>,
+}
+
+/// The revocation of all that was made, and what came of it.
+#[derive(Debug)]
+struct Giving {
+    /// `None` before its end.
+    given: watch::Receiver<Option<Arc<GivenBack>>>,
+    _task: JoinSet<()>,
 }
 
 /// What is there and not given back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Made {
     token: Arc<LiveToken>,
     /// `None` where it does not end.
@@ -73,7 +85,7 @@ pub(crate) struct Left {
 
 impl Throwaway {
     pub(crate) fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, made: Arc::default(), tasks: Mutex::default() }
+        Self { vault, made: Arc::default(), tasks: Mutex::default(), giving: Mutex::default() }
     }
 
     /// Logs in, once.
@@ -137,33 +149,32 @@ impl Throwaway {
     }
 
     /// Gives back what was made, after what is under way. `None` where there is nothing.
-    pub(crate) async fn give_back(&self) -> Option<GivenBack> {
-        let mut tasks = std::mem::take(&mut *locked(&self.tasks));
-        let all = async { while tasks.join_next().await.is_some() {} };
-        let _ = time::timeout(MAX_WAIT, all).await;
+    ///
+    /// Cancel safe: it goes on without its caller, and whoever calls again is told what came of it.
+    pub(crate) async fn give_back(&self) -> Option<Arc<GivenBack>> {
+        let mut given = locked(&self.giving).get_or_insert_with(|| self.begin_to_give_back()).given.clone();
+        if let Ok(given) = given.wait_for(Option::is_some).await {
+            return given.clone();
+        }
+        // There was nothing, or a bug has ended the task.
         let made = locked(&self.made).take()?;
-        let result = self.revoke(&made).await;
-        let left = made.left(result.is_ok());
-        let db_roles = made.leases.into_iter().map(|lease| lease.db_role).collect();
-        Some(GivenBack { kind: made.token.kind(), db_roles, result, left })
+        Some(Arc::new(made.given_back(Err(lost(Operation::RevokeSelf)))))
     }
 
-    /// The token with its leases; these alone where the token is not ours to end, or cannot be.
-    async fn revoke(&self, made: &Made) -> Result<(), VaultError> {
-        if made.token.can_be_revoked() {
-            made.token.revoke(&*self.vault).await?;
-            // What may look itself up and not end itself is told as what is gone already.
-            return match self.vault.look_up_self(made.token.token()).await {
-                Ok(_) => self.vault.revoke_self(made.token.token()).await,
-                Err(_) => Ok(()),
-            };
-        }
-        let mut result = Ok(());
-        for lease in &made.leases {
-            let expired = made.token.expire(&*self.vault, &lease.id, &Requests::default()).await;
-            result = result.and(expired);
-        }
-        result
+    fn begin_to_give_back(&self) -> Giving {
+        let (vault, made) = (Arc::clone(&self.vault), Arc::clone(&self.made));
+        let mut before = std::mem::take(&mut *locked(&self.tasks));
+        let (tell, given) = watch::channel(None);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let all = async { while before.join_next().await.is_some() {} };
+            let _ = time::timeout(MAX_WAIT, all).await;
+            let Some(all) = locked(&made).clone() else { return };
+            let result = all.revoke(&vault).await;
+            locked(&made).take();
+            tell.send_replace(Some(Arc::new(all.given_back(result))));
+        });
+        Giving { given, _task: task }
     }
 
     /// Runs `work` in a task of ours, so that it goes on where the caller is dropped.
@@ -181,6 +192,30 @@ impl Throwaway {
 }
 
 impl Made {
+    /// The token with its leases; these alone where the token is not ours to end, or cannot be.
+    async fn revoke(&self, vault: &Vault) -> Result<(), VaultError> {
+        if self.token.can_be_revoked() {
+            self.token.revoke(vault).await?;
+            // What may look itself up and not end itself is told as what is gone already.
+            return match vault.look_up_self(self.token.token()).await {
+                Ok(_) => vault.revoke_self(self.token.token()).await,
+                Err(_) => Ok(()),
+            };
+        }
+        let mut result = Ok(());
+        for lease in &self.leases {
+            let expired = self.token.expire(vault, &lease.id, &Requests::default()).await;
+            result = result.and(expired);
+        }
+        result
+    }
+
+    fn given_back(self, result: Result<(), VaultError>) -> GivenBack {
+        let left = self.left(result.is_ok());
+        let db_roles = self.leases.into_iter().map(|lease| lease.db_role).collect();
+        GivenBack { kind: self.token.kind(), db_roles, result, left }
+    }
+
     fn left(&self, is_revoked: bool) -> Vec<Left> {
         let token = Left { what: "the token of the check".to_owned(), until: self.token_ends_at };
         let lease = |lease: &MadeLease| Left {
@@ -210,5 +245,6 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 /// As a chain gives it where its token has time.
 const CREDS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For a login or a read that was under way when the check was cut short.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+/// For a login or a read that was under way when the check was cut short: longer than either takes, so that none is
+/// dropped whose answer may come yet.
+const MAX_WAIT: Duration = Duration::from_secs(35);

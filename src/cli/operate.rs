@@ -1,5 +1,6 @@
 //! The commands that ask a running pglease: `rotate`, `drain`, `log-level`, `status`.
 
+mod drain;
 mod status;
 
 use std::fmt::Write as _;
@@ -11,7 +12,6 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
-use tokio::time::{self, Instant};
 
 use super::{Outcome, USAGE, ask, refuse, say};
 use crate::admin::client::{self, AskError};
@@ -104,29 +104,8 @@ fn rotated(chain: &Value, close: bool) -> String {
     }
 }
 
-/// Returns when nobody listens any more, or another pglease in its place.
 async fn drain(address: SocketAddr) -> Result<Outcome, AskError> {
-    let drained = Outcome { text: "drained".to_owned(), is_done: true };
-    let said = match client::ask(address, Method::POST, "/drain", ANSWER_LIMIT).await {
-        Ok((_, said)) => said,
-        // So little was left to do.
-        Err(AskError::Gone { .. }) => return Ok(drained),
-        Err(error) => return Err(error),
-    };
-    let deadline = number(&parse(address, &said)?, "deadline_seconds");
-    let until = Instant::now() + Duration::from_secs(deadline) + MAX_END;
-    while Instant::now() < until {
-        match client::ask(address, Method::GET, "/status", ANSWER_LIMIT).await {
-            Ok((_, said)) if word(&parse(address, &said)?, "phase") != "serving" => {}
-            Ok(_) | Err(AskError::Connect { .. } | AskError::Gone { .. }) => {
-                return Ok(drained);
-            }
-            Err(AskError::TimedOut { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        time::sleep(POLL).await;
-    }
-    Ok(Outcome { text: "still draining, although its deadline is over".to_owned(), is_done: false })
+    drain::drain(address, async |method, path| client::ask(address, method, path, ANSWER_LIMIT).await).await
 }
 
 async fn log_level(address: SocketAddr, level: &str) -> Result<Outcome, AskError> {
@@ -178,8 +157,5 @@ const MAX_ROTATE_WAIT: Duration = Duration::from_secs(45);
 
 /// Of what is answered at once.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// From the cut of the last sessions to the end of the process: revocations take 5 s at most.
-const MAX_END: Duration = Duration::from_secs(15);
 
 pub(super) const POLL: Duration = Duration::from_millis(100);

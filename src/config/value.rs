@@ -92,16 +92,18 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, Problem> {
     text.parse().map_err(|_| Problem::NotAnAddress { example: "\"[::]:9632\"" })
 }
 
-/// A loopback address with a port; nothing is off.
+/// A loopback address with a port, in its one form; nothing is off.
 pub(crate) fn admin_address(text: &str) -> Result<Option<SocketAddr>, Problem> {
     if text.is_empty() {
         return Ok(None);
     }
     let unknown = Problem::NotAnAddress { example: "\"127.0.0.1:9633\"" };
-    match text.parse::<SocketAddr>().map_err(|_| unknown)? {
-        address if is_loopback(address.ip()) => Ok(Some(address)),
-        _ => Err(Problem::AdminNotLoopback),
+    let address = text.parse::<SocketAddr>().map_err(|_| unknown)?;
+    if !is_loopback(address.ip()) {
+        return Err(Problem::AdminNotLoopback);
     }
+    // What asks there names it as Host, and is answered where that is a plain address of loopback.
+    Ok(Some(SocketAddr::new(address.ip().to_canonical(), address.port())))
 }
 
 /// `localhost` or an IP address, with a port.

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// A proxy on a free port. Belongs to the runtime that it is started on, and ends with it or on drop.
@@ -25,6 +26,15 @@ struct Shared {
     http: reqwest::Client,
     exchanges: Mutex<Vec<Exchange>>,
     instead: Mutex<Option<Instead>>,
+    hold: watch::Sender<Hold>,
+}
+
+/// Requests for one path that wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hold {
+    path: Option<&'static str>,
+    /// So many have come.
+    met: usize,
 }
 
 /// What is answered to requests for one path, which Vault does not see.
@@ -58,6 +68,7 @@ impl Recorder {
             http: super::http_client(),
             exchanges: Mutex::default(),
             instead: Mutex::default(),
+            hold: watch::Sender::default(),
         });
         let router = Router::new().fallback(pass_on).with_state(Arc::clone(&shared));
         let mut server = JoinSet::new();
@@ -73,6 +84,18 @@ impl Recorder {
     /// Answers this itself from here; with `None` it passes everything on.
     pub(crate) fn answer(&self, instead: Option<Instead>) {
         *self.shared.instead.lock().unwrap() = instead;
+    }
+
+    /// Keeps requests for this path from here on, and passes them on when it is told `None`.
+    pub(crate) fn hold(&self, path: Option<&'static str>) {
+        self.shared.hold.send_replace(Hold { path, met: 0 });
+    }
+
+    /// Returns when a request is held.
+    pub(crate) async fn has_held(&self) {
+        let mut hold = self.shared.hold.subscribe();
+        let met = hold.wait_for(|hold| hold.met > 0);
+        tokio::time::timeout(super::PATIENCE, met).await.expect("a request that is held").unwrap();
     }
 
     /// What was said so far.
@@ -127,10 +150,13 @@ async fn pass_on(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let path = uri.path().trim_start_matches("/v1/");
+    if shared.hold.borrow().path == Some(path) {
+        shared.hold.send_modify(|hold| hold.met += 1);
+        shared.hold.subscribe().wait_for(|hold| hold.path != Some(path)).await.unwrap();
+    }
     let instead = shared.instead.lock().unwrap().clone();
-    if let Some(Instead { status, location, body, .. }) =
-        instead.filter(|instead| uri.path().trim_start_matches("/v1/") == instead.path)
-    {
+    if let Some(Instead { status, location, body, .. }) = instead.filter(|instead| path == instead.path) {
         let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
         return response.header("location", location).body(Body::from(body.to_string())).unwrap();
     }
@@ -145,7 +171,7 @@ async fn pass_on(
     let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_default();
     shared.exchanges.lock().unwrap().push(Exchange {
         method,
-        path: uri.path().trim_start_matches("/v1/").to_owned(),
+        path: path.to_owned(),
         body: json(&body),
         status,
         answer: json(&text),

@@ -1,10 +1,11 @@
 use super::*;
-use crate::admin::status::{SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
+use crate::admin::status::{Group, SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
 use crate::file::{FileError, FileState, FileStatus, NoticeStatus};
 use crate::lease::{GenerationStatus, RotationStatus};
 
 const NOW: u64 = 1_764_115_200;
 const PATH: &str = "database/creds/db-app";
+const OTHER: &str = "other:5432";
 
 /// One route to one host, of which all is well.
 pub(in crate::admin) fn healthy() -> Status {
@@ -55,10 +56,27 @@ pub(in crate::admin) fn healthy() -> Status {
             last_ok_at: Some(NOW - 100),
             ..VaultStatus::default()
         },
-        upstreams: UpstreamsStatus { hosts: vec![host], ..UpstreamsStatus::default() },
+        upstreams: UpstreamsStatus {
+            hosts: vec![host],
+            groups: vec![group(PATH, &["db:5432"])],
+            ..UpstreamsStatus::default()
+        },
         chains: vec![chain],
         sessions: SessionsStatus { open: 3, max: 1000, ..SessionsStatus::default() },
         ..Status::default()
+    }
+}
+
+fn group(vault_path: &str, hosts: &[&str]) -> Group {
+    Group { vault_path: vault_path.to_owned(), hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }
+}
+
+/// Another host, of this route, which serves.
+fn add_host(status: &mut Status, vault_path: &str) {
+    status.upstreams.hosts.push(HostStatus { host: OTHER.to_owned(), ..healthy().upstreams.hosts.remove(0) });
+    match status.upstreams.groups.iter_mut().find(|group| group.vault_path == vault_path) {
+        Some(group) => group.hosts.push(OTHER.to_owned()),
+        None => status.upstreams.groups.push(group(vault_path, &[OTHER])),
     }
 }
 
@@ -135,8 +153,19 @@ fn without_a_credential_whoever_keeps_it_from_us_is_at_fault() {
         ("creds", "redirect", "307", "", F::Settings, "another address", "redirect_hosts"),
         ("creds", "malformed", "200", "", F::Settings, "as Vault does", "proxy"),
         ("renew", "denied", "403", "", F::Vault, "keep a credential alive", "audit log"),
+        (
+            "renew",
+            "bad_request",
+            "400",
+            "",
+            F::Postgresql,
+            "did not renew",
+            "PostgreSQL may be away for Vault",
+        ),
+        ("renew_self", "bad_request", "400", "", F::Vault, "keep a credential alive", "audit log"),
         ("proof", "auth_rejected", "28P01", "", F::Postgresql, "leased user", "pg_hba.conf"),
         ("proof", "timeout", "", "", F::Network, "reached", "NetworkPolicy"),
+        ("proof", "refused", "3D000", "", F::Settings, "database", "the route's upstream"),
     ] {
         let finding = only(&without(&error(operation, kind, code, says)));
         assert_eq!(
@@ -210,10 +239,9 @@ fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
         ("auth_rejected", "28P01", "", F::Postgresql, "leased user"),
         ("refused", "53300", "", F::Postgresql, "no connection left"),
         ("refused", "57P03", "", F::Postgresql, "starting"),
-        ("refused", "3D000", "", F::Application, "database"),
         ("refused", "28000", "", F::Postgresql, "let us in"),
         ("refused", "42501", "", F::Postgresql, "allow"),
-        ("refused", "22023", "", F::Postgresql, "refused"),
+        ("refused", "55000", "", F::Postgresql, "refused"),
         ("session_attrs", "", "", F::Postgresql, "kind of server"),
         ("lost", "", "", F::Postgresql, "broke off"),
     ] {
@@ -224,14 +252,64 @@ fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
         assert_eq!((finding.fault, finding.severity), (fault, Severity::Error), "{kind} {code} {finding:?}");
         assert!(finding.says.contains(what) && finding.says.contains("db:5432"), "{finding:?}");
 
-        status
-            .upstreams
-            .hosts
-            .push(HostStatus { host: "other:5432".to_owned(), ..healthy().upstreams.hosts.remove(0) });
+        // That of another route does not help.
+        let mut two = status.clone();
+        add_host(&mut two, "database/creds/other");
+        assert_eq!(only(&two).severity, Severity::Error, "{kind}");
+        // Nor does one that only one of its routes has.
+        two.upstreams.groups[1].hosts.push("db:5432".to_owned());
+        assert_eq!(only(&two).severity, Severity::Error, "{kind}");
+
+        add_host(&mut status, PATH);
         let finding = only(&status);
         let expected = if kind == "session_attrs" { Severity::Ok } else { Severity::Warning };
         assert_eq!(finding.severity, expected, "{finding:?}");
     }
+}
+
+#[test]
+fn host_that_nobody_has_tried_for_long_is_not_at_fault_now() {
+    let mut status = healthy();
+    status.upstreams.hosts[0].last_error = Some(error("login", "connect", "", "Connection refused"));
+    status.upstreams.hosts[0].failing = true;
+    status.now = NOW - 10 + RECENT_SECONDS;
+    assert_eq!(only(&status).severity, Severity::Error);
+    status.now += 1;
+    assert_eq!(only(&status).fault, Fault::None);
+}
+
+#[test]
+fn what_a_client_asked_for_in_vain_is_the_applications_and_its_host_serves() {
+    for (code, what) in
+        [("3D000", "database"), ("22023", "parameter"), ("42704", "parameter"), ("42601", "parameter")]
+    {
+        let mut status = healthy();
+        status.upstreams.hosts[0].last_error = Some(error("login", "refused", code, "it says"));
+        status.upstreams.hosts[0].failing = true;
+        let finding = only(&status);
+        assert_eq!((finding.fault, finding.severity), (Fault::Application, Severity::Warning), "{finding:?}");
+        assert!(!finding.says.contains("new sessions fail") && finding.says.contains(what), "{finding:?}");
+
+        add_host(&mut status, PATH);
+        status.upstreams.hosts[1].failing = true;
+        status.upstreams.hosts[1].last_error = Some(error("login", "connect", "", "Connection refused"));
+        let findings = verdict(&status);
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
+    }
+}
+
+#[test]
+fn proof_that_fails_is_told_where_only_another_chains_host_fails() {
+    let mut status = healthy();
+    add_host(&mut status, "database/creds/other");
+    status.upstreams.hosts[1].failing = true;
+    status.upstreams.hosts[1].last_error = Some(error("login", "connect", "", "Connection refused"));
+    let rotation =
+        RotationStatus { trigger: Some("planned"), attempt: "waiting", in_seconds: Some(3), close: false };
+    status.chains[0].rotation = Some(rotation);
+    status.chains[0].last_error = Some(chain_error(&error("proof", "auth_rejected", "28P01", "no")));
+    let findings = verdict(&status);
+    assert!(findings[0].says.contains(OTHER) && findings[1].says.contains(PATH), "{findings:?}");
 }
 
 #[test]

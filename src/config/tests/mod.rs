@@ -355,6 +355,9 @@ fn commands_that_ask_need_no_more_than_the_address_and_the_default_yields() {
     let file = "[admin]\naddress = \"[::1]:1\"\ncontrol = true\n[vault]\naddress = \"nonsense\"\n";
     let written = AdminConfig { address: address("[::1]:1"), explicit: true, control: true };
     assert_eq!(given(Given::nothing().file(file)), Ok(written));
+    // In the form by which it is asked.
+    let mapped = given(Given::minimum().arguments(&["--admin-address=[::ffff:127.0.0.1]:9000"])).unwrap();
+    assert_eq!(mapped.address, address("127.0.0.1:9000"));
     let off = given(Given::minimum().arguments(&["--admin-address="])).unwrap();
     assert_eq!((off.address, off.explicit), (None, true));
     assert!(given(Given::nothing().variable("PGLEASE_ADMIN_ADDRESS", "here")).is_err());

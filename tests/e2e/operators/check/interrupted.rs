@@ -1,13 +1,16 @@
 //! Checks that are broken off, or that something happens to on their way.
 
+use std::path::Path;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time;
 
 use super::Patient;
 use crate::check::{Checked, check};
+use crate::support::process::{Process, Spawn};
 use crate::support::recorder::{Instead, Recorder};
 use crate::support::world::{VaultRole, World, WorldOptions};
 use crate::{BINARY, PATIENCE, until};
@@ -30,7 +33,7 @@ async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
     let file = world.folder().join("stopped.toml");
     std::fs::write(&file, &settings).unwrap();
 
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT] {
         let before = asked(&world);
         world.superuser.batch_execute("SELECT pg_advisory_lock(41)").await.unwrap();
         let mut command = Command::new(BINARY);
@@ -54,6 +57,51 @@ async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
     assert_eq!(checked.step("check.end")["found"], "not done within 1ms");
     assert_eq!(checked.code, 1);
     until(async || world.living_roles().await.is_empty()).await;
+}
+
+/// Asks for an end while Vault keeps the revocation: it is gone to its end, and told of.
+#[tokio::test]
+async fn revocation_that_a_signal_meets_is_gone_to_its_end() {
+    let world = World::shared(WorldOptions::default()).await;
+    let openbao = world.servers.openbao.address();
+    let recorder = Recorder::before(&openbao).await;
+    let settings = (world.settings() + &world.route("db-app")).replace(&openbao, &recorder.url());
+    let file = world.folder().join("revoking.toml");
+    std::fs::write(&file, settings).unwrap();
+    let arguments = ["check".to_owned(), "--config-file".to_owned(), file.display().to_string()];
+    let db_role = loop {
+        recorder.hold(Some("auth/token/revoke-self"));
+        let check = Process::spawn(&Spawn {
+            program: Path::new(BINARY),
+            arguments: &arguments,
+            environment: &[],
+            folder: world.folder(),
+            uid: None,
+            stop: Signal::KILL,
+        });
+        recorder.has_held().await;
+        check.signal(Signal::TERM);
+        let end = |lines: &[String]| lines.iter().find(|line| line.contains("check.end")).cloned();
+        let end = check.lines().wait_for(PATIENCE, end).await;
+        recorder.hold(None);
+        let code = check.wait_exit(PATIENCE).await.code();
+        let whole = |_: &[String]| check.lines().have_ended().then_some(());
+        check.lines().wait_for(PATIENCE, whole).await;
+        let said = check.lines().all().join("\n");
+        // On a machine that stands still for so long, Vault has been asked three times in vain before the signal came,
+        // or after.
+        let Some(end) = end else { continue };
+        assert!(end.contains("stopped by SIGTERM") && code == Some(1), "{said}");
+        assert!(!said.contains("nothing was made"), "{said}");
+        assert_eq!(said.matches("vault.revoke ").count(), 1, "{said}");
+        if said.contains("✓ vault.revoke ") {
+            let (_, lease) =
+                said.split_once("the token, and the lease of ").unwrap_or_else(|| panic!("{said}"));
+            break lease.split(' ').next().unwrap().to_owned();
+        }
+        assert!(said.contains("not revoked: the login of "), "{said}");
+    };
+    until(async || !world.living_roles().await.contains(&db_role)).await;
 }
 
 #[tokio::test]
