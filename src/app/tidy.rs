@@ -17,10 +17,21 @@ pub(super) async fn tidy(shared: &Shared) -> Infallible {
         let now = Some(shared.work());
         let is_at_work = before != now;
         if is_at_work || was_at_work {
-            pglease_heap::give_back();
+            give_back();
         }
         (before, was_at_work) = (now, is_at_work);
     }
+}
+
+/// Gives back every page that nothing is allocated in, of all threads. Whoever allocates meanwhile waits for it.
+///
+/// Left to itself glibc gives back only what is behind the last allocation of a thread's heap: one long-lived object
+/// that was made in a burst keeps all that the burst has taken.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "no safe crate has it")]
+    // SAFETY: it takes no pointer, and has a lock of each heap while it is at work there, as malloc and free do.
+    let _ = unsafe { libc::malloc_trim(0) };
 }
 
 /// A thousand of them a day take no second of a processor.
