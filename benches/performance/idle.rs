@@ -6,13 +6,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
+use tokio_rustls::TlsConnector;
 
 use super::accounting::{Spent, memory_kib};
 use super::measure::output::percentiles;
 use super::measure::results::Figures;
 use super::peers::{self, Absent};
 use super::programs::add;
-use super::scenarios::Way;
+use super::scenarios::{Tls, Way};
 use super::scripted::{Client, Scripted};
 use super::stage::{BINARY, Stage};
 use super::support::pglease::Pglease;
@@ -21,37 +22,47 @@ use super::support::pglease::Pglease;
 /// closes all.
 pub(crate) async fn idle(
     stage: &Stage,
-    way: Way,
+    (way, tls): (Way, Tls),
     sessions: usize,
     active: usize,
     time: Duration,
 ) -> Result<Figures, Absent> {
     // Two for each session, of this process and of the proxy alike, and some for the rest.
     let sessions = sessions.min(descriptors().saturating_sub(1000) / 2);
-    let upstream = Scripted::start().await;
+    let upstream = Scripted::start(tls.of_upstream().then(|| stage.acceptor())).await;
+    let connector = tls.of_client().then(|| stage.connector());
     if way == Way::Haproxy {
         let peer = peers::haproxy(upstream.port, sessions).await?;
-        return Ok(measure(peer.process.pid(), peer.port, sessions, active, time).await);
+        return Ok(measure(peer.process.pid(), (peer.port, connector), sessions, active, time).await);
     }
     let world = &stage.world;
-    let listen = format!("max_sessions = {}\n", sessions + 2 * AT_ONCE);
+    let listen = format!("max_sessions = {}\n{}", sessions + 2 * AT_ONCE, stage.listen(tls));
     let settings = world.settings_with("info", &world.servers.openbao.address(), &listen);
     let route = format!(
-        "[[route]]\nupstream = \"postgresql://127.0.0.1:{}/app?sslmode=disable\"\nvault_path = {:?}\n",
+        "[[route]]\nupstream = \"postgresql://127.0.0.1:{}/app?sslmode={}\"\nvault_path = {:?}\n",
         upstream.port,
+        if tls.of_upstream() { "require" } else { "disable" },
         world.vault_path("db-app")
     );
     let pglease = Pglease::start(Path::new(BINARY), &(settings + &route)).await;
     pglease.wait_ready().await;
-    Ok(measure(pglease.process().pid(), pglease.port(), sessions, active, time).await)
+    Ok(measure(pglease.process().pid(), (pglease.port(), connector), sessions, active, time).await)
 }
 
-async fn measure(proxy: Pid, port: u16, sessions: usize, active: usize, time: Duration) -> Figures {
+async fn measure(
+    proxy: Pid,
+    (port, connector): (u16, Option<TlsConnector>),
+    sessions: usize,
+    active: usize,
+    time: Duration,
+) -> Figures {
     let open = async |count: usize| {
         let mut clients = Vec::with_capacity(count);
         while clients.len() < count {
             let mut opening = JoinSet::new();
-            (clients.len()..count).take(AT_ONCE).for_each(|_| drop(opening.spawn(Client::open(port))));
+            for _ in (clients.len()..count).take(AT_ONCE) {
+                opening.spawn(Client::open(port, connector.clone()));
+            }
             clients.extend(opening.join_all().await.into_iter().map(|client| client.expect("a session")));
         }
         clients
@@ -97,6 +108,10 @@ async fn measure(proxy: Pid, port: u16, sessions: usize, active: usize, time: Du
 
     drop((clients, working));
     settle(proxy).await;
+    // The short run has no time for it.
+    if time >= Duration::from_secs(1) {
+        time::sleep(GIVEN_BACK).await;
+    }
     add(&mut figures, "after_mib", Some(memory_kib(proxy, "VmRSS") / 1024.0));
     figures
 }
@@ -126,5 +141,7 @@ fn descriptors() -> usize {
 
 /// Descriptors for all sessions of the scenario.
 const ENOUGH: u64 = 20_000;
+/// Until memory has gone back: pglease sees to it every ten seconds.
+const GIVEN_BACK: Duration = Duration::from_secs(12);
 /// Sessions that are opened side by side: startups have a limit of their own.
 const AT_ONCE: usize = 50;

@@ -150,7 +150,7 @@ async fn once(
         }
         Load::Idle { sessions, active } => {
             let (sessions, active) = if options.quick { (1000, 200) } else { (sessions, active) };
-            idle::idle(stage, way, sessions, active, time).await?
+            idle::idle(stage, (way, scenario.tls), sessions, active, time).await?
         }
         Load::Rotation => rotation::rotation(stage, time).await,
         Load::Start => start::start(stage).await,

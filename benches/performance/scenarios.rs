@@ -119,6 +119,11 @@ const fn on_tls(name: &'static str, what: &'static str, tls: Tls) -> Scenario {
     Scenario { name, what, tls, load, ways: ALL, quick: false }
 }
 
+const fn idle_on_tls(name: &'static str, what: &'static str, tls: Tls) -> Scenario {
+    let load = Load::Idle { sessions: 1000, active: 100 };
+    Scenario { name, what, tls, load, ways: &[Way::Pglease], quick: false }
+}
+
 const fn plain(
     name: &'static str,
     what: &'static str,
@@ -206,6 +211,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         &[Way::Pglease, Way::Haproxy],
         true,
     ),
+    idle_on_tls("idle-tls-client", "idle sessions, TLS with the client", Tls::Client),
+    idle_on_tls("idle-tls-upstream", "idle sessions, TLS with a scripted upstream", Tls::Upstream),
     plain(
         "rotation",
         "400 statements a second on 8 sessions, each replaced after 20, before, in and after a rotation",

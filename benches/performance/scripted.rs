@@ -1,9 +1,16 @@
 //! A server that lets everyone in and gives every query the same row: what is measured with it is the proxy, with as
 //! many sessions as no PostgreSQL has on a small machine. And its clients.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// What a client and its server have, encrypted or not.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
 
 /// Ends on drop, with all of its sessions.
 pub(crate) struct Scripted {
@@ -12,14 +19,16 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    pub(crate) async fn start() -> Self {
+    /// With TLS for those that ask for it where there is an acceptor.
+    pub(crate) async fn start(acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                sessions.spawn(async move { drop(serve(stream).await) });
+                let acceptor = acceptor.clone();
+                sessions.spawn(async move { drop(serve(stream, acceptor).await) });
                 while sessions.try_join_next().is_some() {}
             }
         });
@@ -28,11 +37,20 @@ impl Scripted {
 }
 
 /// Until the client goes.
-async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+async fn serve(mut stream: TcpStream, acceptor: Option<TlsAcceptor>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    let mut stream: Box<dyn Connection> = match acceptor {
+        None => Box::new(stream),
+        Some(acceptor) => {
+            stream.read_exact(&mut [0; SSL_REQUEST.len()]).await?;
+            stream.write_all(b"S").await?;
+            Box::new(acceptor.accept(stream).await?)
+        }
+    };
     let mut body = Vec::new();
     read_body(&mut stream, &mut body).await?;
     stream.write_all(LET_IN).await?;
+    stream.flush().await?;
     loop {
         match stream.read_u8().await? {
             b'X' => return Ok(()),
@@ -40,6 +58,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 read_body(&mut stream, &mut body).await?;
                 if tag == b'Q' {
                     stream.write_all(ROW).await?;
+                    stream.flush().await?;
                 }
             }
         }
@@ -47,7 +66,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 /// A length and what it is of.
-async fn read_body(stream: &mut TcpStream, body: &mut Vec<u8>) -> std::io::Result<()> {
+async fn read_body<S: Connection>(stream: &mut S, body: &mut Vec<u8>) -> std::io::Result<()> {
     let len = stream.read_u32().await?;
     body.resize(usize::try_from(len.saturating_sub(4)).unwrap().min(65_536), 0);
     stream.read_exact(body).await?;
@@ -55,13 +74,23 @@ async fn read_body(stream: &mut TcpStream, body: &mut Vec<u8>) -> std::io::Resul
 }
 
 /// A session of a client that keeps nothing.
-pub(crate) struct Client(TcpStream);
+pub(crate) struct Client(Box<dyn Connection>);
 
 impl Client {
-    pub(crate) async fn open(port: u16) -> std::io::Result<Self> {
+    pub(crate) async fn open(port: u16, connector: Option<TlsConnector>) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
+        let mut stream: Box<dyn Connection> = match connector {
+            None => Box::new(stream),
+            Some(connector) => {
+                stream.write_all(SSL_REQUEST).await?;
+                stream.read_u8().await?;
+                let name = ServerName::try_from("localhost").unwrap();
+                Box::new(connector.connect(name, stream).await?)
+            }
+        };
         stream.write_all(STARTUP).await?;
+        stream.flush().await?;
         let mut client = Self(stream);
         client.until_ready().await?;
         Ok(client)
@@ -69,6 +98,7 @@ impl Client {
 
     pub(crate) async fn query(&mut self) -> std::io::Result<()> {
         self.0.write_all(b"Q\0\0\0\x0dSELECT 1\0").await?;
+        self.0.flush().await?;
         self.until_ready().await
     }
 
@@ -85,6 +115,8 @@ impl Client {
         }
     }
 }
+
+const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 
 /// Protocol 3.0, user and database `app`.
 const STARTUP: &[u8] = b"\0\0\0\x1f\0\x03\0\0user\0app\0database\0app\0\0";

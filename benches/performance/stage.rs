@@ -4,8 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use rustix::process::Pid;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::peers::{self, Absent, Peer};
 use super::scenarios::{Load, Tls, Way};
@@ -132,13 +138,45 @@ impl Stage {
         }
     }
 
-    fn settings(&self, tls: Tls, of_route: &str) -> String {
+    /// The certificate for clients, as keys of `listen`.
+    pub(crate) fn listen(&self, tls: Tls) -> String {
         let file = |name: &str| self.world.folder().join(name).display().to_string();
-        let listen = if tls.of_client() {
+        if tls.of_client() {
             format!("tls_cert_file = {:?}\ntls_key_file = {:?}\n", file("tls.pem"), file("tls.key"))
         } else {
             String::new()
-        };
+        }
+    }
+
+    /// For a server of ours, of that certificate.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let chain = CertificateDer::from_pem_slice(self.issued.certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(self.issued.key.as_bytes()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key)
+            .unwrap();
+        // As PostgreSQL.
+        config.send_tls13_tickets = 0;
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// For its clients.
+    pub(crate) fn connector(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.ca).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    fn settings(&self, tls: Tls, of_route: &str) -> String {
+        let listen = self.listen(tls);
         let vault = self.world.servers.openbao.address();
         let settings = self.world.settings_with("info", &vault, &format!("max_sessions = 2000\n{listen}"));
         format!("{settings}{}{of_route}", self.route(tls.of_upstream()))
