@@ -275,8 +275,7 @@ async fn full_disk_leaves_the_old_file_raises_an_alarm_and_holds_no_rotation_up(
     };
     // The credential is there, and proven: all that is missing is the file.
     pglease.wait_for_event("file.write_failed", PATIENCE).await;
-    let chain = &pglease.status().await["chains"][0];
-    assert_eq!(chain["generations"][0]["state"], "current", "{chain}");
+    until(async || pglease.status().await["chains"][0]["generations"][0]["state"] == "current").await;
     assert_eq!(pglease.get("/startup").await.0, 503);
     assert_eq!(pglease.get("/readyz").await.0, 503);
     assert!(!path.exists());
