@@ -10,9 +10,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
 use std::io;
-use std::panic::resume_unwind;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::{ArgMatches, Command};
 use tokio::runtime;
@@ -27,8 +25,7 @@ use crate::telemetry::{self, Causes};
 /// Exit codes: 0 done; 1 failure at run time; 2 usage or settings; 3 drained with losses, under `drain.strict_exit`;
 /// those of `check` are its own.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<_> = arguments.into_iter().collect();
-    let mut matches = match aside(|| command().try_get_matches_from(arguments)) {
+    let mut matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version come this way, too. A closed pipe is no reason to say more.
@@ -48,11 +45,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         name @ ("rotate" | "drain" | "log-level" | "status") => operate::run(name, &matches),
         name => about::run(name, &matches),
     }
-}
-
-/// Does `work` on a thread of its own: it takes hundreds of KiB of stack, which the main thread would keep for ever.
-fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panicked| resume_unwind(panicked))
 }
 
 fn command() -> Command {
@@ -145,15 +137,15 @@ fn injector(matches: ArgMatches) -> ExitCode {
 }
 
 /// Loads the settings, starts the log, says the warnings, and runs to the end. SIGHUP ends it at no moment.
-fn serve<T: Send, C>(
-    load: impl FnOnce() -> Result<T, ConfigErrors> + Send,
+fn serve<T, C>(
+    load: impl FnOnce() -> Result<T, ConfigErrors>,
     parts: impl FnOnce(T) -> (LogConfig, Vec<String>, C),
     run: impl FnOnce(C) -> Result<ExitCode, AppError>,
 ) -> ExitCode {
     if let Err(error) = app::outlive_hangup() {
         return fail(&error);
     }
-    let (log, warnings, config) = match aside(load) {
+    let (log, warnings, config) = match load() {
         Ok(loaded) => parts(loaded),
         Err(errors) => return refuse(&errors),
     };
