@@ -91,5 +91,5 @@ fn instructions_of_a_round_trip_stay_within_bounds() {
 
 const WARM_UP: usize = 100;
 const ROUND_TRIPS: usize = 1000;
-/// Of the relay and both far ends, unoptimised, where 76,000 are taken.
-const MAX_INSTRUCTIONS: usize = 100_000;
+/// Of the relay and both far ends, unoptimised, where 76,300 are taken.
+const MAX_INSTRUCTIONS: usize = 82_000;
