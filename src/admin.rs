@@ -35,7 +35,7 @@ use crate::http::{self, BindError};
 use crate::lease::{ChainError, ChainHandle, NoAnswer, Rotated};
 use crate::net::Absent;
 use crate::reload;
-use crate::roster::Roster;
+use crate::roster::{Load, Roster};
 use crate::telemetry::Metrics;
 
 /// What the endpoint asks.
@@ -48,6 +48,8 @@ pub(crate) struct Admin {
     pub(crate) config: watch::Receiver<reload::Status>,
     pub(crate) files: Vec<watch::Receiver<FileStatus>>,
     pub(crate) roster: Arc<Roster>,
+    /// Of each data thread by its name.
+    pub(crate) loads: Vec<(String, Load)>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Asks for the drain.
@@ -252,6 +254,7 @@ mod tests {
             config: watch::channel(reload::Status::default()).1,
             files: Vec::new(),
             roster: Arc::default(),
+            loads: Vec::new(),
             metrics: Arc::new(Metrics::new()),
             phase: drain.subscribe(),
             drain: asked.0,

@@ -1,13 +1,13 @@
-//! Composition root: builds the parts, binds, starts the two threads, and takes everything down again in order.
+//! Composition root: builds the parts, binds, starts the threads, and takes everything down again in order.
 //!
-//! The calling thread becomes the control thread: chains, HTTP, signals. A second one, the data thread, runs listener
-//! and sessions, so that nothing done for a lease delays a byte of the relay.
+//! The calling thread becomes the control thread: chains, HTTP, signals. Beside it are the data threads.
 
 mod chains;
 mod files;
 mod injector;
 mod reload;
 mod routing;
+mod threads;
 mod tidy;
 mod wired;
 
@@ -16,13 +16,12 @@ use std::future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -32,7 +31,7 @@ use crate::config::{self, Config, DrainConfig, ListenConfig, Loaded, PodConfig};
 use crate::drain::Drain;
 use crate::file::FileSetupError;
 use crate::http::{self, Health};
-use crate::listener::{self, Listeners};
+use crate::listener;
 use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
@@ -45,6 +44,7 @@ use chains::Chains;
 use files::CredentialFiles;
 use reload::Reloader;
 use routing::Routing;
+use threads::DataThreads;
 
 pub(crate) use injector::{ensure_certificate, run as run_injector};
 
@@ -69,7 +69,7 @@ pub(crate) enum AppError {
     Http(http::BindError),
     #[error("starting a runtime, a thread or a signal handler")]
     Start(#[from] io::Error),
-    #[error("the data thread has ended, and the sessions with it")]
+    #[error("a data thread has ended, and the sessions with it")]
     DataThread(#[source] io::Error),
 }
 
@@ -149,16 +149,16 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
     let admin_address =
         admin_listener.as_ref().map(TcpListener::local_addr).transpose()?.map(|at| at.to_string());
 
-    let (pinger, pings) = http::pings();
     let routing = Routing::new(Chains::new(Arc::clone(&vault), Arc::clone(&metrics), files.wanted()), routes);
     let chains = routing.chains().ender();
-    let ListenConfig { connect_wait, max_sessions, .. } = config.listen;
+    let ListenConfig { connect_wait, max_sessions, threads, .. } = config.listen;
     let rules = routing.rules();
     let shared =
         Shared::new(rules, auth, Arc::clone(&metrics), drain.subscribe(), connect_wait, max_sessions);
     let shared = Arc::new(shared.with_tls(tls));
     let roster = Arc::clone(shared.roster());
-    let sessions_ended = start_data_thread(listeners, Arc::clone(&shared), pings)?;
+    let DataThreads { ended: sessions_ended, pinger, loads } =
+        threads::start(threads, listeners, Arc::clone(&shared))?;
     let (ask_drain, drain_asked) = mpsc::channel(1);
     let reloader =
         Reloader::new(origin, config.clone(), warnings, hangup, drain.subscribe(), Arc::clone(&metrics));
@@ -168,6 +168,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         config: reloader.status(),
         files: files.status(),
         roster,
+        loads,
         metrics: Arc::clone(&metrics),
         phase: drain.subscribe(),
         drain: ask_drain,
@@ -242,28 +243,6 @@ fn revoke_leftovers(vault: &Arc<Vault>) -> JoinSet<()> {
     tasks
 }
 
-/// Runs the listener and its sessions on a thread of their own; what is returned resolves when they have ended.
-fn start_data_thread(
-    listeners: Listeners,
-    shared: Arc<Shared>,
-    pings: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<oneshot::Receiver<io::Result<()>>> {
-    let (ended, has_ended) = oneshot::channel();
-    let runtime = current_thread()?;
-    thread::Builder::new().name("data".to_owned()).spawn(move || {
-        let served = runtime.block_on(async {
-            tokio::select! {
-                served = listener::serve(listeners, shared) => served,
-                // Over when the endpoints are, which is after the sessions.
-                () = pings => future::pending().await,
-            }
-        });
-        // Nobody waits for it only where the process ends anyway.
-        let _ = ended.send(served);
-    })?;
-    Ok(has_ended)
-}
-
 /// The signals that stop the process.
 struct StopSignals {
     terminate: Signal,
@@ -316,7 +295,7 @@ impl StopSignals {
 /// Raises the limit of open files to what `max_sessions` needs, or lowers `max_sessions` to what can be had: running
 /// out of descriptors would cost the leases as well.
 fn fit_descriptors(Config { listen, routes, .. }: &mut Config) {
-    let wanted = config::needed_descriptors(listen.max_sessions, routes);
+    let wanted = config::needed_descriptors(listen.max_sessions, listen.threads, routes);
     let limit = getrlimit(Resource::Nofile);
     let granted = limit.maximum.unwrap_or(u64::MAX).min(wanted.max(limit.current.unwrap_or(u64::MAX)));
     let raised = Rlimit { current: Some(granted), maximum: limit.maximum };
@@ -325,7 +304,7 @@ fn fit_descriptors(Config { listen, routes, .. }: &mut Config) {
         Err(_) => limit.current.unwrap_or(u64::MAX),
     };
     if granted < wanted {
-        let sessions = config::sessions_within(granted, routes);
+        let sessions = config::sessions_within(granted, listen.threads, routes);
         warn!(
             event = "listen.max_sessions_lowered",
             from = listen.max_sessions,

@@ -3,6 +3,8 @@
 //! Runs on the control thread until its future is dropped. Nothing here asks a database or Vault. One connection
 //! carries one request: neither their number nor what they say, or do not say, costs the sessions anything.
 
+mod ping;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tracing::debug;
@@ -35,6 +37,8 @@ use crate::credential::CredentialSource;
 use crate::drain::Phase;
 use crate::net::{self, Absent, Seat, Seats};
 use crate::telemetry::{Metrics, scrape};
+
+pub(crate) use ping::{Pinger, pings};
 
 /// What the endpoints look at.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub(crate) struct Health {
     /// `/startup` has been 200 once.
     has_started: AtomicBool,
     phase: watch::Receiver<Phase>,
-    data_thread: Pinger,
+    data_threads: Pinger,
 }
 
 impl Health {
@@ -56,9 +60,9 @@ impl Health {
         sources: watch::Receiver<Vec<CredentialSource>>,
         files: Vec<watch::Receiver<bool>>,
         phase: watch::Receiver<Phase>,
-        data_thread: Pinger,
+        data_threads: Pinger,
     ) -> Self {
-        Self { metrics, sources, files, has_started: AtomicBool::new(false), phase, data_thread }
+        Self { metrics, sources, files, has_started: AtomicBool::new(false), phase, data_threads }
     }
 
     /// Whether every route that counts has had a proven credential, and every such file a credential, at one moment. Routes that come later do not change
@@ -213,12 +217,12 @@ pub(crate) async fn exchange(
     }
 }
 
-/// 200 while the data thread answers.
+/// 200 while each data thread answers.
 async fn livez(State(health): State<Arc<Health>>) -> (StatusCode, &'static str) {
-    if health.data_thread.ping().await {
+    if health.data_threads.ping().await {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the data thread does not answer\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "a data thread does not answer\n")
     }
 }
 
@@ -245,35 +249,6 @@ async fn startup(State(health): State<Arc<Health>>) -> (StatusCode, &'static str
 async fn metrics(State(health): State<Arc<Health>>, headers: HeaderMap) -> Response {
     scrape::answer(&headers, health.metrics.encode())
 }
-
-/// Asks a thread whether it still turns its loop.
-#[derive(Clone, Debug)]
-pub(crate) struct Pinger(mpsc::Sender<oneshot::Sender<()>>);
-
-impl Pinger {
-    async fn ping(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        let asked = async { self.0.send(reply).await.is_ok() && answer.await.is_ok() };
-        time::timeout(PING_TIMEOUT, asked).await.unwrap_or(false)
-    }
-}
-
-/// The two ends of a ping: the second is a future for the thread in question, which ends with the last pinger.
-pub(crate) fn pings() -> (Pinger, impl Future<Output = ()>) {
-    let (pings, mut asked) = mpsc::channel::<oneshot::Sender<()>>(PINGS);
-    (Pinger(pings), async move {
-        while let Some(reply) = asked.recv().await {
-            // A kubelet that has given up waits for no answer.
-            let _ = reply.send(());
-        }
-    })
-}
-
-/// Shorter than a kubelet's `timeoutSeconds` of 1 would make the answer come too late to be one.
-const PING_TIMEOUT: Duration = Duration::from_millis(900);
-
-/// Pings that a thread has before it; further ones wait for their turn.
-const PINGS: usize = 16;
 
 /// Accept to the last byte of the answer.
 pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -314,14 +289,14 @@ pub(crate) mod tests {
         file: watch::Sender<bool>,
     }
 
-    /// With a data thread that is `pinger`'s.
-    fn world(data_thread: Pinger) -> World {
+    /// With data threads that are `pinger`'s.
+    fn world(data_threads: Pinger) -> World {
         let (publisher, source) = credential::channel();
         let drain = Drain::default();
         let metrics = Arc::new(Metrics::new());
         let (sources, counted) = watch::channel(vec![source]);
         let (file, there) = watch::channel(true);
-        let health = Arc::new(Health::new(metrics, counted, vec![there], drain.subscribe(), data_thread));
+        let health = Arc::new(Health::new(metrics, counted, vec![there], drain.subscribe(), data_threads));
         World { health, drain, publisher, sources, file }
     }
 
@@ -359,7 +334,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn get_and_head_are_answered_and_nothing_else() {
-        let World { health, .. } = world(pings().0);
+        let World { health, .. } = world(pings(1).0);
         for (request, first, last) in [
             ("GET /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "no credential\n"),
             ("HEAD /readyz HTTP/1.1\r\nhost: pod\r\n\r\n", "HTTP/1.1 503 ", "\r\n\r\n"),
@@ -385,7 +360,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn readyz_follows_credential_and_drain() {
-        let World { health, drain, publisher, .. } = world(pings().0);
+        let World { health, drain, publisher, .. } = world(pings(1).0);
         assert_eq!(status(&health, "/readyz").await, "503");
         let _issued = promote(&publisher);
         assert_eq!(status(&health, "/readyz").await, "200");
@@ -399,7 +374,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn route_that_is_added_takes_nothing_away_and_counts_from_its_first_credential_on() {
-        let World { health, publisher, sources, .. } = world(pings().0);
+        let World { health, publisher, sources, .. } = world(pings(1).0);
         let both = async || (status(&health, "/startup").await, status(&health, "/readyz").await);
         let words = |one: &str, other: &str| (one.to_owned(), other.to_owned());
         let (added_publisher, added) = credential::channel();
@@ -420,7 +395,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn credential_file_is_waited_for() {
-        let World { health, publisher, file, .. } = world(pings().0);
+        let World { health, publisher, file, .. } = world(pings(1).0);
         file.send_replace(false);
         let _issued = promote(&publisher);
         publisher.note_proof();
@@ -432,13 +407,20 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn livez_is_503_while_the_data_thread_hangs() {
-        let (pinger, pings) = pings();
+    async fn livez_is_503_while_a_data_thread_hangs() {
+        let (pinger, pings) = pings(2);
         let (release, released) = std_mpsc::channel();
-        let data_thread = thread::spawn(move || {
-            released.recv().unwrap();
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pings);
+        let mut hanging = Some(released);
+        let data_threads = pings.into_iter().map(|pings| {
+            let hanging = hanging.take();
+            thread::spawn(move || {
+                if let Some(released) = hanging {
+                    released.recv().unwrap();
+                }
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(pings);
+            })
         });
+        let data_threads: Vec<_> = data_threads.collect();
         let World { health, .. } = world(pinger);
 
         assert_eq!(status(&health, "/livez").await, "503");
@@ -446,12 +428,14 @@ pub(crate) mod tests {
         // On a machine that does much else it may be late.
         while status(&health, "/livez").await != "200" {}
         drop(health);
-        data_thread.join().unwrap();
+        for thread in data_threads {
+            thread.join().unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn request_that_is_never_finished_ends() {
-        let World { health, .. } = world(pings().0);
+        let World { health, .. } = world(pings(1).0);
         let began = Instant::now();
         assert_eq!(ask(&health, "GET /readyz HTT").await, "");
         assert_eq!(began.elapsed(), EXCHANGE_TIMEOUT);
@@ -459,14 +443,14 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn head_of_a_request_is_bounded() {
-        let World { health, .. } = world(pings().0);
+        let World { health, .. } = world(pings(1).0);
         let answer = ask(&health, &format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_BUF_LEN))).await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
 
     #[tokio::test]
     async fn silent_connections_make_room_for_those_that_speak() {
-        let World { health, .. } = world(pings().0);
+        let World { health, .. } = world(pings(1).0);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let talk = async {
@@ -494,7 +478,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn request_that_is_being_answered_outlives_all_that_come_behind_it() {
-        let (began, begins) = mpsc::channel::<()>(2 * MAX_CONNECTIONS);
+        let (began, begins) = tokio::sync::mpsc::channel::<()>(2 * MAX_CONNECTIONS);
         let (answer, answered) = watch::channel(false);
         let slow = move || {
             let (began, mut answered) = (began.clone(), answered.clone());

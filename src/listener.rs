@@ -1,10 +1,11 @@
 //! Accepts connections, and hands each to a session of its own.
 //!
-//! [`bind`] opens the sockets and says where; [`serve`] is the accept loop, run on the thread that is to carry the
-//! sessions. It spawns one task per connection and returns when the process has drained and the last of them has
+//! [`bind`] opens the sockets and says where; [`serve`] is the accept loop, run on one of the [`threads`] that carry
+//! the sessions. It spawns one task per connection and returns when the process has drained and the last of them has
 //! ended.
 
 mod spare;
+mod threads;
 mod unix;
 
 use std::future::poll_fn;
@@ -17,17 +18,16 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::yield_now;
 use tokio::time;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info};
 
 use crate::backoff::Backoff;
 use crate::config::{DEFAULT_PORT, ListenAddress, ListenConfig, Silence};
-use crate::net::{self, Absent, ClientSocket, ClientStream, Copies, Peer};
-use crate::session::{self, Shared};
+use crate::net::{self, Absent, ClientSocket, Copies, Peer};
+use crate::session::Shared;
 
 use spare::Spare;
+pub(crate) use threads::Threads;
 
 /// Open sockets; clients that connect wait in the kernel until [`serve`] takes them.
 #[derive(Debug)]
@@ -170,15 +170,14 @@ fn bind_socket(address: SocketAddr) -> Result<Bound, BindError> {
 ///
 /// While draining it accepts on: a client may still want to cancel what runs. Fails only where the runtime cannot
 /// take the sockets.
-pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Result<()> {
+pub(crate) async fn serve(listeners: Listeners, threads: Threads, shared: Arc<Shared>) -> io::Result<()> {
     let tcp = listeners.sockets.into_iter().map(|socket| TcpListener::from_std(socket).map(Listener::Tcp));
     let (unix, file) = listeners.unix.map(|bound| (bound.listener, bound.file)).unzip();
     let unix = unix.into_iter().map(|socket| UnixListener::from_std(socket).map(Listener::Unix));
     let sockets = tcp.chain(unix).collect::<io::Result<Vec<_>>>()?;
 
-    let connections = TaskTracker::new();
     {
-        let accepting = accept_all(&sockets, listeners.spare, &shared, &connections);
+        let accepting = accept_all(&sockets, listeners.spare, &threads, &shared);
         tokio::select! {
             biased;
             () = drained(&shared) => {}
@@ -187,8 +186,7 @@ pub(crate) async fn serve(listeners: Listeners, shared: Arc<Shared>) -> io::Resu
     }
     drop((sockets, file));
     shared.places().clear();
-    connections.close();
-    connections.wait().await;
+    threads.all_free().await;
     shared.tidied().await;
     info!(event = "listen.end");
     Ok(())
@@ -202,7 +200,7 @@ async fn drained(shared: &Shared) {
 
 /// Never ends by itself. Where the process is out of descriptors or memory it pauses until there is more than one
 /// connection takes.
-async fn accept_all(sockets: &[Listener], mut spare: Spare, shared: &Arc<Shared>, connections: &TaskTracker) {
+async fn accept_all(sockets: &[Listener], mut spare: Spare, threads: &Threads, shared: &Arc<Shared>) {
     let mut backoff = Backoff::default();
     let mut is_exhausted = false;
     let mut copies = Copies::default();
@@ -215,18 +213,7 @@ async fn accept_all(sockets: &[Listener], mut spare: Spare, shared: &Arc<Shared>
                     backoff.reset();
                 }
                 match accepted.identify(&mut copies) {
-                    Ok((stream, peer)) => {
-                        let place = shared.places().take();
-                        connections.spawn(session::run(
-                            ClientStream::Plain(stream),
-                            peer,
-                            place,
-                            Arc::clone(shared),
-                        ));
-                        // Its turn comes before the next connection: a burst does not take the places of those
-                        // that have spoken already, and who has lost a place is gone.
-                        yield_now().await;
-                    }
+                    Ok((stream, peer)) => threads.carry(stream, peer, shared).await,
                     // It is gone already.
                     Err(error) => debug!(event = "accept.failed", %error),
                 }

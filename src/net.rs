@@ -64,6 +64,27 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Has the thread that calls this look after the connection from here on. Nothing of what goes over it is lost; what
+    /// goes wrong leaves it with the thread before.
+    pub(crate) fn come_here(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => come_here(stream),
+            Self::Unix(stream) => {
+                *stream = UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
+                Ok(())
+            }
+            Self::Tls(stream) => come_here(stream.get_mut().0),
+        }
+    }
+}
+
+/// In place, by a second descriptor: TLS does not let go of its connection.
+fn come_here(stream: &mut TcpStream) -> io::Result<()> {
+    *stream = TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;
+    Ok(())
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -104,6 +125,7 @@ impl AsyncWrite for Stream {
 mod tests {
     use std::time::Duration;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -165,6 +187,37 @@ mod tests {
             }
             assert_eq!(copies.0, Some(is_prepared));
         }
+    }
+
+    /// Bytes over a connection that two threads have looked after, the first of which is gone.
+    fn moved(connected: impl AsyncFnOnce() -> (Stream, Stream)) -> [u8; 2] {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let (mut far, mut near) = first.block_on(connected());
+        first.block_on(far.write_all(b"1")).unwrap();
+        second.block_on(async move {
+            far.come_here().unwrap();
+            near.come_here().unwrap();
+            first.shutdown_background();
+            far.write_all(b"2").await.unwrap();
+            let mut read = [0; 2];
+            near.read_exact(&mut read).await.unwrap();
+            read
+        })
+    }
+
+    #[test]
+    fn connection_goes_on_with_another_thread() {
+        let tcp = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            (Stream::Tcp(listener.accept().await.unwrap().0), Stream::Tcp(near))
+        };
+        let unix = async || {
+            let (far, near) = UnixStream::pair().unwrap();
+            (Stream::Unix(far), Stream::Unix(near))
+        };
+        assert_eq!((moved(tcp), moved(unix)), (*b"12", *b"12"));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Every open session, as an operator sees it. No task runs here.
+//! Every open session, and what each thread has of them, as an operator sees it. No task runs here.
 //!
 //! A session writes down what it does, with plain stores, at the points where that changes; whoever looks reads that.
 //! The relay meets no lock: the map is touched only where a session begins and where it ends.
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::ids::{GenerationId, SessionId};
 use crate::net::Peer;
@@ -21,8 +22,8 @@ pub(crate) struct Roster {
 
 impl Default for Roster {
     fn default() -> Self {
-        // One thread writes here, and now and then another reads: the many shards of a large machine would be room for
-        // nothing.
+        // Written where a session begins and ends, by one thread or a few: the many shards of a large machine would be
+        // room for nothing.
         Self { by_id: DashMap::with_shard_amount(SHARDS) }
     }
 }
@@ -227,6 +228,22 @@ impl State {
             Self::Active => "active",
             Self::Closing => "closing",
         }
+    }
+}
+
+/// How many connections a thread has, as long as it is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Load(TaskTracker);
+
+impl Load {
+    /// The thread whose connections are these.
+    pub(crate) fn of(connections: &TaskTracker) -> Self {
+        Self(connections.clone())
+    }
+
+    /// Those that have no session, or no session any more, among them.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.len()
     }
 }
 

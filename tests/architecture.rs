@@ -29,7 +29,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "session",
         &["wire", "net", "tls", "upstream", "credential", "roster", "config", "drain", "telemetry", "ids"],
     ),
-    ("listener", &["session", "credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
+    (
+        "listener",
+        &["session", "credential", "roster", "drain", "config", "net", "backoff", "telemetry", "ids"],
+    ),
     ("http", &["credential", "drain", "config", "net", "backoff", "telemetry", "ids"]),
     ("reload", FOUNDATION),
     ("admin", &["lease", "http", "net", "roster", "drain", "config", "telemetry", "reload", "file"]),

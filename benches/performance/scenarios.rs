@@ -21,6 +21,8 @@ pub(crate) enum Way {
     Pglease,
     /// With sessions that were logged in ahead.
     PgleaseWarm,
+    /// With sessions on two threads.
+    PgleaseThreads,
     Haproxy,
     Pgbouncer,
 }
@@ -31,6 +33,7 @@ impl Way {
             Self::Direct => "direct",
             Self::Pglease => "pglease",
             Self::PgleaseWarm => "pglease warm",
+            Self::PgleaseThreads => "pglease 2 threads",
             Self::Haproxy => "haproxy",
             Self::Pgbouncer => "pgbouncer",
         }
@@ -146,6 +149,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     select("select-c32-prepared", "`pgbench -S -M prepared`, 32 clients", 32, PREPARED, true),
     select("select-c128-simple", "`pgbench -S -M simple`, 128 clients", 128, SIMPLE, false),
     select("select-c128-prepared", "`pgbench -S -M prepared`, 128 clients", 128, PREPARED, false),
+    plain(
+        "threads",
+        "`pgbench -S -M prepared`, 32 clients, by one thread and by two",
+        Load::Pgbench { clients: 32, arguments: PREPARED },
+        &[Way::Direct, Way::Pglease, Way::PgleaseThreads],
+        false,
+    ),
     select("tpcb-c8", "`pgbench` (TPC-B), 8 clients", 8, &["-M", "prepared"], false),
     on_tls("tls-upstream", "`pgbench -S -M prepared`, 8 clients, TLS towards the server", Tls::Upstream),
     on_tls("tls-client", "`pgbench -S -M prepared`, 8 clients, TLS towards the client", Tls::Client),

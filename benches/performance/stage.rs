@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Pid;
@@ -126,15 +126,9 @@ impl Stage {
             Way::Pgbouncer => {
                 peers::pgbouncer(port, &self.world.database(), tls, &self.issued).await.map(Proxy::Peer)
             }
-            Way::Pglease => Ok(Proxy::Pglease(started(&self.settings(tls, "")).await)),
-            Way::PgleaseWarm => {
-                let settings = self.settings(tls, "warm = 16\n");
-                if self.knows(&settings) {
-                    Ok(Proxy::Pglease(started(&settings).await))
-                } else {
-                    Err("this build of pglease has no `warm`".to_owned())
-                }
-            }
+            Way::Pglease => Ok(self.pglease(tls, "", "").await),
+            Way::PgleaseWarm => Ok(self.pglease(tls, "", "warm = 16\n").await),
+            Way::PgleaseThreads => Ok(self.pglease(tls, "threads = 2\n", "").await),
         }
     }
 
@@ -175,21 +169,15 @@ impl Stage {
         TlsConnector::from(Arc::new(config))
     }
 
-    fn settings(&self, tls: Tls, of_route: &str) -> String {
-        let listen = self.listen(tls);
-        let vault = self.world.servers.openbao.address();
-        let settings = self.world.settings_with("info", &vault, &format!("max_sessions = 2000\n{listen}"));
-        format!("{settings}{}{of_route}", self.route(tls.of_upstream()))
+    async fn pglease(&self, tls: Tls, listen: &str, of_route: &str) -> Proxy {
+        Proxy::Pglease(started(&self.settings(tls, listen, of_route)).await)
     }
 
-    /// Whether this build of pglease has every key of these.
-    fn knows(&self, settings: &str) -> bool {
-        let file = self.world.folder().join("known.toml");
-        std::fs::write(&file, settings).unwrap();
-        let checked = Command::new(BINARY).args(["check", "--offline", "--config-file"]).arg(file).output();
-        let Output { stdout, stderr, .. } = checked.expect("pglease check");
-        let said = [stdout, stderr].concat();
-        !String::from_utf8_lossy(&said).contains("not built yet")
+    fn settings(&self, tls: Tls, listen: &str, of_route: &str) -> String {
+        let listen = format!("max_sessions = 2000\n{}{listen}", self.listen(tls));
+        let vault = self.world.servers.openbao.address();
+        let settings = self.world.settings_with("info", &vault, &listen);
+        format!("{settings}{}{of_route}", self.route(tls.of_upstream()))
     }
 
     /// To the world's database, with TLS or without.

@@ -199,6 +199,10 @@ fn write_sessions(out: &mut String, status: &Status) -> fmt::Result {
         write!(out, "<li>{count} {of}</li>")?;
     }
     out.push_str("</ul>\n");
+    if sessions.threads.len() > 1 {
+        let each: Vec<_> = sessions.threads.iter().map(|thread| thread.connections.to_string()).collect();
+        writeln!(out, "<p class=\"soft\">Connections of each thread: {}</p>", each.join(", "))?;
+    }
     if !sessions.list.is_empty() {
         write_table_head(
             out,

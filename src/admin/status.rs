@@ -15,7 +15,7 @@ use crate::file::FileStatus;
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::net::Peer;
 use crate::reload;
-use crate::roster::{Line, State};
+use crate::roster::{Line, Load, State};
 use crate::telemetry::{Answers, Failure, Figures, Metrics, RouteLabels, unix_now};
 
 /// All of it.
@@ -168,10 +168,21 @@ pub(super) struct RouteStatus {
 pub(super) struct SessionsStatus {
     pub(super) open: usize,
     pub(super) max: usize,
+    /// Those that run them.
+    pub(super) threads: Vec<ThreadStatus>,
     /// How many do what.
     pub(super) states: StatesStatus,
     /// The oldest first, [`MAX_LISTED`] at most.
     pub(super) list: Vec<SessionStatus>,
+}
+
+/// One data thread.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct ThreadStatus {
+    /// As the system has it.
+    pub(super) thread: String,
+    /// Those that are no session among them: new ones go where there are fewest.
+    pub(super) connections: usize,
 }
 
 /// How many sessions do what.
@@ -230,7 +241,7 @@ impl Status {
             upstreams: UpstreamsStatus::of(&in_effect, &admin.metrics),
             routes: in_effect.routes.iter().map(|route| RouteStatus::of(route, &admin.metrics)).collect(),
             files: admin.files.iter().map(|file| file.borrow().clone()).collect(),
-            sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions),
+            sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions, &admin.loads),
         };
         status.verdict = verdict::verdict(&status);
         status
@@ -351,7 +362,7 @@ impl RouteStatus {
 }
 
 impl SessionsStatus {
-    fn of(lines: &[impl AsRef<Line>], max: usize) -> Self {
+    fn of(lines: &[impl AsRef<Line>], max: usize, loads: &[(String, Load)]) -> Self {
         let mut states = StatesStatus::default();
         for line in lines {
             let count = match line.as_ref().state() {
@@ -365,7 +376,10 @@ impl SessionsStatus {
             *count += 1;
         }
         let list = lines.iter().take(MAX_LISTED).map(|line| SessionStatus::of(line.as_ref())).collect();
-        Self { open: lines.len(), max, states, list }
+        let threads = loads
+            .iter()
+            .map(|(thread, load)| ThreadStatus { thread: thread.clone(), connections: load.connections() });
+        Self { open: lines.len(), max, threads: threads.collect(), states, list }
     }
 }
 
@@ -418,7 +432,7 @@ mod tests {
         };
         let listed: Vec<_> = (1..=1500).rev().map(|id| roster.enter(newcomer(id))).collect();
         listed[0].line().enter(State::Active);
-        let sessions = SessionsStatus::of(&roster.lines(), 2000);
+        let sessions = SessionsStatus::of(&roster.lines(), 2000, &[]);
         assert_eq!((sessions.open, sessions.max, sessions.list.len()), (1500, 2000, MAX_LISTED));
         assert_eq!((sessions.states.login, sessions.states.active), (1499, 1));
         let ends =

@@ -13,23 +13,23 @@ use crate::config::{
 
 /// Looks at the limits of this process, which are those of its container, and at what Kubernetes has told.
 pub(super) async fn check(config: &Config, record: &Recorder) {
-    let Config { listen: ListenConfig { max_sessions, .. }, routes, drain, pod, .. } = config;
+    let Config { listen: ListenConfig { max_sessions, threads, .. }, routes, drain, pod, .. } = config;
     let PodConfig { memory_limit, termination_grace, .. } = pod;
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    record.step(Name::PodDescriptors, "", async { descriptors(*max_sessions, routes, hard) }).await;
+    record.step(Name::PodDescriptors, "", async { descriptors(*max_sessions, *threads, routes, hard) }).await;
     record.step(Name::PodMemory, "", async { memory(*max_sessions, *memory_limit) }).await;
     record.step(Name::PodDeadline, "", async { deadline(drain.deadline, *termination_grace) }).await;
 }
 
 /// The proxy raises its limit as far as it may, and lowers `max_sessions` where that is not enough.
-fn descriptors(max_sessions: usize, routes: &[RouteConfig], hard: u64) -> Found {
-    let needed = needed_descriptors(max_sessions, routes);
+fn descriptors(max_sessions: usize, threads: usize, routes: &[RouteConfig], hard: u64) -> Found {
+    let needed = needed_descriptors(max_sessions, threads, routes);
     if needed <= hard {
         return Found::fine(format!(
             "{needed} open files for listen.max_sessions = {max_sessions} can be had"
         ));
     }
-    let within = sessions_within(hard, routes);
+    let within = sessions_within(hard, threads, routes);
     Found::warning(
         Warning::FewDescriptors,
         format!("{needed} open files for listen.max_sessions = {max_sessions}, and {hard} can be had"),
@@ -102,15 +102,18 @@ mod tests {
 
     #[test]
     fn limits_are_held_against_what_the_sessions_need() {
-        for (sessions, hard, outcome) in [
-            (1000, 2300, Outcome::Passed),
-            (1000, 2299, Outcome::Warning),
-            (1000, u64::MAX, Outcome::Passed),
-            (1, 10, Outcome::Warning),
+        for (sessions, threads, hard, outcome) in [
+            (1000, 1, 2300, Outcome::Passed),
+            (1000, 1, 2299, Outcome::Warning),
+            (1000, 3, 2308, Outcome::Passed),
+            (1000, 3, 2307, Outcome::Warning),
+            (1000, 64, u64::MAX, Outcome::Passed),
+            (1, 1, 10, Outcome::Warning),
         ] {
-            assert_eq!(descriptors(sessions, &[], hard).outcome(), outcome, "{sessions} {hard}");
+            let found = descriptors(sessions, threads, &[], hard);
+            assert_eq!(found.outcome(), outcome, "{sessions} {threads} {hard}");
         }
-        assert!(descriptors(1000, &[], 500).cure().unwrap().contains("listen.max_sessions = 100,"));
+        assert!(descriptors(1000, 1, &[], 500).cure().unwrap().contains("listen.max_sessions = 100,"));
         for (limit, outcome) in
             [(None, Outcome::Passed), (Some(157 * MIB), Outcome::Passed), (Some(156 * MIB), Outcome::Warning)]
         {

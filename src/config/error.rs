@@ -91,12 +91,8 @@ impl ConfigError {
 /// What is wrong with a value, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("not built yet; {}", leave_out(off))]
-    NotBuilt { off: &'static str },
-    #[error("not built yet; use {}", any_of(built))]
-    WordNotBuilt { built: &'static [&'static str] },
-    #[error("no such choice; use {}", any_of(built))]
-    NotAWord { built: &'static [&'static str] },
+    #[error("no such choice; use {}", any_of(known))]
+    NotAWord { known: &'static [&'static str] },
     #[error("{found} where {expected} is expected; write it like {example}")]
     WrongType { found: &'static str, expected: &'static str, example: &'static str },
     #[error("not a table; write [{table}]")]
@@ -128,6 +124,8 @@ pub(crate) enum Problem {
     LongerThan { other: Written },
     #[error("not a whole number from {min} to {max}; write one")]
     NotInRange { min: u64, max: u64 },
+    #[error("neither a whole number from {min} to {max} nor \"{word}\"; write one of them")]
+    NotInRangeOr { min: u64, max: u64, word: &'static str },
     #[error(
         "sessions of a standby stay when it is promoted, and would not be what target_session_attrs asks for; leave \
          it at 0, or take another target_session_attrs than standby, prefer-standby and read-only"
@@ -334,7 +332,7 @@ impl fmt::Display for Written {
 /// `text` as a value of `key`, fit to be shown.
 pub(crate) fn shown(key: &Key, text: &str) -> String {
     match key.kind {
-        Kind::Integer { .. } | Kind::IntegerOr(_) if text.parse::<i64>().is_ok() => text.to_owned(),
+        Kind::Integer { .. } | Kind::IntegerOr { .. } if text.parse::<i64>().is_ok() => text.to_owned(),
         Kind::Boolean if text.parse::<bool>().is_ok() => text.to_owned(),
         Kind::Upstream => quoted(&upstream::masked(text)),
         Kind::Url => quoted(&without_userinfo(text)),
@@ -345,9 +343,9 @@ pub(crate) fn shown(key: &Key, text: &str) -> String {
         | Kind::Address
         | Kind::Duration
         | Kind::Integer { .. }
-        | Kind::IntegerOr(_)
+        | Kind::IntegerOr { .. }
         | Kind::Boolean
-        | Kind::Word { .. }
+        | Kind::Word(_)
         | Kind::List => quoted(text),
     }
 }
@@ -372,10 +370,6 @@ pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
 
 fn in_parentheses(place: Option<&Place>) -> String {
     place.map(|place| format!(" ({place})")).unwrap_or_default()
-}
-
-fn leave_out(off: &str) -> String {
-    if off.is_empty() { "leave it out".to_owned() } else { format!("leave it out, or at {off}") }
 }
 
 fn any_of(words: &[&str]) -> String {

@@ -222,7 +222,7 @@ fn join(table: &str, key: &str) -> String {
 fn items(key: &Key, value: &DeValue<'_>) -> Option<Vec<String>> {
     let one = match (&key.kind, value) {
         (Kind::List, DeValue::Array(items)) => return list(items),
-        (Kind::Integer { .. } | Kind::IntegerOr(_), DeValue::Integer(number)) => decimal(number),
+        (Kind::Integer { .. } | Kind::IntegerOr { .. }, DeValue::Integer(number)) => decimal(number),
         (Kind::Boolean, DeValue::Boolean(value)) => value.to_string(),
         (
             Kind::Text
@@ -231,8 +231,8 @@ fn items(key: &Key, value: &DeValue<'_>) -> Option<Vec<String>> {
             | Kind::Address
             | Kind::Upstream
             | Kind::Duration
-            | Kind::IntegerOr(_)
-            | Kind::Word { .. },
+            | Kind::IntegerOr { .. }
+            | Kind::Word(_),
             DeValue::String(text),
         ) => text.clone().into_owned(),
         _ => return None,

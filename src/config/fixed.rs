@@ -50,6 +50,7 @@ impl Config {
                 addresses: self.listen.addresses.clone(),
                 unix_socket: self.listen.unix_socket.clone(),
                 auth,
+                threads: self.listen.threads,
                 ..new.listen
             },
             routes: if self.routes.is_empty() { Vec::new() } else { new.routes },

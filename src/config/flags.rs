@@ -4,11 +4,10 @@ use clap::{Arg, ArgMatches};
 
 use super::env;
 use super::error::Place;
-use super::keys::{Built, KEYS, Key, Kind, Preset, Reads};
+use super::keys::{KEYS, Key, Kind, Preset, Reads};
 use super::settings::{Layer, Setting};
 
-/// The flags of `pglease proxy`. Those of keys that are not built yet are hidden, but there, so that whoever gives one
-/// is told.
+/// The flags of `pglease proxy`.
 pub(crate) fn flags() -> Vec<Arg> {
     flags_of(Reads::Proxy)
 }
@@ -51,8 +50,7 @@ fn flag(key: &'static Key) -> Arg {
         .long(key.flag())
         .value_name(value_name(&key.kind))
         .help(format!("{}{default} [env: {}]", key.about, key.variable()))
-        .help_heading(heading(key))
-        .hide(key.built != Built::Yes);
+        .help_heading(heading(key));
     if key.kind == Kind::Boolean {
         // It may stand alone.
         arg.num_args(0..=1).require_equals(true).default_missing_value("true")
@@ -75,14 +73,15 @@ fn heading(key: &Key) -> &'static str {
 
 fn value_name(kind: &Kind) -> String {
     let name = match kind {
-        Kind::Word { built, .. } => return built.join("|"),
+        Kind::Word(known) => return known.join("|"),
+        Kind::IntegerOr { word, .. } => return format!("NUMBER|{word}"),
         Kind::Text => "TEXT",
         Kind::Path => "PATH",
         Kind::Url => "URL",
         Kind::Address => "ADDRESS",
         Kind::Upstream => "URI",
         Kind::Duration => "DURATION",
-        Kind::Integer { .. } | Kind::IntegerOr(_) => "NUMBER",
+        Kind::Integer { .. } => "NUMBER",
         Kind::Boolean => "true|false",
         Kind::List => "LIST",
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::error::Problem;
-use super::keys::{self, Built, Key, Kind, Reads};
+use super::keys::{self, Key, Kind, Reads};
 use super::settings::Reader;
 use super::{HttpConfig, LogConfig, ServerCert, load, quantity, upstream, value, vault};
 
@@ -206,9 +206,6 @@ pub(crate) fn sidecar_setting(name: &str, value: &str) -> Result<SidecarSetting,
     let Some(key) = keys::find(name).filter(of_proxy) else {
         return Err(Problem::NotASetting { nearest: keys::nearest_key(name).map(str::to_owned) });
     };
-    if let Built::NotYet { off } = key.built {
-        return Err(Problem::NotBuilt { off });
-    }
     judge(key, value)?;
     Ok(SidecarSetting { variable: key.variable(), value: value.to_owned() })
 }
@@ -231,7 +228,7 @@ fn judge(key: &Key, text: &str) -> Result<(), Problem> {
 
 fn judge_kind(kind: &Kind, text: &str) -> Result<(), Problem> {
     match kind {
-        Kind::Text | Kind::Path | Kind::Url | Kind::List | Kind::IntegerOr(_) => Ok(()),
+        Kind::Text | Kind::Path | Kind::Url | Kind::List => Ok(()),
         Kind::Address => value::socket_address(text).map(drop),
         Kind::Upstream => match upstream::parse(text) {
             Ok(_) => Ok(()),
@@ -239,9 +236,10 @@ fn judge_kind(kind: &Kind, text: &str) -> Result<(), Problem> {
         },
         Kind::Duration => value::duration(text).map(drop),
         Kind::Integer { min, max } => value::integer(text, *min, *max).map(drop),
+        Kind::IntegerOr { min, max, word } => value::integer_or(text, *min, *max, word).map(drop),
         Kind::Boolean => value::boolean(text).map(drop),
-        Kind::Word { built, .. } if built.contains(&text) => Ok(()),
-        Kind::Word { built, .. } => Err(Problem::NotAWord { built }),
+        Kind::Word(known) if known.contains(&text) => Ok(()),
+        Kind::Word(known) => Err(Problem::NotAWord { known }),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -181,6 +183,7 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
     let auth = auth::read(reader);
     let addresses = reader.list("listen.addresses", value::listen_address);
     let max_sessions = reader.integer("listen.max_sessions");
+    let threads = reader.integer_or("listen.threads", cores);
     let connect_wait = reader.value("listen.connect_wait", value::positive_duration);
     let tls = server_cert(reader);
     let unix_socket = unix_socket(reader, addresses.as_deref().unwrap_or_default());
@@ -196,8 +199,14 @@ fn listen(reader: &mut Reader<'_>) -> Option<ListenConfig> {
         tls,
         auth: auth?,
         max_sessions: max_sessions?,
+        threads: threads?,
         connect_wait: connect_wait?,
     })
+}
+
+/// As many as this process may use: what it may run on, and what the container's CPU limit leaves of that.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Both files or none.

@@ -194,6 +194,8 @@ pub(crate) struct ListenConfig {
     pub(crate) auth: AuthConfig,
     /// Sessions at the same time, from StartupMessage to close.
     pub(crate) max_sessions: usize,
+    /// That run sessions; `auto` is what the machine has.
+    pub(crate) threads: usize,
     /// StartupMessage to ReadyForQuery, all included.
     pub(crate) connect_wait: Duration,
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{self, Built, FILE_TABLE, KEYS, Key, Kind, Preset, ROUTE_TABLE};
+use super::keys::{self, FILE_TABLE, KEYS, Key, Kind, Preset, ROUTE_TABLE};
 
 /// The schema, in draft 2020-12.
 pub(crate) fn schema() -> Value {
@@ -36,14 +36,7 @@ fn table(name: &str) -> Value {
 }
 
 fn property(key: &Key) -> Value {
-    let mut property = match key.built {
-        Built::NotYet { off } => match off.parse::<u64>() {
-            Ok(number) if matches!(key.kind, Kind::IntegerOr(_)) => json!({ "enum": [number, off] }),
-            Ok(number) => json!({ "enum": [number] }),
-            Err(_) => json!({ "enum": [off] }),
-        },
-        Built::Yes => of_kind(&key.kind, matches!(key.default, Preset::Absent(_))),
-    };
+    let mut property = of_kind(&key.kind, matches!(key.default, Preset::Absent(_)));
     let (description, default) = match key.default {
         Preset::Required => (key.about.to_owned(), None),
         Preset::Absent(words) => (format!("{}; default: {words}", key.about), None),
@@ -72,9 +65,13 @@ fn of_kind(kind: &Kind, is_optional: bool) -> Value {
         Kind::Upstream => text("\\S"),
         Kind::Duration => text("^\\s*[0-9].*[A-Za-zµ]\\s*$"),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
-        Kind::IntegerOr(word) => json!({ "anyOf": [{ "type": "integer" }, { "enum": [word] }] }),
+        // Between quotes a number is as good as the word.
+        Kind::IntegerOr { min, max, word } => json!({ "anyOf": [
+            { "type": "integer", "minimum": min, "maximum": max },
+            text(&format!("^\\s*(\\+?[0-9]+|{word})\\s*$")),
+        ] }),
         Kind::Boolean => json!({ "type": "boolean" }),
-        Kind::Word { built, .. } => json!({ "enum": built }),
+        Kind::Word(known) => json!({ "enum": known }),
         Kind::List => json!({ "type": "array", "items": { "type": ["string", "integer"] } }),
     }
 }
@@ -83,7 +80,7 @@ fn of_kind(kind: &Kind, is_optional: bool) -> Value {
 fn value(kind: &Kind, text: &str) -> Value {
     match kind {
         Kind::Boolean => json!(text == "true"),
-        Kind::Integer { .. } | Kind::IntegerOr(_) => {
+        Kind::Integer { .. } | Kind::IntegerOr { .. } => {
             text.parse::<u64>().map_or_else(|_| json!(text), Value::from)
         }
         Kind::List => text.split(',').collect(),
@@ -93,7 +90,7 @@ fn value(kind: &Kind, text: &str) -> Value {
         | Kind::Address
         | Kind::Upstream
         | Kind::Duration
-        | Kind::Word { .. } => json!(text),
+        | Kind::Word(_) => json!(text),
     }
 }
 
@@ -130,7 +127,7 @@ mod tests {
         assert_eq!(of(&schema, "drain.deadline")["default"], "20s");
         assert_eq!(of(&schema, "listen.addresses")["default"], json!(["localhost:5432"]));
         assert_eq!(of(&schema, "admin.control")["default"], false);
-        assert_eq!(of(&schema, "listen.threads")["enum"], json!([1, "1"]));
+        assert_eq!(of(&schema, "listen.threads")["anyOf"][0]["maximum"], 64);
         assert_eq!(of(&schema, "vault.login.role")["type"], "string");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::error::{ConfigError, Place, Problem, Written, shown};
-use super::keys::{self, Built, Key, Kind, Preset, Reads};
+use super::keys::{self, Key, Kind, Preset, Reads};
 use super::value;
 
 /// A key, what somebody wrote for it, and where.
@@ -178,15 +178,8 @@ pub(crate) enum Files {
 }
 
 impl<'a> Reader<'a> {
-    /// Refuses at once what asks for something that is not built yet.
     pub(crate) fn new(settings: &'a Settings, errors: &'a mut Vec<ConfigError>, files: Files) -> Self {
-        let mut reader = Self { settings, errors, files };
-        for setting in settings.by_key.values() {
-            if let Some(problem) = not_built(setting) {
-                reader.push(setting.written(), problem);
-            }
-        }
-        reader
+        Self { settings, errors, files }
     }
 
     /// The value, or the default. The key has one, or is required.
@@ -232,13 +225,20 @@ impl<'a> Reader<'a> {
         self.value(name, |text| value::integer(text, min, max))
     }
 
-    /// What `words` gives for the word that is written; they are those of the key that are built.
+    /// The same, or what `word` gives for the key's word, as far as the bounds go.
+    pub(crate) fn integer_or(&mut self, name: &'static str, word: impl FnOnce() -> usize) -> Option<usize> {
+        let Kind::IntegerOr { min, max, word: known } = keys::find(name)?.kind else { return None };
+        let most = usize::try_from(max).unwrap_or(usize::MAX);
+        self.value(name, |text| value::integer_or(text, min, max, known))
+            .map(|number| number.unwrap_or_else(|| word().min(most)))
+    }
+
+    /// What `words` gives for the word that is written; they are those of the key.
     pub(crate) fn word<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let Kind::Word { built, later } = keys::find(name)?.kind else { return None };
+        let Kind::Word(known) = keys::find(name)?.kind else { return None };
         self.value(name, |text| match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(*value),
-            None if later.contains(&text) => Err(Problem::WordNotBuilt { built }),
-            None => Err(Problem::NotAWord { built }),
+            None => Err(Problem::NotAWord { known }),
         })
     }
 
@@ -313,14 +313,4 @@ fn preset(key: &Key) -> Option<&'static str> {
         Preset::Value(text) => Some(text),
         Preset::Required | Preset::Absent(_) => None,
     }
-}
-
-fn not_built(setting: &Setting) -> Option<Problem> {
-    let Built::NotYet { off } = setting.key.built else { return None };
-    let is_off = match setting.items.as_slice() {
-        [] => true,
-        [item] => item.trim() == off,
-        [..] => false,
-    };
-    (!is_off).then_some(Problem::NotBuilt { off })
 }

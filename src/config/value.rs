@@ -74,6 +74,19 @@ pub(crate) fn integer(text: &str, min: u64, max: u64) -> Result<usize, Problem> 
     number.and_then(|number| usize::try_from(number).ok()).ok_or(Problem::NotInRange { min, max })
 }
 
+/// The same, or `None` for the word.
+pub(crate) fn integer_or(
+    text: &str,
+    min: u64,
+    max: u64,
+    word: &'static str,
+) -> Result<Option<usize>, Problem> {
+    if text.trim() == word {
+        return Ok(None);
+    }
+    integer(text, min, max).map(Some).map_err(|_| Problem::NotInRangeOr { min, max, word })
+}
+
 /// Bytes, or a quantity of Kubernetes in whole units.
 pub(crate) fn memory(text: &str) -> Result<u64, Problem> {
     let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());

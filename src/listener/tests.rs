@@ -16,24 +16,25 @@ use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
-const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
+pub(super) const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
 const GREETING: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
 
-fn config(addresses: &[ListenAddress]) -> ListenConfig {
+pub(super) fn config(addresses: &[ListenAddress]) -> ListenConfig {
     ListenConfig {
         addresses: addresses.to_vec(),
         auth: AuthConfig::Trust,
         unix_socket: None,
         tls: None,
         max_sessions: 10,
+        threads: 1,
         connect_wait: Duration::from_secs(10),
     }
 }
 
 /// A proxy in front of `upstream_port`, with its drain and its credential.
-fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
+pub(super) fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let (publisher, source) = credential::channel();
     let issued = publisher.promote(Credential {
         user: "v-1".to_owned(),
@@ -58,7 +59,7 @@ fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let drain = Drain::default();
     let wait = Duration::from_mins(1);
     let routes = vec![Route::to_stay(config, upstream, source)];
-    let shared = Shared::new(routes, Auth::Trust, Arc::new(Metrics::new()), drain.subscribe(), wait, 10);
+    let shared = Shared::new(routes, Auth::Trust, Arc::new(Metrics::new()), drain.subscribe(), wait, 100);
     (Arc::new(shared), drain, issued)
 }
 
@@ -69,7 +70,7 @@ async fn expect(stream: &mut TcpStream, expected: &[u8]) {
 }
 
 /// Accepts one session and lets it in.
-async fn let_in(upstream: &TcpListener) -> TcpStream {
+pub(super) async fn let_in(upstream: &TcpListener) -> TcpStream {
     let (mut stream, _) = upstream.accept().await.unwrap();
     let len = stream.read_u32().await.unwrap();
     stream.read_exact(&mut vec![0; len as usize - 4]).await.unwrap();
@@ -197,7 +198,7 @@ async fn drain_ends_idle_sessions_then_the_accept_loop_and_clients_read_why() {
         drop((client, busy));
         assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "nobody waits for the silent");
     };
-    let (served, ()) = tokio::join!(serve(listeners, shared), script);
+    let (served, ()) = tokio::join!(serve(listeners, Threads::new(Vec::new()), shared), script);
     served.unwrap();
     assert_eq!(*issued.holds().borrow(), 0);
 }
@@ -230,6 +231,6 @@ async fn client_that_sends_on_reads_the_last_words_and_a_clean_end() {
         assert!(told.escape_ascii().to_string().contains("C57P01"), "{}", told.escape_ascii());
         drop((reader, writer, stalled));
     };
-    let (served, ()) = tokio::join!(serve(listeners, shared), script);
+    let (served, ()) = tokio::join!(serve(listeners, Threads::new(Vec::new()), shared), script);
     served.unwrap();
 }

@@ -18,6 +18,16 @@ pub(crate) enum ClientSocket {
     Unix(UnixStream),
 }
 
+impl ClientSocket {
+    /// The same on the thread that calls this, which looks after it from here on.
+    pub(crate) fn come_here(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().and_then(TcpStream::from_std).map(Self::Tcp),
+            Self::Unix(stream) => stream.into_std().and_then(UnixStream::from_std).map(Self::Unix),
+        }
+    }
+}
+
 /// Who is at the other end, by the kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {

@@ -151,6 +151,12 @@ struct Seated {
     is_closed: bool,
 }
 
+impl Seated {
+    fn is_free(self, max: u32) -> bool {
+        !self.is_closed && self.sessions < max
+    }
+}
+
 /// One session's, given back on drop.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<watch::Sender<Seated>>);
@@ -176,11 +182,16 @@ impl Seats {
         self.max.load(Ordering::Relaxed)
     }
 
+    /// Whether one is free now. Takes none: for a moment somebody else would find it taken.
+    pub(crate) fn is_free(&self) -> bool {
+        self.taken.borrow().is_free(self.max())
+    }
+
     /// A seat, if one is free.
     pub(crate) fn take(&self) -> Option<Seat> {
         let max = self.max();
         let is_taken = self.taken.send_if_modified(|taken| {
-            let is_free = !taken.is_closed && taken.sessions < max;
+            let is_free = taken.is_free(max);
             taken.sessions += u32::from(is_free);
             is_free
         });

@@ -183,7 +183,8 @@ impl Shared {
 
     /// Whether there would be a seat now. Nobody need prove anything to hear that there is none.
     fn check_seats(&self) -> Result<(), SessionError> {
-        self.admit().map(drop)
+        self.check_phase()?;
+        self.seats.is_free().then_some(()).ok_or_else(|| self.no_seat())
     }
 
     /// Begins the way to where `asking` will want to go, if it is asked for a proof until then: without a credential
@@ -199,12 +200,20 @@ impl Shared {
 
     /// A seat for a session that asks now.
     fn admit(&self) -> Result<Seat, SessionError> {
+        self.check_phase()?;
+        self.seats.take().ok_or_else(|| self.no_seat())
+    }
+
+    fn check_phase(&self) -> Result<(), SessionError> {
         match *self.phase.borrow() {
-            Phase::Serving => {}
-            Phase::Draining { accept_until, .. } if Instant::now() < accept_until => {}
-            Phase::Draining { .. } | Phase::Cut => return Err(SessionError::Draining),
+            Phase::Serving => Ok(()),
+            Phase::Draining { accept_until, .. } if Instant::now() < accept_until => Ok(()),
+            Phase::Draining { .. } | Phase::Cut => Err(SessionError::Draining),
         }
-        self.seats.take().ok_or(SessionError::NoSeat { max: self.seats.max() })
+    }
+
+    fn no_seat(&self) -> SessionError {
+        SessionError::NoSeat { max: self.seats.max() }
     }
 }
 

@@ -6,16 +6,19 @@
 //!
 //! One task for each route with `warm`, begun with its first session: it logs in, one at a time and while nobody else
 //! does, and ends what has become too old, is of a credential that is not the newest, or has been ended by upstream. It
-//! ends with the route, or when no new session may begin any more, and each session that is left with it.
+//! ends with the route, or when no new session may begin any more, and each session that is left with it. Of several
+//! threads it runs on the one that the first session was on; what it has made ready goes to clients on any.
 
 mod packets;
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -82,6 +85,8 @@ struct Ready {
     logged_in: LoggedIn,
     hold: Hold,
     until: Instant,
+    /// Which looks after its connection.
+    thread: ThreadId,
 }
 
 /// What keeps a pool going.
@@ -125,6 +130,10 @@ impl Warm {
                 self.pool.count("miss");
                 return None;
             };
+            if ready.come_here().is_err() {
+                self.pool.count("failed");
+                continue;
+            }
             // So that the end of it is known, if it has come.
             yield_now().await;
             let mut cx = Context::from_waker(Waker::noop());
@@ -231,6 +240,16 @@ impl Pool {
 impl Ready {
     fn generation(&self) -> GenerationId {
         self.hold.credential().generation
+    }
+
+    /// Has the thread that calls this look after its connection, if another one did.
+    fn come_here(&mut self) -> io::Result<()> {
+        let here = thread::current().id();
+        if self.thread != here {
+            self.logged_in.stream.come_here()?;
+            self.thread = here;
+        }
+        Ok(())
     }
 
     /// Whether its credential has no end that sessions are told of.
@@ -390,7 +409,10 @@ impl Keeper {
         // In a box, as it is large and seldom.
         let login = Box::pin(self.upstream.log_in(hold.credential(), &packet, deadline));
         match time::timeout_at(deadline, login).await {
-            Ok(Ok(logged_in)) => Some(Ready { packet, logged_in, hold, until: Instant::now() + MAX_AGE }),
+            Ok(Ok(logged_in)) => {
+                let (until, thread) = (Instant::now() + MAX_AGE, thread::current().id());
+                Some(Ready { packet, logged_in, hold, until, thread })
+            }
             Ok(Err(error)) => {
                 debug!(event = "warm.failed", error = %Causes(&error));
                 if matches!(error.on_credential(), OnCredential::Rejected | OnCredential::Doubtful) {

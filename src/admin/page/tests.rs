@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::status::{MAX_LISTED, SessionsStatus};
+use crate::admin::status::{MAX_LISTED, SessionsStatus, ThreadStatus};
 use crate::admin::verdict::tests::healthy;
 
 fn with_sessions(count: usize, application_name: &str) -> Status {
@@ -29,15 +29,22 @@ fn page_says_what_the_status_says_and_runs_nothing_of_it() {
     status.sessions.list[0].database = "\"><b>".to_owned();
     status.chains[0].vault_path = hostile.to_owned();
     status.verdict[0].says = hostile.to_owned();
+    let thread = |connections| ThreadStatus { thread: "data-1".to_owned(), connections };
+    status.sessions.threads = vec![thread(1), thread(0)];
     let page = render(&status).unwrap();
     assert_eq!(page.matches("<script").count(), 1, "its own");
     assert!(
         !page.contains("<img") && !page.contains("<b>\"") && page.contains("&lt;script&gt;alert(1)"),
         "{page}"
     );
-    for part in
-        ["in transaction", "db:5432", "58 min of 1 h left", "<rect width=\"97.2\"", "https://vault:8200"]
-    {
+    for part in [
+        "in transaction",
+        "db:5432",
+        "58 min of 1 h left",
+        "<rect width=\"97.2\"",
+        "https://vault:8200",
+        "Connections of each thread: 1, 0<",
+    ] {
         assert!(page.contains(part), "no {part} in {page}");
     }
 }

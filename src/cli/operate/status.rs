@@ -157,6 +157,11 @@ fn write_upstreams(text: &mut String, status: &Value) {
 }
 
 fn write_sessions(text: &mut String, sessions: &Value) {
+    let threads = items(sessions, "threads");
+    if threads.len() > 1 {
+        let each: Vec<_> = threads.iter().map(|thread| number(thread, "connections").to_string()).collect();
+        let _ = writeln!(text, "connections of each thread: {}", each.join(", "));
+    }
     let list = items(sessions, "list");
     if !list.is_empty() {
         text.push_str("sessions, the oldest first\n");
@@ -244,6 +249,7 @@ mod tests {
             "PostgreSQL postgres:5432: 31 logins, 0 failed, last one 41 s ago\n",
             "  s7     in transaction       12 s, age 2 h, wizard (web), from 127.0.0.1:50312, g1, pid 4711, in 18 KiB",
             "  and 11 more: --json\n",
+            "\nconnections of each thread: 7, 6\n",
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }

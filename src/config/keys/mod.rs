@@ -12,7 +12,6 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) default: Preset,
-    pub(crate) built: Built,
     /// One clause for `--help` and the docs.
     pub(crate) about: &'static str,
 }
@@ -45,13 +44,15 @@ pub(crate) enum Kind {
         min: u64,
         max: u64,
     },
-    IntegerOr(&'static str),
-    Boolean,
-    /// One of a few; `later` are known but not built yet.
-    Word {
-        built: &'static [&'static str],
-        later: &'static [&'static str],
+    /// The same, or the word.
+    IntegerOr {
+        min: u64,
+        max: u64,
+        word: &'static str,
     },
+    Boolean,
+    /// One of a few.
+    Word(&'static [&'static str]),
     /// Array in the file, comma separated elsewhere.
     List,
 }
@@ -65,16 +66,6 @@ pub(crate) enum Preset {
     Absent(&'static str),
     /// As if this had been written; commas separate the items of a list.
     Value(&'static str),
-}
-
-/// Whether the program does what the key asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Built {
-    Yes,
-    /// Known, and an error unless it is written as `off`, which asks for nothing.
-    NotYet {
-        off: &'static str,
-    },
 }
 
 impl Key {
@@ -128,9 +119,9 @@ impl Kind {
             | Self::Address
             | Self::Upstream
             | Self::Duration
-            | Self::Word { .. } => "a string",
+            | Self::Word(_) => "a string",
             Self::Integer { .. } => "an integer",
-            Self::IntegerOr(_) => "an integer or a string",
+            Self::IntegerOr { .. } => "an integer or a string",
             Self::Boolean => "a boolean",
             Self::List => "an array of strings",
         }
@@ -139,14 +130,14 @@ impl Kind {
     /// A value of this kind, as the file would have it.
     pub(crate) fn example(&self) -> &'static str {
         match self {
-            Self::Text | Self::Word { .. } => "\"text\"",
+            Self::Text | Self::Word(_) => "\"text\"",
             Self::Path => "\"/path/to/file\"",
             Self::Url => "\"https://vault.vault.svc:8200\"",
             Self::Address => "\"127.0.0.1:9632\"",
             Self::Upstream => "\"postgresql://db.example.com:5432/app\"",
             Self::Duration => "\"30s\"",
             Self::Integer { .. } => "1000",
-            Self::IntegerOr(_) => "1",
+            Self::IntegerOr { .. } => "1",
             Self::Boolean => "true",
             Self::List => "[\"one\", \"two\"]",
         }

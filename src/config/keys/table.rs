@@ -1,21 +1,10 @@
 //! The table itself.
 
 use super::Preset::{Absent, Required, Value};
-use super::{Built, Key, Kind, Preset};
+use super::{Key, Kind, Preset};
 
 const fn key(name: &'static str, kind: Kind, default: Preset, about: &'static str) -> Key {
-    Key { name, kind, default, built: Built::Yes, about }
-}
-
-/// One that is not built yet, and how it may be written all the same.
-const fn later(
-    name: &'static str,
-    kind: Kind,
-    default: Preset,
-    off: &'static str,
-    about: &'static str,
-) -> Key {
-    Key { name, kind, default, built: Built::NotYet { off }, about }
+    Key { name, kind, default, about }
 }
 
 const OFF: Preset = Absent("off");
@@ -60,7 +49,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "vault.login.method",
-        Kind::Word { built: &["kubernetes", "jwt", "approle", "cert", "token_file"], later: &[] },
+        Kind::Word(&["kubernetes", "jwt", "approle", "cert", "token_file"]),
         Value("kubernetes"),
         "auth method",
     ),
@@ -122,7 +111,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("listen.unix_socket_mode", Kind::Text, Value("0660"), "who may connect to that socket, in octal"),
     key(
         "listen.auth",
-        Kind::Word { built: &["trust", "password", "peer"], later: &[] },
+        Kind::Word(&["trust", "password", "peer"]),
         Value("trust"),
         "how applications prove who they are",
     ),
@@ -151,7 +140,12 @@ pub(crate) const KEYS: &[Key] = &[
         Value("1000"),
         "sessions at the same time; more get 53300",
     ),
-    later("listen.threads", Kind::IntegerOr("auto"), Value("1"), "1", "threads that run sessions"),
+    key(
+        "listen.threads",
+        Kind::IntegerOr { min: 1, max: 64, word: "auto" },
+        Value("1"),
+        "threads that run sessions; auto is one for each processor that it may use",
+    ),
     key(
         "listen.connect_wait",
         Kind::Duration,
@@ -180,7 +174,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "route.at_lease_end",
-        Kind::Word { built: &["auto", "leave", "close"], later: &[] },
+        Kind::Word(&["auto", "leave", "close"]),
         Value("auto"),
         "what becomes of open sessions when their lease ends for good",
     ),
@@ -206,19 +200,16 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "file.format",
-        Kind::Word {
-            built: &[
-                "username-password",
-                "json",
-                "env",
-                "pgpass",
-                "pg_service",
-                "uri",
-                "properties",
-                "template",
-            ],
-            later: &[],
-        },
+        Kind::Word(&[
+            "username-password",
+            "json",
+            "env",
+            "pgpass",
+            "pg_service",
+            "uri",
+            "properties",
+            "template",
+        ]),
         Value("username-password"),
         "what the file looks like",
     ),
@@ -246,10 +237,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("file.optional", Kind::Boolean, Value("false"), "/startup and /readyz do not wait for this file"),
     key(
         "file.on_change.signal",
-        Kind::Word {
-            built: &["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGWINCH"],
-            later: &[],
-        },
+        Kind::Word(&["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGWINCH"]),
         Absent("none"),
         "what is sent to a process when the file has changed",
     ),
@@ -294,15 +282,10 @@ pub(crate) const KEYS: &[Key] = &[
         Value("false"),
         "pglease drain and pglease rotate are answered there",
     ),
-    key(
-        "log.format",
-        Kind::Word { built: &["json", "text"], later: &[] },
-        Value("json"),
-        "shape of the lines on stderr",
-    ),
+    key("log.format", Kind::Word(&["json", "text"]), Value("json"), "shape of the lines on stderr"),
     key(
         "log.level",
-        Kind::Word { built: &["error", "warn", "info", "debug", "trace"], later: &[] },
+        Kind::Word(&["error", "warn", "info", "debug", "trace"]),
         Value("info"),
         "least important lines that are logged",
     ),
@@ -327,7 +310,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("injector.image", Kind::Text, Required, "image of the sidecar"),
     key(
         "injector.image_pull_policy",
-        Kind::Word { built: &["Always", "IfNotPresent", "Never"], later: &[] },
+        Kind::Word(&["Always", "IfNotPresent", "Never"]),
         Absent("Kubernetes' own"),
         "when the kubelet pulls that image",
     ),
@@ -367,7 +350,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "injector.conflict",
-        Kind::Word { built: &["keep", "reject"], later: &[] },
+        Kind::Word(&["keep", "reject"]),
         Value("keep"),
         "where a pod has a value of its own already: keep it with a warning, or reject the pod",
     ),

@@ -39,11 +39,9 @@ fn value(kind: &Kind) -> String {
         Kind::Upstream => "URI or conninfo".to_owned(),
         Kind::Duration => "duration".to_owned(),
         Kind::Integer { min, max } => format!("{min} to {max}"),
-        Kind::IntegerOr(word) => format!("number or `{word}`"),
+        Kind::IntegerOr { min, max, word } => format!("{min} to {max}, or `{word}`"),
         Kind::Boolean => "`true`, `false`".to_owned(),
-        Kind::Word { built, .. } => {
-            built.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
-        }
+        Kind::Word(known) => known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Kind::List => "list".to_owned(),
     }
 }
@@ -60,7 +58,7 @@ fn table_of(is_of_table: impl Fn(&Key) -> bool) -> String {
     let mut table =
         "| key | variable | value | default | what it sets |\n| --- | --- | --- | --- | --- |".to_owned();
     let mut has_variables = true;
-    for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_of_table(key)) {
+    for key in KEYS.iter().filter(|key| is_of_table(key)) {
         let (variable, value, default) = (key.variable(), value(&key.kind), default(key));
         let mark = if key.may_change() { " ⟳" } else { "" };
         has_variables &= !key.is_of_file();
@@ -75,31 +73,6 @@ fn table_of(is_of_table: impl Fn(&Key) -> bool) -> String {
         table = lines.collect::<Vec<_>>().join("\n");
     }
     table.replace("<mount>", "`<mount>").replace("<role>", "<role>`")
-}
-
-#[test]
-fn table_of_what_is_not_built_is_the_table_of_keys() {
-    let mut table = "| key | may be written as | what it will set |\n| --- | --- | --- |".to_owned();
-    for key in KEYS {
-        match key.built {
-            Built::NotYet { off } => {
-                let off = match key.kind {
-                    Kind::Integer { .. } | Kind::IntegerOr(_) | Kind::Boolean => off.to_owned(),
-                    Kind::List => "[]".to_owned(),
-                    Kind::Text
-                    | Kind::Path
-                    | Kind::Url
-                    | Kind::Address
-                    | Kind::Upstream
-                    | Kind::Duration
-                    | Kind::Word { .. } => format!("{off:?}"),
-                };
-                let _ = write!(table, "\n| `{}` | `{off}` | {} |", key.name, key.about);
-            }
-            Built::Yes => {}
-        }
-    }
-    assert_section(SETTINGS, "settings not built yet", &table);
 }
 
 #[test]
@@ -126,7 +99,7 @@ fn example(docs: &'static str) -> &'static str {
 
 #[track_caller]
 fn assert_names(example: &str, is_in_it: impl Fn(&Key) -> bool) {
-    for key in KEYS.iter().filter(|key| key.built == Built::Yes && is_in_it(key)) {
+    for key in KEYS.iter().filter(|key| is_in_it(key)) {
         let (_, leaf) = key.table_and_leaf();
         // Those of other login methods stand in comments.
         let is_of_leaf = |line: &str| {
@@ -210,17 +183,17 @@ fn example_of_errors_is_what_is_said() {
 }
 
 #[test]
-fn help_names_every_flag_that_is_built() {
+fn help_names_every_flag() {
     let help = Command::new("proxy").args(flags()).render_long_help().to_string();
     let of_injector = Command::new("injector").args(injector_flags()).render_long_help().to_string();
     for key in KEYS {
         let is_in = |help: &str| {
             help.contains(&format!("--{} ", key.flag())) || help.contains(&format!("--{}[", key.flag()))
         };
-        let is_built = key.built == Built::Yes;
         let is_flag = key.is_read_by(Reads::Proxy) && !key.is_of_file();
-        assert_eq!(is_in(&help), is_built && is_flag, "{}", key.name);
-        assert_eq!(is_in(&of_injector), is_built && key.is_read_by(Reads::Injector), "{}", key.name);
+        assert_eq!(is_in(&help), is_flag, "{}", key.name);
+        assert_eq!(is_in(&of_injector), key.is_read_by(Reads::Injector), "{}", key.name);
     }
     assert!(help.contains("--at-lease-end <auto|leave|close>"));
+    assert!(help.contains("--listen-threads <NUMBER|auto>"));
 }

@@ -43,11 +43,16 @@ fn unknown_names_come_with_the_nearest_known_one() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    file_says(
-        "[listen]\nthreads = \"auto\"\n",
-        "listen.threads = \"auto\" (pglease.toml:10): not built yet; leave it out, or at 1",
-    );
+fn threads_are_some_or_auto() {
+    for written in ["0", "-1", "65", "\"many\"", "\"\"", "\"1.5\""] {
+        file_says(
+            &format!("[listen]\nthreads = {written}\n"),
+            &format!(
+                "listen.threads = {written} (pglease.toml:10): neither a whole number from 1 to 64 nor \"auto\"; write \
+                 one of them"
+            ),
+        );
+    }
 }
 
 #[test]

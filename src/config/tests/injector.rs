@@ -142,7 +142,7 @@ fn settings_of_the_sidecar_are_the_proxys() {
         ("vault.address", "not key=value; write it like"),
         ("vault.address=vault", "vault.address: not an address of Vault"),
         ("vault.namespace=", "vault.namespace: empty"),
-        ("listen.threads=2", "listen.threads: not built yet"),
+        ("listen.threads=0", "listen.threads: neither a whole number"),
         ("listen.max_sessions=0", "listen.max_sessions: not a whole number"),
         ("listen.addresses=db:1", "listen.addresses: \"db:1\" is neither localhost"),
         ("route.at_lease_end=never", "route.at_lease_end: no such choice"),

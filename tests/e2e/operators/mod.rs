@@ -20,6 +20,7 @@ mod verdict;
 mod calls;
 mod load;
 mod warm;
+mod threads;
 
 use std::net::SocketAddr;
 use std::process::Output;

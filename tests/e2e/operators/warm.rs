@@ -19,7 +19,7 @@ async fn world_and_pglease() -> (World<'static>, Pglease) {
 }
 
 /// A session that was ready, by `begin`. One that was not, as it had become too old in the meantime, does not count.
-async fn that_was_ready<T>(pglease: &Pglease, mut begin: impl AsyncFnMut() -> T) -> T {
+pub(super) async fn that_was_ready<T>(pglease: &Pglease, mut begin: impl AsyncFnMut() -> T) -> T {
     loop {
         until(async || pglease.metric("pglease_warm_sessions", "").await > 0.0).await;
         let hits = pglease.metric("pglease_warm_total", "hit").await;
@@ -136,7 +136,7 @@ async fn what_is_ready_is_of_the_newest_credential_is_cancelled_as_any_and_leave
 }
 
 /// A statement of its is, by its own key.
-async fn cancelled(world: &World<'_>, session: &Database) {
+pub(super) async fn cancelled(world: &World<'_>, session: &Database) {
     let cancel = session.cancel_token();
     let statement = session.batch_execute("SELECT pg_sleep(600)");
     let cancelling = async {
