@@ -35,7 +35,7 @@ use crate::listener;
 use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
-use crate::session::encryption::ClientTls;
+use crate::session::encryption::{self, ClientTls};
 use crate::telemetry::{self, Metrics};
 use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
@@ -209,6 +209,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         never = reloader.run(routing, Arc::clone(&shared), &drain) => match never {},
         never = telemetry::say_repeats() => match never {},
         never = tidy::tidy(&shared) => match never {},
+        never = encryption::keep_looking(&shared) => match never {},
     };
     let losses = ended.map_err(AppError::DataThread)?;
     telemetry::end_log();

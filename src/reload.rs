@@ -35,6 +35,18 @@ struct LastError {
 }
 
 impl Status {
+    /// Of a file that was of use once.
+    #[cfg(test)]
+    pub(crate) fn example(file: &str) -> Self {
+        Self {
+            file: Some(file.to_owned()),
+            sha256: Some("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef".to_owned()),
+            loaded_at: 1_764_113_410,
+            last_error: Some(LastError { error: "no <key>".to_owned(), at: 1_764_114_610 }),
+            needs_restart: vec!["vault.address", "log.format"],
+        }
+    }
+
     /// Of a start at `now`.
     pub(crate) fn new(origin: &Origin, now: u64) -> Self {
         let mut status = Self { file: origin.sources.path(), ..Self::default() };
@@ -67,5 +79,20 @@ impl Status {
 
     pub(crate) fn sha256(&self) -> Option<&str> {
         self.sha256.as_deref()
+    }
+
+    /// When what is in effect was read: Unix time.
+    pub(crate) fn loaded_at(&self) -> u64 {
+        self.loaded_at
+    }
+
+    /// What is wrong with the file as it is now, and since when.
+    pub(crate) fn last_error(&self) -> Option<(&str, u64)> {
+        self.last_error.as_ref().map(|last| (last.error.as_str(), last.at))
+    }
+
+    /// Keys that change with a restart only.
+    pub(crate) fn needs_restart(&self) -> &[&'static str] {
+        &self.needs_restart
     }
 }

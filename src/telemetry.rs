@@ -108,6 +108,8 @@ pub(crate) struct Metrics {
     pub(crate) config_loaded: Gauge,
     /// 1 while the file is of no use, and the settings before it are in effect.
     pub(crate) config_rejected: Gauge,
+    /// Unix time at which a certificate ends that is shown to others.
+    pub(crate) certificate_expiry: Family<CertificateLabels, Gauge>,
 }
 
 impl Metrics {
@@ -149,6 +151,7 @@ impl Metrics {
             config_reloads: Family::default(),
             config_loaded: Gauge::default(),
             config_rejected: Gauge::default(),
+            certificate_expiry: Family::default(),
         };
         metrics.register_sessions();
         metrics.register_leases();
@@ -319,6 +322,12 @@ impl Metrics {
             "1 while the file is of no use and the settings before it are in effect, else 0",
             self.config_rejected.clone(),
         );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "Unix time at which the certificate ends that this setting names, as it was last read",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
     }
 }
 
@@ -326,6 +335,12 @@ impl Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ChainLabels {
     pub(crate) vault_path: String,
+}
+
+/// The setting that names a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CertificateLabels {
+    pub(crate) setting: &'static str,
 }
 
 /// A route, as settings have it; `*` is any.

@@ -12,9 +12,9 @@ use crate::telemetry;
 /// Of `/status`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct LogStatus {
-    level: &'static str,
+    pub(super) level: &'static str,
     /// What the settings say, which somebody may have changed by hand since.
-    configured: &'static str,
+    pub(super) configured: &'static str,
 }
 
 impl LogStatus {

@@ -5,6 +5,7 @@
 //! asks for the next one.
 
 mod files;
+mod settings;
 mod text;
 
 use std::fmt::{self, Write};
@@ -81,6 +82,7 @@ pub(super) fn render(status: &Status) -> Result<String, fmt::Error> {
     write_sessions(&mut out, status)?;
     files::write(&mut out, status)?;
     write_rest(&mut out, status)?;
+    settings::write(&mut out, status)?;
     write!(
         out,
         "<footer class=\"soft\"><p>As of {}. The same as JSON: <a href=\"/status\">/status</a></p></footer>\

@@ -1,17 +1,14 @@
 //! What the API server is shown: the certificate as its files say now.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use tracing::{info, warn};
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
 
 use crate::config::ServerCert;
 use crate::telemetry::{Causes, InjectorMetrics, ResultLabels};
-use crate::tls::{self, Reread, ServerIdentity, ShownTo, TlsError};
+use crate::tls::{self, Reread, ShownTo, TlsError};
 
 /// The certificate of `injector.tls_cert_file` and `injector.tls_key_file`. Both are read again when they change.
 #[derive(Debug)]
@@ -54,8 +51,8 @@ fn tell(metrics: &InjectorMetrics, made: Result<&Arc<ServerConfig>, &TlsError>) 
 }
 
 fn read(files: &ServerCert, metrics: &InjectorMetrics) -> Result<Arc<ServerConfig>, TlsError> {
-    let ServerIdentity { config, certificate } = tls::server_identity(files, ShownTo::ApiServer)?;
-    if let Some(until) = end(&certificate) {
+    let identity = tls::server_identity(files, ShownTo::ApiServer)?;
+    if let Some(until) = identity.ends_at() {
         metrics.certificate_expiry.set(i64::try_from(until.as_secs()).unwrap_or(i64::MAX));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         if until < now {
@@ -66,11 +63,5 @@ fn read(files: &ServerCert, metrics: &InjectorMetrics) -> Result<Arc<ServerConfi
             );
         }
     }
-    Ok(config)
-}
-
-/// Since 1970.
-fn end(certificate: &CertificateDer<'_>) -> Option<Duration> {
-    let parsed = Certificate::from_der(certificate).ok()?;
-    Some(parsed.tbs_certificate.validity.not_after.to_unix_duration())
+    Ok(identity.config)
 }

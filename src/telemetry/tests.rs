@@ -37,6 +37,7 @@ fn touched() -> Metrics {
     let _ = metrics.vault_requests.get_or_create(&VaultLabels { op: word, code: word.to_owned() });
     let _ = metrics.vault_request_seconds.get_or_create(&OperationLabels { op: word });
     let _ = metrics.config_reloads.get_or_create(&result());
+    let _ = metrics.certificate_expiry.get_or_create(&CertificateLabels { setting: word });
     let path = "/vault/secrets/db".to_owned();
     let of_file = FileResultLabels { path: path.clone(), result: word };
     let _ = metrics.files.writes.get_or_create(&of_file);

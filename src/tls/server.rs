@@ -1,7 +1,7 @@
 //! What pglease shows as a server.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -21,6 +21,14 @@ pub(crate) struct ServerIdentity {
     pub(crate) config: Arc<ServerConfig>,
     /// The first of the chain.
     pub(crate) certificate: CertificateDer<'static>,
+}
+
+impl ServerIdentity {
+    /// When its certificate ends, since 1970; `None` where that cannot be read.
+    pub(crate) fn ends_at(&self) -> Option<Duration> {
+        let parsed = Certificate::from_der(&self.certificate).ok()?;
+        Some(parsed.tbs_certificate.validity.not_after.to_unix_duration())
+    }
 }
 
 /// ALPN's names (IANA, "TLS ALPN Protocol IDs").

@@ -66,6 +66,21 @@ impl Checked {
         step.unwrap_or_else(|| panic!("no {fault} at {name} in {:#}", self.document))
     }
 
+    /// The step that has found this fault or warning, alone: the exit code is the fault's, and 0 for a warning.
+    pub(crate) fn only_trouble(&self, name: &str, fault: &str) -> &Value {
+        let step = self.trouble(name, fault);
+        let code = if step["outcome"] == "warning" { 0 } else { promised(fault) };
+        assert_eq!(self.code, code, "{:#}", self.document);
+        step
+    }
+
+    /// Fails where there is no step of this name, or one that has not passed.
+    pub(crate) fn assert_passed(&self, name: &str) {
+        let mut of_name = self.steps().iter().filter(|step| step["name"] == name).peekable();
+        let all = of_name.peek().is_some() && of_name.all(|step| step["outcome"] == "passed");
+        assert!(all, "{name}: {:#}", self.document);
+    }
+
     /// Names in their order, each once.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.steps().iter().map(|step| step["name"].as_str().unwrap()).collect();
@@ -84,7 +99,7 @@ impl Checked {
     }
 }
 
-/// The exit code that the page has for this fault, or 0 for a warning.
+/// The exit code that the page has for this fault.
 pub(crate) fn promised(fault: &str) -> i32 {
     let row = format!("| `{fault}` | ");
     let code = include_str!("../../docs/check.md").lines().find_map(|line| line.strip_prefix(&row));

@@ -1,6 +1,8 @@
 use super::*;
+use crate::admin::log::LogStatus;
 use crate::admin::status::{MAX_LISTED, SessionsStatus, ThreadStatus};
 use crate::admin::verdict::tests::healthy;
+use crate::reload;
 
 fn with_sessions(count: usize, application_name: &str) -> Status {
     let session = |number: usize| SessionStatus {
@@ -44,6 +46,30 @@ fn page_says_what_the_status_says_and_runs_nothing_of_it() {
         "<rect width=\"97.2\"",
         "https://vault:8200",
         "Connections of each thread: 1, 0<",
+    ] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
+}
+
+#[test]
+fn page_says_where_the_settings_come_from_and_what_the_log_has() {
+    let mut status = healthy();
+    status.log = LogStatus { level: "info", configured: "info" };
+    let page = render(&status).unwrap();
+    assert!(
+        page.contains("flags and variables") && page.contains("<dt>Log level</dt><dd>info</dd>"),
+        "{page}"
+    );
+
+    status.config = reload::Status::example("/etc/<b>.toml");
+    status.log.level = "debug";
+    let page = render(&status).unwrap();
+    for part in [
+        "<code>/etc/&lt;b&gt;.toml</code>, read <time",
+        "<code>5f70bf18a086…</code>",
+        "no &lt;key&gt;",
+        "vault.address, log.format",
+        "debug, set by hand: the settings say info",
     ] {
         assert!(page.contains(part), "no {part} in {page}");
     }

@@ -76,9 +76,22 @@ async fn bash_completes_commands_and_flags() {
         said.sort_unstable();
         assert_eq!(said, completed, "{words:?}");
     }
+}
+
+#[tokio::test]
+async fn zsh_and_fish_take_their_scripts() {
+    let folder = tempfile::tempdir().unwrap();
     for (shell, part) in [("zsh", "#compdef pglease"), ("fish", "complete -c pglease")] {
         let script = text(&run(&["completions", shell]).await.stdout);
         assert!(script.contains(part), "{shell}");
+        let file = folder.path().join(shell);
+        fs::write(&file, script).unwrap();
+        let mut parse = Command::new(shell);
+        parse.arg("-n").arg(&file).env("HOME", folder.path()).stdin(Stdio::null());
+        match parse.output().await {
+            Ok(output) => assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}"),
+            Err(_) => say_skipped(&format!("{shell}'s completion"), &format!("there is no {shell}")),
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::support::{env, say_skipped};
+
 pub(crate) struct Promtool(PathBuf);
 
 /// What was scraped, and when.
@@ -19,7 +21,8 @@ pub(crate) struct Scrape {
 }
 
 impl Promtool {
-    /// `None` where it is not installed, which is said on stderr.
+    /// `None` where it is not installed, which is said on stderr; fails there where `PGLEASE_TEST_PROMTOOL` is
+    /// `required`.
     pub(crate) fn find() -> Option<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/monitoring/promtool.py");
         let output = Command::new("python3").arg(script).stdin(Stdio::null()).output().unwrap();
@@ -27,8 +30,9 @@ impl Promtool {
         if let Some(program) = found["program"].as_str() {
             return Some(Self(program.into()));
         }
-        let line = format!("skipped: monitoring: {}\n", found["missing"].as_str().unwrap());
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        let missing = found["missing"].as_str().unwrap();
+        assert!(env("PGLEASE_TEST_PROMTOOL").as_deref() != Some("required"), "{missing}");
+        say_skipped("monitoring", missing);
         None
     }
 

@@ -1,5 +1,6 @@
 //! Servers of one's own: their `pg_hba.conf`, their certificates, a standby that is behind.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -139,6 +140,15 @@ async fn standby_that_is_behind_is_told_of_by_itself_and_the_host_that_serves_is
     let is_login = |step: &&serde_json::Value| step["name"] == "postgres.login";
     let kinds: Vec<_> = checked.steps().iter().filter(is_login).map(found).collect();
     assert!(kinds[0].contains("standby") && kinds[1].contains("primary"), "{kinds:?}");
+    // In any order, it is the one that is wanted all the same.
+    let balanced = at(&both, "primary").replace('?', "?load_balance_hosts=random&");
+    let checked = settled(&balanced).await;
+    let choice = step_of(&checked, "postgres.choice", "passed");
+    let says = format!("{primary} serves this time: load_balance_hosts=random takes them in any order");
+    assert!(found(&choice).starts_with(&says), "{choice}");
+    let logins: BTreeSet<_> =
+        checked.steps().iter().filter(is_login).map(|step| step["subject"].as_str()).collect();
+    assert_eq!(logins, BTreeSet::from([Some(&*behind), Some(&*primary)]));
     let checked = settled(&at(&both, "standby")).await;
     let choice = step_of(&checked, "postgres.choice", "passed");
     assert!(found(&choice).starts_with(&format!("{behind} serves")), "{choice}");

@@ -19,7 +19,7 @@ async fn what_policies_and_vault_roles_lack_is_told_with_the_lines_that_give_it(
     let left = patient.check().await;
     let left = left.step("vault.revoke")["found"].as_str().unwrap();
     assert!(left.starts_with("not revoked: the login of ") && left.contains(" ends at "), "{left}");
-    patient.finds("vault.token", "token-renewal-refused").await;
+    patient.finds_beside_others("vault.token", "token-renewal-refused").await;
     let cure = patient.finds("vault.policy", "policy-lacks").await;
     patient.follow(&cure).await;
     patient.is_well("vault.token").await;
@@ -36,7 +36,7 @@ async fn what_policies_and_vault_roles_lack_is_told_with_the_lines_that_give_it(
             format!("{policy}path \"sys/capabilities-self\" {{ capabilities = [\"update\"] }}\n")
         })
         .await;
-    patient.finds("vault.lease", "lease-renewal-refused").await;
+    patient.finds_beside_others("vault.lease", "lease-renewal-refused").await;
     let cure = patient.finds("vault.policy", "policy-lacks").await;
     patient.is_cured("vault.policy", &cure).await;
     patient.is_well("vault.lease").await;

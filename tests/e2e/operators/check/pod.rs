@@ -41,7 +41,9 @@ async fn settings_and_limits_of_the_pod_are_told_with_what_to_set() {
         let checked = Checked { code: output.status.code().unwrap(), document };
         let step = checked.step("pod.descriptors");
         assert_eq!((step["outcome"].as_str(), checked.code), (Some(outcome), 0), "{step:#}");
-        assert_eq!(step["fault"] == "few-descriptors", outcome == "warning", "{step:#}");
+        if outcome == "warning" {
+            checked.trouble("pod.descriptors", "few-descriptors");
+        }
         let cure = step["cure"].as_str().unwrap_or("set listen.max_sessions = 100,");
         assert!(cure.starts_with("set listen.max_sessions = 100,"), "{cure}");
     }

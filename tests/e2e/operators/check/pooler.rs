@@ -93,7 +93,7 @@ async fn pgbouncer_is_known_by_what_it_does_and_made_to_work_by_what_is_printed(
     assert!(cure.contains("auth_query and auth_user"), "{cure}");
     bouncer.ask_the_server();
     until(async || patient.check().await.step("postgres.login")["outcome"] == "warning").await;
-    let cure = patient.finds("postgres.login", "pooler").await;
+    let cure = patient.finds_beside_others("postgres.login", "pooler").await;
     assert!(cure.contains("pool_mode = session"), "{cure}");
 
     let cure = patient.finds("postgres.startup_role", "pooler-refuses-role").await;
