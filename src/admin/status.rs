@@ -13,7 +13,6 @@ use super::{Admin, ask_all};
 use crate::config::{AtLeaseEnd, Config, LoginMethod, PodConfig, RouteConfig, UpstreamConfig, VaultConfig};
 use crate::file::FileStatus;
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
-use crate::net::Peer;
 use crate::reload;
 use crate::roster::{Line, Load, State};
 use crate::telemetry::{Answers, Failure, Figures, Metrics, RouteLabels, unix_now};
@@ -393,10 +392,7 @@ impl SessionStatus {
             age_seconds: line.age().as_secs(),
             database: line.database().to_owned(),
             application_name: line.application_name().to_owned(),
-            client: match line.peer {
-                Peer::Tcp(address) => address.to_string(),
-                Peer::Unix { uid } => format!("uid {uid}"),
-            },
+            client: line.peer.to_string(),
             vault_path: line.vault_path().to_owned(),
             generation: line.generation().map(|generation| generation.to_string()),
             pid: line.pid(),
@@ -425,7 +421,7 @@ mod tests {
         let newcomer = |id| Newcomer {
             session: SessionId(id),
             began: Instant::now(),
-            peer: Peer::Unix { uid: 1000 },
+            peer: crate::net::Peer::Unix { uid: 1000 },
             database: "wizard",
             application_name: "",
             vault_path: "database/creds/db-app",

@@ -1,5 +1,6 @@
 //! A client's connection: TCP or a Unix socket, and TLS over it once the client has asked for that.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -36,6 +37,16 @@ pub(crate) enum Peer {
     Unix {
         uid: u32,
     },
+}
+
+/// An address and port, or `uid` and its number.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid } => write!(f, "uid {uid}"),
+        }
+    }
 }
 
 /// A client over a transport `T`. Begins in plain; [`Self::upgrade`] puts TLS over it.

@@ -134,6 +134,8 @@ pub(crate) async fn keep_looking(shared: &Shared) -> Infallible {
         if let Some(tls) = &shared.rules().tls {
             tls.served.get().await;
         }
+        // A look that a reload has overtaken tells of a certificate that nobody is shown any more.
+        shared.show_certificate();
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
     use crate::drain::Drain;
     use crate::session::auth::Auth;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn end_of_the_certificate_is_told_for_as_long_as_it_is_shown() {
         let metrics = Arc::new(Metrics::new());
         let told = || {
@@ -215,7 +217,12 @@ mod tests {
         let shared = shared.with_tls(Some(tls));
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         assert!(told() > Some(now), "{:?}", told());
-        let _none = shared.with_tls(None);
+        let none = shared.with_tls(None);
+        assert_eq!(told(), None);
+        // By a look that began before that.
+        load().show_end();
+        assert!(told().is_some());
+        let _never = time::timeout(INTERVAL * 3 / 2, keep_looking(&none)).await;
         assert_eq!(told(), None);
     }
 }

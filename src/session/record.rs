@@ -52,6 +52,7 @@ impl Record {
         info!(
             event = "session.start",
             session = %self.id,
+            client = %client.transport.peer,
             over = client.transport.as_str(),
             db = %Name(&client.database),
             client_user = %Name(&client.user),

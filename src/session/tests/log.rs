@@ -128,4 +128,5 @@ async fn session_that_runs_to_its_end_has_one_start_and_one_end() {
     let events = lines.of_sessions();
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["session.start", "session.end"]);
+    assert_eq!(events[0]["client"], SOMEBODY.to_string());
 }
