@@ -2,11 +2,13 @@
 //! count them.
 
 use std::future::pending;
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{self, Instant};
 
-use crate::credential::{Hold, Standing};
+use crate::credential::{Hold, Revocation, Standing};
 use crate::ids::GenerationId;
 
 /// Holds on them, each with a task that lets it go when it is due. They end with this.
@@ -21,8 +23,16 @@ pub(super) struct Keeping {
 struct Kept {
     generation: GenerationId,
     task: task::Id,
+    until: watch::Sender<Until>,
+}
+
+/// How long one is kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Until {
     /// `None`: to the end of its lease.
-    until: watch::Sender<Option<Instant>>,
+    limit: Option<Instant>,
+    /// The write of the next one has ended, well or not: before, this one is in the file.
+    has_written: bool,
 }
 
 /// Why one is let go.
@@ -54,7 +64,7 @@ impl Keeping {
     /// Keeps what is held to the end of its lease.
     pub(super) fn keep(&mut self, hold: Hold) {
         let generation = hold.credential().generation;
-        let (until, limit) = watch::channel(None);
+        let (until, limit) = watch::channel(Until::default());
         let task = self.tasks.spawn(async move { due(&hold, limit).await }).id();
         self.kept.push(Kept { generation, task, until });
     }
@@ -62,7 +72,14 @@ impl Keeping {
     /// Keeps those that have no such limit to that time at most.
     pub(super) fn limit(&self, limit: Instant) {
         for kept in &self.kept {
-            kept.until.send_if_modified(|until| until.replace(until.unwrap_or(limit)).is_none());
+            kept.until.send_if_modified(|until| until.limit.replace(until.limit.unwrap_or(limit)).is_none());
+        }
+    }
+
+    /// The write of the one after these has ended.
+    pub(super) fn note_write(&self) {
+        for kept in &self.kept {
+            kept.until.send_modify(|until| until.has_written = true);
         }
     }
 
@@ -79,27 +96,33 @@ impl Keeping {
 
     /// Each with its limit, the oldest first.
     pub(super) fn list(&self) -> impl Iterator<Item = (GenerationId, Option<Instant>)> {
-        self.kept.iter().map(|kept| (kept.generation, *kept.until.borrow()))
+        self.kept.iter().map(|kept| (kept.generation, kept.until.borrow().limit))
     }
 }
 
 /// Returns when what is held is to be let go.
-async fn due(hold: &Hold, mut limit: watch::Receiver<Option<Instant>>) -> Release {
+async fn due(hold: &Hold, mut until: watch::Receiver<Until>) -> Release {
     let mut standing = hold.standing();
+    let mut written_by = None;
     loop {
-        let end = match *standing.borrow_and_update() {
+        let Until { limit, has_written } = *until.borrow_and_update();
+        let (end, why) = match *standing.borrow_and_update() {
+            // It is alive until it is let go.
+            Standing::Revoked(Revocation::ByOperator) if !has_written => {
+                let by = *written_by.get_or_insert_with(|| Instant::now() + MAX_WRITE_WAIT);
+                (Some(by), Release::Revoked)
+            }
             Standing::Revoked(_) => return Release::Revoked,
-            Standing::Ending(end) => Some(end.cut_at),
-            Standing::Kept => None,
+            Standing::Ending(end) => (Some(end.cut_at), Release::Ended),
+            Standing::Kept => (None, Release::Ended),
         };
-        let until = *limit.borrow_and_update();
         tokio::select! {
             biased;
-            () = at(end) => return Release::Ended,
-            () = at(until) => return Release::Kept,
+            () = at(end) => return why,
+            () = at(limit) => return Release::Kept,
             // The other end is in the hold itself.
             _ = standing.changed() => {}
-            Ok(()) = limit.changed() => {}
+            Ok(()) = until.changed() => {}
         }
     }
 }
@@ -112,12 +135,13 @@ pub(super) async fn at(time: Option<Instant>) {
     }
 }
 
+/// For the next one to be in the file, where an operator has this one revoked.
+const MAX_WRITE_WAIT: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::credential::{self, Issued, LeaseEnd, Publisher, Revocation};
+    use crate::credential::{self, Issued, LeaseEnd, Publisher};
     use crate::file::tests::credential;
 
     async fn held(publisher: &Publisher, source: &credential::CredentialSource) -> (Issued, Hold) {
@@ -161,11 +185,28 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn one_that_an_operator_has_revoked_waits_for_a_write_only_so_long() {
+        for (has_written, after) in [(false, MAX_WRITE_WAIT), (true, Duration::ZERO)] {
+            let (publisher, source) = credential::channel();
+            let (issued, hold) = held(&publisher, &source).await;
+            let mut keeping = Keeping::default();
+            let began = Instant::now();
+            keeping.keep(hold);
+            issued.set_standing(Standing::Revoked(Revocation::ByOperator));
+            if has_written {
+                keeping.note_write();
+            }
+            assert_eq!(keeping.next().await, Some((GenerationId(1), Release::Revoked)));
+            assert_eq!(began.elapsed().as_secs(), after.as_secs());
+        }
+    }
+
     #[tokio::test]
     async fn one_whose_task_has_a_fault_is_let_go() {
         let mut keeping = Keeping::default();
         let task = keeping.tasks.spawn(async { panic!("a fault of a test") }).id();
-        let until = watch::Sender::new(None);
+        let until = watch::Sender::new(Until::default());
         keeping.kept.push(Kept { generation: GenerationId(1), task, until });
         assert_eq!(keeping.next().await, Some((GenerationId(1), Release::Fault)));
         assert_eq!(keeping.list().count(), 0);

@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::backoff::Backoff;
 use crate::config::{FileConfig, FormatConfig, OnChange, TargetConfig, TemplateSource};
-use crate::credential::{Credential, CredentialSource, Hold, SourceClosed};
+use crate::credential::{Credential, CredentialSource, Hold, SourceClosed, Standing};
 use crate::ids::{GenerationId, LeaseId};
 use crate::render::{Format, RenderError, Secret, Target, Template, TemplateError};
 use crate::telemetry::{Causes, FileLabels, FileResultLabels, Metrics, in_words, unix_now};
@@ -96,6 +96,8 @@ pub(crate) struct CredentialFile {
     wanted: Option<Hold>,
     /// What the file has, where that is the newest.
     inside: Option<Hold>,
+    /// Whether it was revoked, and that was said.
+    is_revoked: bool,
     /// What the file had before.
     keeping: Keeping,
     /// Of all of these.
@@ -150,6 +152,8 @@ enum Wake {
     Late,
     TryAgain,
     Released(GenerationId, keeping::Release),
+    /// What is in the file was revoked.
+    Revoked,
 }
 
 impl CredentialFile {
@@ -181,6 +185,7 @@ impl CredentialFile {
             seen: None,
             wanted: None,
             inside: None,
+            is_revoked: false,
             keeping: Keeping::default(),
             passwords: Passwords::default(),
             writing: Writing::Idle,
@@ -234,6 +239,7 @@ impl CredentialFile {
                 Wake::Written(result) => self.on_written(result),
                 Wake::Late => self.on_late(),
                 Wake::TryAgain => self.write(),
+                Wake::Revoked => self.on_revoked(),
                 Wake::Released(generation, why) => {
                     info!(event = "file.released", path = &*self.path, %generation, reason = why.as_str());
                     self.publish_kept();
@@ -246,6 +252,7 @@ impl CredentialFile {
 
     /// Cancel safe.
     async fn wake(&mut self, source: &CredentialSource, stop: &CancellationToken) -> Wake {
+        let inside = self.inside.as_ref().filter(|_| !self.is_revoked);
         let writing = &mut self.writing;
         let written = async {
             match writing {
@@ -270,6 +277,7 @@ impl CredentialFile {
             wake = written => wake,
             promoted = source.next(self.seen) => Wake::Promoted(promoted),
             Some((generation, why)) = self.keeping.next() => Wake::Released(generation, why),
+            () = revoked(inside) => Wake::Revoked,
         }
     }
 
@@ -317,6 +325,7 @@ impl CredentialFile {
             return;
         };
         self.count(result.is_ok());
+        self.keeping.note_write();
         match result {
             Ok(()) => self.on_placed(hold),
             Err(error) => self.on_failed(hold, &error),
@@ -346,6 +355,7 @@ impl CredentialFile {
         let is_newest = self.wanted.is_none();
         if is_newest {
             self.inside = Some(hold);
+            self.is_revoked = false;
         } else {
             self.keep(hold);
             self.write();
@@ -374,6 +384,12 @@ impl CredentialFile {
         );
         self.set_stale(format!("the disk has not answered for {}", humantime::format_duration(MAX_WRITE)));
         self.metrics.files.stale.get_or_create(&FileLabels { path: self.path.to_string() }).set(1);
+    }
+
+    /// The next one is on its way.
+    fn on_revoked(&mut self) {
+        self.is_revoked = true;
+        self.set_stale("its credential was revoked before its time".to_owned());
     }
 
     fn set_stale(&self, says: String) {
@@ -426,7 +442,7 @@ impl CredentialFile {
             let _ = time::timeout(MAX_LAST_WRITE, task.join_next()).await;
         }
         let shape = Arc::clone(&self.shape);
-        let removal = task::spawn_blocking(move || shape.place.remove());
+        let removal = task::spawn_blocking(move || shape.place.end());
         let removed = match time::timeout(MAX_LAST_WRITE, removal).await {
             Ok(Ok(removed)) => removed.map_err(|error| Causes(&error).to_string()),
             Ok(Err(_)) => Err("a bug of pglease".to_owned()),
@@ -463,6 +479,13 @@ fn target(config: &TargetConfig) -> Target<'_> {
         options: config.options.iter().map(|(keyword, value)| (keyword.as_str(), value.as_str())).collect(),
         service: &config.service,
     }
+}
+
+/// Returns when it is; never where there is none. Cancel safe.
+async fn revoked(hold: Option<&Hold>) {
+    let Some(hold) = hold else { return pending().await };
+    // The other end is in the hold itself.
+    let _ = hold.standing().wait_for(|standing| matches!(standing, Standing::Revoked(_))).await;
 }
 
 /// Between two tries.

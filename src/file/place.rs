@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Where the content of a file goes; a fake in tests. Blocks.
 pub(super) trait Disk: fmt::Debug + Send + Sync {
@@ -15,15 +16,20 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
 
     /// Removes it; `false` where there is none.
     fn remove(&self) -> Result<bool, PlaceError>;
+
+    /// Removes it for good: a write that is under way, or comes later, puts nothing there.
+    fn end(&self) -> Result<bool, PlaceError>;
 }
 
 /// Where a file is, and who may read it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
     /// In the same directory, so that a rename is one step for whoever reads.
     draft: PathBuf,
     mode: u32,
+    /// Whether it was removed for good; held while a file is moved to its place.
+    has_ended: Mutex<bool>,
 }
 
 /// What could not be done.
@@ -35,6 +41,8 @@ pub(crate) enum PlaceError {
     Write { path: PathBuf, source: io::Error },
     #[error("moving it to {path:?}")]
     Move { path: PathBuf, source: io::Error },
+    #[error("{path:?} was removed for good")]
+    Ended { path: PathBuf },
     #[error("removing {path:?}")]
     Remove { path: PathBuf, source: io::Error },
 }
@@ -44,7 +52,7 @@ impl Place {
         let mut draft = OsString::from(".");
         draft.push(path.file_name().unwrap_or_default());
         draft.push(DRAFT);
-        Self { path: path.to_owned(), draft: path.with_file_name(draft), mode }
+        Self { path: path.to_owned(), draft: path.with_file_name(draft), mode, has_ended: Mutex::new(false) }
     }
 
     fn write_draft(&self, content: &[u8]) -> Result<(), PlaceError> {
@@ -63,10 +71,19 @@ impl Place {
         file.write_all(content).map_err(write)?;
         file.sync_all().map_err(write)?;
         drop(file);
-        fs::rename(&self.draft, &self.path)
-            .map_err(|source| PlaceError::Move { path: self.path.clone(), source })?;
+        self.publish()?;
         self.sync_directory();
         Ok(())
+    }
+
+    /// A disk may have taken so long that the file is gone for good, and its credential revoked.
+    fn publish(&self) -> Result<(), PlaceError> {
+        let has_ended = self.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_ended {
+            return Err(PlaceError::Ended { path: self.path.clone() });
+        }
+        fs::rename(&self.draft, &self.path)
+            .map_err(|source| PlaceError::Move { path: self.path.clone(), source })
     }
 
     /// Makes the rename last, where that can be had: readers have the new file whatever becomes of it, and after a crash
@@ -91,6 +108,11 @@ impl Disk for Place {
     fn remove(&self) -> Result<bool, PlaceError> {
         remove(&self.draft)?;
         remove(&self.path)
+    }
+
+    fn end(&self) -> Result<bool, PlaceError> {
+        *self.has_ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.remove()
     }
 }
 

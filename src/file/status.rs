@@ -17,7 +17,7 @@ pub(crate) struct FileStatus {
     pub(crate) written_at: Option<u64>,
     /// Those that were in it, and are kept alive for its readers; the oldest first.
     pub(crate) kept: Vec<KeptStatus>,
-    /// Why the last write failed, whether or not it has been made good since.
+    /// What was wrong last, whether or not it has been made good since.
     pub(crate) last_error: Option<FileError>,
     /// None where nobody is told of changes.
     pub(crate) on_change: Option<NoticeStatus>,
@@ -32,7 +32,7 @@ pub(crate) enum FileState {
     Waiting,
     /// The credential that serves.
     Current,
-    /// An older one, or none: the one that serves cannot be written.
+    /// An older one, or none, as the one that serves cannot be written; or one that was revoked.
     Stale,
     /// Nothing: pglease ends.
     Removed,

@@ -186,6 +186,69 @@ impl Disk for SlowDisk {
     fn remove(&self) -> Result<bool, PlaceError> {
         self.place.remove()
     }
+
+    fn end(&self) -> Result<bool, PlaceError> {
+        self.place.end()
+    }
+}
+
+#[tokio::test]
+async fn write_that_outlasts_the_end_puts_nothing_back() {
+    let ((begun, mut has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new(&directory.path().join("db"), 0o640);
+    let disk = Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) });
+    let write = |content: &'static [u8]| {
+        let disk = Arc::clone(&disk);
+        task::spawn_blocking(move || disk.write(content))
+    };
+    go_on.send(()).await.unwrap();
+    write(b"one").await.unwrap().unwrap();
+    has_begun.recv().await.unwrap();
+
+    let late = write(b"two");
+    has_begun.recv().await.unwrap();
+    assert!(disk.end().unwrap());
+    go_on.send(()).await.unwrap();
+    assert!(matches!(late.await.unwrap(), Err(PlaceError::Ended { .. })));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn one_that_an_operator_has_revoked_is_held_until_the_next_is_in_the_file() {
+    let ((begun, mut has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
+    let directory = tempfile::tempdir().unwrap();
+    let mut stage = Stage::begin_on(
+        directory,
+        |_, _| {},
+        |place| Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) }),
+    );
+    go_on.send(()).await.unwrap();
+    let first = stage.write(1).await;
+    has_begun.recv().await.unwrap();
+
+    let _second = stage.publisher.promote(credential(2));
+    has_begun.recv().await.unwrap();
+    // The disk may take what time it likes.
+    time::pause();
+    first.set_standing(Standing::Revoked(Revocation::ByOperator));
+    go_on.send(()).await.unwrap();
+    first.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    time::resume();
+    assert_eq!(stage.content(), "password: secret-2\nusername: v-2\n");
+    let _directory = stage.end().await;
+}
+
+#[tokio::test]
+async fn revoked_credential_in_the_file_is_not_called_current() {
+    let mut stage = Stage::begin(|_, _| {});
+    let first = stage.write(1).await;
+    first.set_standing(Standing::Revoked(Revocation::ByVault));
+    let status = stage.until(|status| status.state == FileState::Stale).await;
+    assert_eq!(status.last_error.unwrap().says, "its credential was revoked before its time");
+    let _second = stage.write(2).await;
+    assert_eq!(stage.status.borrow().state, FileState::Current);
+    let _directory = stage.end().await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::{task, time};
 use tracing::{info, warn};
+use url::Url;
 
 use self::signal::Told;
 use super::redact::Passwords;
@@ -97,7 +98,7 @@ impl Notifier {
                 .map_err(|source| NoticeError::Signal { name: name.clone(), source }),
             OnChange::Http { url, timeout } => http::post(url, *timeout)
                 .await
-                .map_err(|source| NoticeError::Http { url: url.to_string(), source }),
+                .map_err(|source| NoticeError::Http { url: shown(url), source }),
             OnChange::Command { program, arguments, timeout } => {
                 let run = command::Run {
                     program,
@@ -156,6 +157,14 @@ async fn send(signal: FileSignal, name: &str, told: &mut Told) -> Result<(), sig
     sent
 }
 
+/// Without what may be secret.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
 /// The word in `/status` and in the log; `None` where nobody is told.
 pub(super) fn kind(how: &OnChange) -> Option<&'static str> {
     match how {
@@ -168,3 +177,14 @@ pub(super) fn kind(how: &OnChange) -> Option<&'static str> {
 
 /// Between two tries.
 const MAX_PAUSE: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_is_shown_without_its_query() {
+        let url = Url::parse("http://127.0.0.1:8080/reload?token=secret#x").unwrap();
+        assert_eq!(shown(&url), "http://127.0.0.1:8080/reload");
+    }
+}

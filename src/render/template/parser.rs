@@ -212,7 +212,10 @@ impl<'a> Parser<'a> {
             None => None,
         };
         let opener = if is_with { "with" } else { "if" };
+        let of_head = self.variables.len();
         let (body, end) = self.nodes(if is_with { value.of } else { dot })?;
+        // What the body declares has no value in what is rendered in its place.
+        self.variables.truncate(of_head);
         let otherwise = match end.word {
             Some("else") => self.otherwise(is_with, opener, dot)?,
             Some(_) => Vec::new(),

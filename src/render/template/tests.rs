@@ -88,6 +88,7 @@ const REFUSED: &[(&str, usize, &str)] = &[
     ("{{ .Data.username.x }}", 18, ".x is not known of a string"),
     ("{{ $x := .LeaseID }}{{ $x = .LeaseDuration }}", 24, "holds a string, and would hold a number"),
     ("{{ if true }}{{ $x := 1 }}{{ end }}{{ $x }}", 39, "the variable $x is not declared here"),
+    ("{{ if true }}{{ $x := 1 }}{{ else }}{{ $x }}{{ end }}", 40, "the variable $x is not declared here"),
     ("{{ env \"HOME\" }}", 4, "the function env is not rendered here; there are secret, printf, urlquery"),
     ("{{ .Data.password | toJson }}", 21, "did you mean toJSON?"),
     ("{{ .Data.password | base64encode }}", 21, "did you mean base64Encode?"),
