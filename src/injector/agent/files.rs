@@ -129,6 +129,9 @@ fn take_file(pod: &Value, annotations: &mut Annotations, secret: &Secret<'_>, pa
         refuse_template_file(&by, &name, notes);
     } else if pod::annotation(pod, &format!("{AGENTS}{DEFAULT_TEMPLATE}")) == Some("json") {
         take_json(annotations, &name, path);
+        warn_of_static_role(secret.by, path, notes);
+    } else {
+        warn_of_static_role(secret.by, path, notes);
     }
     for (kind, delimiter) in [("agent-template-left-delim-", "{{"), ("agent-template-right-delim-", "}}")] {
         if let Some((by, _)) = of_file(kind).filter(|(_, value)| value != delimiter) {
@@ -154,6 +157,13 @@ fn take_file(pod: &Value, annotations: &mut Annotations, secret: &Secret<'_>, pa
     }
     if let Some((by, _)) = of_file("agent-inject-command-") {
         notes.warn(format!("{by} is not run; see {PREFIX}file-on-change-{name}"));
+    }
+}
+
+/// Of which the Agent writes all that Vault says, where no template chooses.
+fn warn_of_static_role(by: &str, path: &str, notes: &mut Notes) {
+    if path.contains("/static-creds/") {
+        notes.warn(format!("{by}: of a static role the Agent writes more than username and password"));
     }
 }
 

@@ -220,7 +220,9 @@ fn what_the_page_says_is_taken_is_taken() {
     let own =
         agents(&[("pglease.dev/vault-path", "database/creds/own"), ("pglease.dev/token-audience", "vault")]);
     assert_eq!(own.env("pglease", "PGLEASE_VAULT_PATH"), Some("database/creds/own"));
-    let [warning] = own.warnings()[..] else { panic!("{:?}", own.warnings()) };
+    let [of_static, warning] = own.warnings()[..] else { panic!("{:?}", own.warnings()) };
+    let said = "vault.hashicorp.com/agent-inject-secret-a: of a static role the Agent writes more than username and password";
+    assert_eq!(of_static, said);
     assert!(
         warning.starts_with("vault.hashicorp.com/agent-inject-secret-b is none of a database's"),
         "{warning}"
