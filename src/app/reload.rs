@@ -111,6 +111,8 @@ impl Reloader {
         let sources = self.origin.sources.clone();
         let loaded = on_blocking_thread(move || sources.load(content.as_ref())).await?;
         let Loaded { mut config, warnings, origin } = loaded;
+        // It takes a restart to change them.
+        config.listen.threads = self.config.borrow().listen.threads;
         fit_descriptors(&mut config);
         let needs_restart = self.origin.fixed.differing(&origin.fixed);
         let plan = Plan::new(&self.config.borrow(), config);

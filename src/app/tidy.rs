@@ -1,5 +1,5 @@
 //! Gives memory that is not used any more back to the system: what a burst of sessions has taken would stay with the
-//! process else, whose container is accounted for it.
+//! process else, and its container has a limit.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use tokio::time;
 
 use crate::session::Shared;
 
-/// Looks every [`PAUSE`], for ever, and does it where sessions have been at work since, or were before: what ends last
+/// Looks every [`PAUSE`], for ever, and does it where a connection has come or ended since, or had before: what ends last
 /// may have been about to.
 pub(super) async fn tidy(shared: &Shared) -> Infallible {
-    let (mut before, mut was_at_work) = (None, true);
+    let (mut before, mut had_come) = (None, true);
     loop {
         time::sleep(PAUSE).await;
-        let now = Some(shared.work());
-        let is_at_work = before != now;
-        if is_at_work || was_at_work {
+        let now = Some(shared.traffic());
+        let has_come = before != now;
+        if has_come || had_come {
             give_back();
         }
-        (before, was_at_work) = (now, is_at_work);
+        (before, had_come) = (now, has_come);
     }
 }
 
@@ -34,5 +34,4 @@ fn give_back() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// A thousand of them a day take no second of a processor.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -6,10 +6,12 @@
 //! nothing moves from one to another while a session lives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
+use tokio::time;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -56,8 +58,12 @@ impl Threads {
     pub(super) async fn carry(&self, stream: ClientSocket, peer: Peer, shared: &Arc<Shared>) {
         let least_of_others = self.others.iter().min_by_key(|other| other.connections.len());
         let has_fewer = |other: &&Other| other.connections.len() < self.own.len();
-        if let Some(other) = least_of_others.filter(has_fewer) {
-            other.carry(stream, peer, shared).await;
+        let at_other = match least_of_others.filter(has_fewer) {
+            Some(other) => other.room().await.map(|on_the_way| (other, on_the_way)),
+            None => None,
+        };
+        if let Some((other, on_the_way)) = at_other {
+            other.carry(stream, peer, shared, on_the_way);
         } else {
             let place = shared.places().take();
             self.own.spawn(session::run(ClientStream::Plain(stream), peer, place, Arc::clone(shared)));
@@ -82,10 +88,21 @@ impl Threads {
 
 impl Other {
     /// Waits where as many are on their way to it as may be: those that have been accepted have their turn there before
-    /// many more are.
-    async fn carry(&self, stream: ClientSocket, peer: Peer, shared: &Arc<Shared>) {
-        // It is never closed.
-        let Ok(on_the_way) = Arc::clone(&self.room).acquire_owned().await else { return };
+    /// many more are. `None` where the thread does not come to them: what hangs there holds up nobody elsewhere.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(on_the_way) = Arc::clone(&self.room).try_acquire_owned() {
+            return Some(on_the_way);
+        }
+        time::timeout(MAX_DELAY, Arc::clone(&self.room).acquire_owned()).await.ok()?.ok()
+    }
+
+    fn carry(
+        &self,
+        stream: ClientSocket,
+        peer: Peer,
+        shared: &Arc<Shared>,
+        on_the_way: OwnedSemaphorePermit,
+    ) {
         let (place, shared) = (shared.places().take(), Arc::clone(shared));
         let carried = async move {
             let stream = match stream.come_here() {
@@ -104,6 +121,8 @@ impl Other {
 /// Connections that have been given to a thread, and that it has not begun with. Each has a place, and the oldest would
 /// lose it to new ones; so they are a small part of the places that there are beyond one for each seat.
 const MAX_ON_THE_WAY: usize = 16;
+/// Of a connection, until the thread that accepts carries it itself.
+const MAX_DELAY: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

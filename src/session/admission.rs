@@ -30,15 +30,17 @@ impl Admission {
 /// who they are, bring a cancel, or are told no.
 /// Where there is none left the oldest connection loses its own.
 ///
-/// There are as many as `max` and the seats that are taken leave: each connection has a descriptor, and with a seat two,
-/// so that places and seats together have two for each seat that there may be and one for each place beyond that.
+/// There are as many as seats are free, and some to spare: each connection has a descriptor, and with a seat two, so that
+/// places and seats together have two for each seat that there may be and one for each place beyond that.
 ///
 /// Age alone decides. Were those spared that have said something, one byte from each of many connections would
 /// keep all places, and every newcomer would have to speak before the next one comes.
 #[derive(Debug)]
 pub(crate) struct Places {
-    /// Of connections, with a seat or without.
-    max: AtomicUsize,
+    /// Beyond one for each seat that is free.
+    spare: usize,
+    /// That there may be.
+    max_seats: AtomicUsize,
     seats: Arc<watch::Sender<Seated>>,
     taken: Mutex<Taken>,
 }
@@ -63,20 +65,27 @@ impl Taken {
 }
 
 impl Places {
-    /// So many, those included that have a seat of `seats`.
-    pub(crate) fn new(max: usize, seats: &Seats) -> Self {
-        Self { max: AtomicUsize::new(max), seats: Arc::clone(&seats.taken), taken: Mutex::default() }
+    /// So many beyond one for each of `seats` that is free.
+    pub(crate) fn new(spare: usize, seats: &Seats) -> Self {
+        let max_seats = usize::try_from(seats.max()).unwrap_or(usize::MAX);
+        Self {
+            spare,
+            max_seats: AtomicUsize::new(max_seats),
+            seats: Arc::clone(&seats.taken),
+            taken: Mutex::default(),
+        }
     }
 
-    /// From now on there are so many.
-    pub(crate) fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::Relaxed);
+    /// From now on there are so many seats; more may be taken still.
+    pub(crate) fn set_max_seats(&self, max: usize) {
+        self.max_seats.store(max, Ordering::Relaxed);
     }
 
     /// A place for a new connection.
     pub(crate) fn take(self: &Arc<Self>) -> Place {
         let seated = usize::try_from(self.seats.borrow().sessions).unwrap_or(usize::MAX);
-        let max = self.max.load(Ordering::Relaxed).saturating_sub(seated);
+        let free = self.max_seats.load(Ordering::Relaxed).saturating_sub(seated);
+        let max = free.saturating_add(self.spare);
         let mut taken = self.lock();
         if taken.by_age.len() <= max / 2 {
             taken.is_short = false;
@@ -216,7 +225,7 @@ mod tests {
 
     #[test]
     fn oldest_connection_gives_its_place_and_no_other() {
-        let places = Arc::new(Places::new(2, &Seats::new(2)));
+        let places = Arc::new(Places::new(2, &Seats::new(0)));
         let held = [places.take(), places.take()];
         let third = places.take();
         let evicted = |place: &Place| place.evicted().is_cancelled();
@@ -225,7 +234,7 @@ mod tests {
 
     #[test]
     fn place_that_was_given_back_is_free() {
-        let places = Arc::new(Places::new(1, &Seats::new(1)));
+        let places = Arc::new(Places::new(1, &Seats::new(0)));
         let first = places.take();
         let lost = first.evicted();
         drop(first);
@@ -237,7 +246,7 @@ mod tests {
 
     #[test]
     fn place_that_is_kept_is_lost_to_no_newer_connection() {
-        let places = Arc::new(Places::new(1, &Seats::new(1)));
+        let places = Arc::new(Places::new(1, &Seats::new(0)));
         let admission = Admission::Place(places.take());
         let Admission::Place(kept) = &admission else { panic!("it is a place") };
         admission.keep();
@@ -252,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn places_are_what_seats_leave_and_one_in_any_case() {
+    fn places_are_what_seats_leave_and_some_to_spare_in_any_case() {
         let seats = Seats::new(3);
-        let places = Arc::new(Places::new(4, &seats));
+        let places = Arc::new(Places::new(1, &seats));
         let held: Vec<_> = (0..4).map(|_| places.take()).collect();
         let lost = |places: &[Place]| places.iter().filter(|place| place.evicted().is_cancelled()).count();
         assert_eq!(lost(&held), 0);
