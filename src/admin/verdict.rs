@@ -111,10 +111,14 @@ pub(super) fn verdict(status: &Status) -> Vec<Finding> {
     findings.extend(status.chains.iter().filter_map(|chain| of_chain(chain, status, hosts_fail(chain))));
     findings.extend(hosts);
     findings.extend(of_vault(status, &findings));
+    findings.extend(of_settings(status));
     findings.extend(files::findings(status));
     findings.extend(of_seats(status));
     findings.extend(of_transactions(status));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    if findings.is_empty() {
+        findings = untried(status);
+    }
     if findings.is_empty() {
         findings.push(well(status));
     }
@@ -133,6 +137,33 @@ fn well(status: &Status) -> Finding {
             .to_owned(),
         ..Finding::default()
     }
+}
+
+/// What failed at its last attempt, which was long ago: it may be in order by now, and nobody knows.
+fn untried(status: &Status) -> Vec<Finding> {
+    let hosts = status.upstreams.hosts.iter().filter_map(|host| {
+        let error = host.last_error.as_ref().filter(|_| host.failing)?;
+        let blame = blame::of_upstream(error.kind, error.code.as_deref(), &error.says);
+        if blame.fault == Fault::Application || is_of_another_kind(host, error, status) {
+            return None;
+        }
+        let begin =
+            format!("PostgreSQL at {} did not serve the last login, and was not tried since.", host.host);
+        Some(blamed(blame, Severity::Warning, &begin, Words::of(error), status.now))
+    });
+    let vault = &status.vault;
+    let of_vault = vault.last_error.as_ref().filter(|_| vault.failing).map(|error| {
+        let blame = blame::of_vault(
+            error.operation,
+            error.kind,
+            error.code.as_deref(),
+            &error.says,
+            vault.login_method,
+        );
+        let begin = "The last request to Vault failed, and Vault was not tried since; clients are served.";
+        blamed(blame, Severity::Warning, begin, Words::of(error), status.now)
+    });
+    hosts.chain(of_vault).collect()
 }
 
 /// A chain without a credential, or with one that has no successor in sight.
@@ -219,11 +250,10 @@ fn of_host(host: &HostStatus, status: &Status) -> Option<Finding> {
         let begin = format!("PostgreSQL at {name} serves, and refused what a session asked for.");
         return Some(blamed(blame, Severity::Warning, &begin, Words::of(error), status.now));
     }
-    let has_another = others_serve(host, status);
-    // A server of another kind than is wanted is in order.
-    if error.kind == "session_attrs" && has_another {
+    if is_of_another_kind(host, error, status) {
         return None;
     }
+    let has_another = others_serve(host, status);
     let (severity, then) = if has_another {
         (Severity::Warning, "; another host does")
     } else {
@@ -231,6 +261,11 @@ fn of_host(host: &HostStatus, status: &Status) -> Option<Finding> {
     };
     let begin = format!("PostgreSQL at {name} did not serve the last login{then}.");
     Some(blamed(blame, severity, &begin, Words::of(error), status.now))
+}
+
+/// A server of another kind than is wanted is in order, where there is one of that kind.
+fn is_of_another_kind(host: &HostStatus, error: &ErrorStatus, status: &Status) -> bool {
+    error.kind == "session_attrs" && others_serve(host, status)
 }
 
 /// Whether each upstream that has this host has another that serves.
@@ -263,6 +298,23 @@ fn of_vault(status: &Status, findings: &[Finding]) -> Option<Finding> {
         blame::of_vault(error.operation, error.kind, error.code.as_deref(), &error.says, vault.login_method);
     let begin = "The last request to Vault failed; clients are served.";
     Some(blamed(blame, Severity::Warning, begin, Words::of(error), status.now))
+}
+
+/// The file of settings, where it is of no use as it is now.
+fn of_settings(status: &Status) -> Option<Finding> {
+    let (error, at) = status.config.last_error()?;
+    let file = status.config.file().unwrap_or_default();
+    let ago = span(status.now.saturating_sub(at));
+    Some(Finding {
+        fault: Fault::Settings,
+        severity: Severity::Warning,
+        says: format!(
+            "{file} is of no use as it is now, and the settings read before stay in effect; seen {ago} ago: {error}"
+        ),
+        cure: "Mend the file, or put back what it held: it is read again when it changes. A pod that starts with it \
+               does not serve."
+            .to_owned(),
+    })
 }
 
 fn of_seats(status: &Status) -> Option<Finding> {
@@ -335,7 +387,7 @@ fn blamed(blame: Blame, severity: Severity, begin: &str, error: Words<'_>, now: 
     }
 }
 
-/// What failed longer ago and has not been tried since says nothing of now.
+/// What failed longer ago and has not been tried since says little of now.
 const RECENT_SECONDS: u64 = 15 * 60;
 /// A credential that ends so soon, and has no successor, is as good as gone for a person.
 const CLOSE_SECONDS: u64 = 2 * 60;

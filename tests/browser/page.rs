@@ -96,14 +96,20 @@ async fn page_says_all_without_its_script() {
     let pglease = pglease_for(&world).await;
     let _session = session(&pglease, "seen").await;
     browser.look(390, "light").await;
+    let url = format!("http://{}/", pglease.admin());
+    // The page may load itself again between the two, and is one with scripts then.
+    until(async || {
+        browser.scripts(false).await;
+        browser.go(&url).await;
+        browser.scripts(true).await;
+        let says_all = "return document.querySelector('meta[http-equiv=refresh]') !== null
+            && document.querySelector('main').innerText.includes('seen')";
+        browser.run(says_all).await == Value::Bool(true)
+    })
+    .await;
     browser.scripts(false).await;
-    browser.go(&format!("http://{}/", pglease.admin())).await;
+    browser.go(&url).await;
     browser.picture("page-without-script").await;
-    browser.scripts(true).await;
-    let seen = browser.run("return document.querySelector('main').innerText").await;
-    assert!(seen.as_str().unwrap().contains("seen"), "{seen}");
-    let again = browser.run("return document.querySelector('meta[http-equiv=refresh]') !== null").await;
-    assert_eq!(again, Value::Bool(true));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@ use super::*;
 use crate::admin::status::{Group, SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
 use crate::file::{FileError, FileState, FileStatus, NoticeStatus};
 use crate::lease::{GenerationStatus, RotationStatus};
+use crate::reload;
 
 const NOW: u64 = 1_764_115_200;
 const PATH: &str = "database/creds/db-app";
@@ -268,14 +269,38 @@ fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
 }
 
 #[test]
-fn host_that_nobody_has_tried_for_long_is_not_at_fault_now() {
+fn host_that_nobody_has_tried_for_long_is_a_warning_that_says_so() {
     let mut status = healthy();
     status.upstreams.hosts[0].last_error = Some(error("login", "connect", "", "Connection refused"));
     status.upstreams.hosts[0].failing = true;
     status.now = NOW - 10 + RECENT_SECONDS;
     assert_eq!(only(&status).severity, Severity::Error);
     status.now += 1;
-    assert_eq!(only(&status).fault, Fault::None);
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::Postgresql, Severity::Warning));
+    for part in ["db:5432", "was not tried since", "15 min ago", "Connection refused"] {
+        assert!(finding.says.contains(part), "{part}: {finding:?}");
+    }
+
+    // What a client asked for in vain, and a server of another kind, are no fault of the host's.
+    status.upstreams.hosts[0].last_error = Some(error("login", "refused", "3D000", "no such database"));
+    assert_eq!(only(&status).severity, Severity::Ok);
+    status.upstreams.hosts[0].last_error = Some(error("login", "session_attrs", "", ""));
+    add_host(&mut status, PATH);
+    assert_eq!(only(&status).severity, Severity::Ok);
+}
+
+#[test]
+fn settings_that_are_of_no_use_are_a_warning() {
+    let mut status = healthy();
+    status.config = reload::Status::example("/etc/pglease.toml");
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::Settings, Severity::Warning));
+    for part in ["/etc/pglease.toml", "no <key>"] {
+        assert!(finding.says.contains(part), "{part}: {finding:?}");
+    }
+    status.config.unchanged();
+    assert_eq!(only(&status).severity, Severity::Ok);
 }
 
 #[test]
@@ -335,7 +360,9 @@ fn vault_that_fails_at_what_nobody_waits_for_is_a_warning() {
     assert!(finding.says.starts_with("The last request to Vault failed; clients are served."), "{finding:?}");
     status.now += 3600;
     status.vault.last_ok_at = None;
-    assert_eq!(only(&status).fault, Fault::None);
+    let finding = only(&status);
+    assert_eq!((finding.fault, finding.severity), (Fault::Vault, Severity::Warning));
+    assert!(finding.says.contains("not tried since") && finding.says.contains("1 h ago"), "{finding:?}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
     let file = world.folder().join("stopped.toml");
     std::fs::write(&file, &settings).unwrap();
 
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let before = asked(&world);
         world.superuser.batch_execute("SELECT pg_advisory_lock(41)").await.unwrap();
         let mut command = Command::new(BINARY);
