@@ -214,15 +214,17 @@ async fn write_that_outlasts_the_end_puts_nothing_back() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+/// A file on a disk that says when a write has begun, and ends it when it is told to.
+fn on_slow_disk() -> (Stage, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let ((begun, has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
+    let directory = tempfile::tempdir().unwrap();
+    let slow = |place| Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) }) as Arc<_>;
+    (Stage::begin_on(directory, |_, _| {}, slow), has_begun, go_on)
+}
+
 #[tokio::test]
 async fn one_that_an_operator_has_revoked_is_held_until_the_next_is_in_the_file() {
-    let ((begun, mut has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
-    let directory = tempfile::tempdir().unwrap();
-    let mut stage = Stage::begin_on(
-        directory,
-        |_, _| {},
-        |place| Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) }),
-    );
+    let (mut stage, mut has_begun, go_on) = on_slow_disk();
     go_on.send(()).await.unwrap();
     let first = stage.write(1).await;
     has_begun.recv().await.unwrap();
@@ -253,13 +255,7 @@ async fn revoked_credential_in_the_file_is_not_called_current() {
 
 #[tokio::test]
 async fn write_that_does_not_end_raises_an_alarm_until_it_does() {
-    let ((begun, mut has_begun), (go_on, go_on_rx)) = (mpsc::channel(1), mpsc::channel(2));
-    let directory = tempfile::tempdir().unwrap();
-    let mut stage = Stage::begin_on(
-        directory,
-        |_, _| {},
-        |place| Arc::new(SlowDisk { place, begun, go_on: Mutex::new(go_on_rx) }),
-    );
+    let (mut stage, mut has_begun, go_on) = on_slow_disk();
     go_on.send(()).await.unwrap();
     let first = stage.write(1).await;
     has_begun.recv().await.unwrap();

@@ -1,7 +1,7 @@
 //! The two limits on connections: on those that are no session yet, and on sessions.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -39,8 +39,8 @@ impl Admission {
 pub(crate) struct Places {
     /// Beyond one for each seat that is free.
     spare: usize,
-    /// That there may be.
-    max_seats: AtomicUsize,
+    /// That there may be; more may be taken still.
+    max_seats: Arc<AtomicU32>,
     seats: Arc<watch::Sender<Seated>>,
     taken: Mutex<Taken>,
 }
@@ -67,25 +67,18 @@ impl Taken {
 impl Places {
     /// So many beyond one for each of `seats` that is free.
     pub(crate) fn new(spare: usize, seats: &Seats) -> Self {
-        let max_seats = usize::try_from(seats.max()).unwrap_or(usize::MAX);
         Self {
             spare,
-            max_seats: AtomicUsize::new(max_seats),
+            max_seats: Arc::clone(&seats.max),
             seats: Arc::clone(&seats.taken),
             taken: Mutex::default(),
         }
     }
 
-    /// From now on there are so many seats; more may be taken still.
-    pub(crate) fn set_max_seats(&self, max: usize) {
-        self.max_seats.store(max, Ordering::Relaxed);
-    }
-
     /// A place for a new connection.
     pub(crate) fn take(self: &Arc<Self>) -> Place {
-        let seated = usize::try_from(self.seats.borrow().sessions).unwrap_or(usize::MAX);
-        let free = self.max_seats.load(Ordering::Relaxed).saturating_sub(seated);
-        let max = free.saturating_add(self.spare);
+        let free = self.max_seats.load(Ordering::Relaxed).saturating_sub(self.seats.borrow().sessions);
+        let max = usize::try_from(free).unwrap_or(usize::MAX).saturating_add(self.spare);
         let mut taken = self.lock();
         if taken.by_age.len() <= max / 2 {
             taken.is_short = false;
@@ -149,7 +142,7 @@ impl Drop for Place {
 /// Seats of sessions, from StartupMessage to close.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    max: AtomicU32,
+    max: Arc<AtomicU32>,
     taken: Arc<watch::Sender<Seated>>,
 }
 
@@ -178,7 +171,7 @@ impl Drop for Seat {
 
 impl Seats {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max: AtomicU32::new(saturated(max)), taken: Arc::default() }
+        Self { max: Arc::new(AtomicU32::new(saturated(max))), taken: Arc::default() }
     }
 
     /// From now on there are so many. Who has one keeps it.

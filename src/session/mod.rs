@@ -148,7 +148,6 @@ impl Shared {
     /// Has so many sessions at a time. Those that are open go on.
     pub(crate) fn set_max_sessions(&self, max: usize) {
         self.seats.set_max(max);
-        self.places.set_max_seats(max);
     }
 
     pub(crate) fn phase(&self) -> channel::Receiver<Phase> {
