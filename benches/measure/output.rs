@@ -1,28 +1,21 @@
 //! What pgbench, strace and the kernel say, read.
 
+use std::array;
+use std::ops::Range;
+use std::time::Duration;
+
 use super::spread::quantile;
 
-/// The end of pgbench's report.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Report {
-    pub(crate) transactions: f64,
-    pub(crate) tps: f64,
-}
-
-/// Nothing of a report that is not one.
-pub(crate) fn pgbench(output: &str) -> Option<Report> {
-    let number = |line: &str| line.split_whitespace().next()?.split('/').next()?.parse().ok();
-    let behind = |start: &str| output.lines().find_map(|line| number(line.strip_prefix(start)?));
-    Some(Report {
-        transactions: behind("number of transactions actually processed:")?,
-        tps: behind("tps =")?,
-    })
-}
-
-/// Milliseconds of each transaction in logs of pgbench (`--log`), in order.
-pub(crate) fn pgbench_log<'a>(logs: impl IntoIterator<Item = &'a str>) -> Vec<f64> {
-    // client_id transaction_no time script_no time_epoch time_us
-    let time = |line: &str| Some(line.split(' ').nth(2)?.parse::<f64>().ok()? / 1000.0);
+/// Milliseconds of each transaction that ended within `window`, counted from 1970, in logs of pgbench (`--log`); in
+/// order.
+pub(crate) fn pgbench_log<'a>(logs: impl IntoIterator<Item = &'a str>, window: &Range<Duration>) -> Vec<f64> {
+    let time = |line: &str| {
+        let mut columns = line.split(' ').map(str::parse::<u64>);
+        let mut number = || columns.next()?.ok();
+        let [_client, _transaction, micros, _script, epoch, epoch_micros] = array::from_fn(|_| number());
+        let ended = Duration::from_secs(epoch?) + Duration::from_micros(epoch_micros?);
+        window.contains(&ended).then_some(Duration::from_micros(micros?).as_secs_f64() * 1000.0)
+    };
     let mut times: Vec<_> = logs.into_iter().flat_map(str::lines).filter_map(time).collect();
     times.sort_by(f64::total_cmp);
     times

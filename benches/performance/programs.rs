@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -18,7 +18,8 @@ use super::stage::{Stage, Target};
 use super::support::PATIENCE;
 use super::support::process::Folder;
 
-/// pgbench for so long: throughput, latencies, and what the proxy spent on each transaction.
+/// pgbench for so long: throughput, latencies, and what the proxy spent on each transaction. What comes before that,
+/// its sessions and the first look of each server process at its tables, does not count.
 pub(crate) async fn pgbench(
     stage: &Stage,
     target: &Target,
@@ -26,37 +27,48 @@ pub(crate) async fn pgbench(
     arguments: &[&str],
     time: Duration,
 ) -> Figures {
-    // pgbench knows whole seconds.
-    let mut seconds = time.as_secs_f64().ceil().max(1.0);
     let (clients, threads) = (clients.to_string(), if clients == 1 { "1" } else { "2" });
-    // On a busy machine a second may be over before all clients are connected: then there is nothing to report.
-    let (report, spent, times) = loop {
+    let mut warm = time.min(Duration::from_secs(1));
+    // On a busy machine that may be over before all clients are connected: then there is nothing to report.
+    let (times, took, spent) = loop {
         let logs = Folder::create(None);
         let prefix = logs.path().join("log").display().to_string();
-        let span = seconds.to_string();
+        // pgbench knows whole seconds.
+        let span = (warm + time).as_secs_f64().ceil().to_string();
         let common = ["-n", "-c", &clients, "-j", threads, "-T", &span, "--log", "--log-prefix", &prefix];
-        let before = target.proxy.map(Spent::of);
-        let output = run(stage, "pgbench", &[&common[..], arguments, &[&target.url]].concat()).await;
-        let spent = target.proxy.zip(before).map(|(proxy, before)| Spent::of(proxy).micros_since(&before));
+        let arguments = [&common[..], arguments, &[&target.url]].concat();
+        let measured = async {
+            time::sleep(warm).await;
+            let (begin, before) = (since_1970(), target.proxy.map(Spent::of));
+            time::sleep(time).await;
+            let after = target.proxy.map(Spent::of);
+            let spent = after.zip(before).map(|(after, before)| after.micros_since(&before));
+            (begin..since_1970(), spent)
+        };
+        let (output, (window, spent)) = tokio::join!(run(stage, "pgbench", &arguments), measured);
         assert!(output.status.success(), "{output:?}");
-        if let Some(report) = output::pgbench(&String::from_utf8_lossy(&output.stdout)) {
-            let files = fs::read_dir(logs.path())
-                .unwrap()
-                .map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
-            let times = output::pgbench_log(files.collect::<Vec<_>>().iter().map(String::as_str));
-            break (report, spent, times);
+        let logs =
+            fs::read_dir(logs.path()).unwrap().map(|log| fs::read_to_string(log.unwrap().path()).unwrap());
+        let times = output::pgbench_log(logs.collect::<Vec<_>>().iter().map(String::as_str), &window);
+        if !times.is_empty() {
+            break (times, window.end.saturating_sub(window.start), spent);
         }
-        assert!(seconds < 100.0, "{output:?}");
-        seconds *= 2.0;
+        assert!(warm < PATIENCE, "no transaction: {output:?}");
+        warm *= 2;
     };
 
-    let mut figures = Figures::from([("tps".to_owned(), report.tps)]);
-    add(&mut figures, "cpu_us", spent.map(|spent| spent / report.transactions));
+    let count = f64::from(u32::try_from(times.len()).unwrap());
+    let mut figures = Figures::from([("tps".to_owned(), count / took.as_secs_f64())]);
+    add(&mut figures, "cpu_us", spent.map(|spent| spent / count));
     let [p50, p99, _] = output::percentiles(&times);
     add(&mut figures, "p50_ms", p50);
     add(&mut figures, "p99_ms", p99);
     add(&mut figures, "rss_mib", target.proxy.map(|proxy| memory_kib(proxy, "VmRSS") / 1024.0));
     figures
+}
+
+fn since_1970() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap()
 }
 
 /// The same with a script.

@@ -1,7 +1,5 @@
 //! What `make bench` makes of its figures: statistics, readers, tables, plots, budgets.
 
-#![expect(clippy::float_cmp, reason = "figures that were written down come back as they are")]
-
 #[path = "../../benches/measure/mod.rs"]
 mod measure;
 

@@ -1,21 +1,13 @@
+use std::time::Duration;
+
 use crate::measure::output::*;
 
 #[test]
-fn pgbench_has_said_how_many_and_how_fast() {
-    let output = "transaction type: <builtin: select only>\nscaling factor: 5\nduration: 4 s\n\
-        number of transactions actually processed: 12497\nnumber of failed transactions: 0 (0.000%)\n\
-        latency average = 0.322 ms\ninitial connection time = 3.456 ms\n\
-        tps = 3109.201234 (without initial connection time)\n";
-    assert_eq!(pgbench(output), Some(Report { transactions: 12497.0, tps: 3_109.201_234 }));
-    let counted = output.replace("processed: 12497", "processed: 10/10");
-    assert_eq!(pgbench(&counted).unwrap().transactions, 10.0);
-    assert_eq!(pgbench("pgbench: error: connection to server failed"), None);
-}
-
-#[test]
-fn log_of_pgbench_gives_times_in_order() {
+fn log_of_pgbench_gives_the_times_of_a_window_in_order() {
     let logs = ["0 0 1500 0 1700000000 1\n0 1 500 0 1700000000 2\n", "1 0 2500 0 1700000000 3\nbroken\n"];
-    assert_eq!(pgbench_log(logs), [0.5, 1.5, 2.5]);
+    let micros = |micros| Duration::from_secs(1_700_000_000) + Duration::from_micros(micros);
+    assert_eq!(pgbench_log(logs, &(micros(0)..micros(9))), [0.5, 1.5, 2.5]);
+    assert_eq!(pgbench_log(logs, &(micros(1)..micros(3))), [0.5, 1.5]);
     assert_eq!(percentiles(&[0.5, 1.5, 2.5]), [Some(1.5), Some(2.5), Some(2.5)]);
 }
 
