@@ -24,7 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
 use crate::config::{self, Config, DrainConfig, ListenConfig, Loaded, PodConfig};
@@ -193,10 +193,14 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
     let in_effect = reloader.config();
     let to_the_end = async {
         let ended = tokio::select! {
-            ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())),
+            ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::Error::other("a bug of pglease"))),
             never = signals.drive(&drain, || in_effect.borrow().drain, drain_asked) => match never {},
             never = async { files.watch().await; future::pending().await } => match never {},
         };
+        if let Err(error) = &ended {
+            // Before what takes its time.
+            error!(event = "process.fault", %error, "a data thread has ended, and the sessions with it: so does the process");
+        }
         files.stop().await;
         let not_revoked = chains.end().await;
         ended.map(|()| Losses { sessions_cut: shared.cut(), not_revoked })

@@ -317,4 +317,4 @@ const MAX_ACCEPT_DELAY: Duration = Duration::from_secs(1);
 const COMMON_PORT_TRIES: usize = 16;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

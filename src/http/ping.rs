@@ -11,7 +11,7 @@ pub(crate) struct Pinger(Vec<mpsc::Sender<oneshot::Sender<()>>>);
 
 impl Pinger {
     /// Whether all of them do.
-    pub(super) async fn ping(&self) -> bool {
+    pub(crate) async fn ping(&self) -> bool {
         let asked = async {
             let mut answers = Vec::with_capacity(self.0.len());
             for thread in &self.0 {

@@ -16,12 +16,12 @@ use crate::session::route::Route;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
-pub(super) const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
-const GREETING: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+pub(crate) const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
+pub(crate) const GREETING: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 const QUERY: &[u8] = b"Q\0\0\0\x06;\0";
 
-pub(super) fn config(addresses: &[ListenAddress]) -> ListenConfig {
+pub(crate) fn config(addresses: &[ListenAddress]) -> ListenConfig {
     ListenConfig {
         addresses: addresses.to_vec(),
         auth: AuthConfig::Trust,
@@ -34,7 +34,7 @@ pub(super) fn config(addresses: &[ListenAddress]) -> ListenConfig {
 }
 
 /// A proxy in front of `upstream_port`, with its drain and its credential.
-pub(super) fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
+pub(crate) fn shared(upstream_port: u16) -> (Arc<Shared>, Drain, Issued) {
     let (publisher, source) = credential::channel();
     let issued = publisher.promote(Credential {
         user: "v-1".to_owned(),
@@ -70,7 +70,7 @@ async fn expect(stream: &mut TcpStream, expected: &[u8]) {
 }
 
 /// Accepts one session and lets it in.
-pub(super) async fn let_in(upstream: &TcpListener) -> TcpStream {
+pub(crate) async fn let_in(upstream: &TcpListener) -> TcpStream {
     let (mut stream, _) = upstream.accept().await.unwrap();
     let len = stream.read_u32().await.unwrap();
     stream.read_exact(&mut vec![0; len as usize - 4]).await.unwrap();

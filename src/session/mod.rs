@@ -23,9 +23,11 @@ mod error;
 mod fault;
 mod record;
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -49,7 +51,7 @@ use auth::{Auth, Client};
 use cancel::{CancelRegistry, Registration};
 use encryption::{ClientTls, Transport};
 use error::SessionError;
-use fault::caught;
+use fault::{caught, tried};
 use login::{Attempt, Login};
 use opened::Opened;
 use record::{Name, Record};
@@ -234,11 +236,39 @@ pub(crate) fn run<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    // Each in a box of its own: a task keeps the room of its largest phase to the end, and all but the relay is short.
-    let beginning = Box::pin(begin(client, peer, place, shared));
-    async move {
-        if let Some(relaying) = beginning.await {
-            relaying.await;
+    let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
+    let record = Record::new(id, Arc::clone(&shared.metrics));
+    let mut walk = Walk::Begins(Box::pin(begin(client, peer, place, shared, record)));
+    poll_fn(move |cx| {
+        // Where the client can be told of a panic, it has been caught already.
+        tried(|| walk.poll(cx)).unwrap_or_else(|_| {
+            record::panicked(id);
+            Poll::Ready(())
+        })
+    })
+}
+
+/// Where a connection's task is. Each part is in a box of its own: a task keeps the room of its largest one to the end, and
+/// all but the relay is short.
+enum Walk<B, R> {
+    Begins(Pin<Box<B>>),
+    Relays(Pin<Box<R>>),
+}
+
+impl<B, R> Walk<B, R>
+where
+    B: Future<Output = Option<Pin<Box<R>>>>,
+    R: Future<Output = ()>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self {
+                Self::Begins(begins) => match ready!(begins.as_mut().poll(cx)) {
+                    Some(relays) => *self = Self::Relays(relays),
+                    None => return Poll::Ready(()),
+                },
+                Self::Relays(relays) => return relays.as_mut().poll(cx),
+            }
         }
     }
 }
@@ -249,12 +279,12 @@ async fn begin<T>(
     peer: Peer,
     place: Place,
     shared: Arc<Shared>,
+    mut record: Record,
 ) -> Option<Pin<Box<impl Future<Output = ()> + Send>>>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
-    let mut record = Record::new(id, Arc::clone(&shared.metrics));
+    let id = record.id();
     let evicted = place.evicted();
     let mut admission = Admission::Place(place);
     let mut owed = BytesMut::new();

@@ -14,7 +14,7 @@ use super::admission::Admission;
 use super::cancel::Registration;
 use super::doubt::Doubts;
 use super::ending::{self, Order};
-use super::fault::caught;
+use super::fault::{caught, tried};
 use super::record::Record;
 use super::relay::{Relay, RelayEnd, Tally};
 use super::route::Removal;
@@ -62,10 +62,9 @@ impl Opened {
         let Self { upstream, after_key, early, hold, registration, at_lease_end, removed, max_age, listed } =
             *self;
         let seed = fastrand::f64();
-        let mut tracker = Tracker::new();
-        tracker.backend(&after_key);
-        let mut relay =
-            Relay::new(client, upstream, tracker, &early, Tally::new(shared.bytes.clone(), &listed));
+        let tally = Tally::new(shared.bytes.clone(), &listed);
+        let mut relay = Relay::new(client, upstream, Tracker::new(), tally);
+        let begun = tried(|| relay.begin(&after_key, &early));
         let mut watch = Watch {
             standing: hold.standing(),
             doubts: Doubts::new(hold, Arc::clone(&shared.metrics)),
@@ -81,7 +80,10 @@ impl Opened {
         };
 
         async move {
-            let end = caught(pin!(relay.run(&mut watch))).await.unwrap_or_else(RelayEnd::Panicked);
+            let end = match begun {
+                Ok(()) => caught(pin!(relay.run(&mut watch))).await.unwrap_or_else(RelayEnd::Panicked),
+                Err(panicked) => RelayEnd::Panicked(panicked),
+            };
             // From here on a cancel of the client's would hit nobody, or a stranger.
             drop(registration);
 

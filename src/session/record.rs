@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
+use std::thread;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -10,24 +11,27 @@ use tracing::{debug, error, field, info, warn};
 use super::auth::Client;
 use super::cancel::Registration;
 use super::error::{Blame, SessionError};
+use super::fault::Panicked;
 use super::relay::{Relay, RelayEnd};
 use crate::credential::Credential;
 use crate::ids::{GenerationId, SessionId};
 use crate::telemetry::{Causes, Metrics, SessionEndLabels};
 use crate::upstream::Address;
 
-/// One connection, from accept on.
+/// One connection, from accept on. Where a panic keeps its end from being told it tells so itself.
 #[derive(Debug)]
 pub(crate) struct Record {
     id: SessionId,
     began: Instant,
     metrics: Arc<Metrics>,
     generation: Option<GenerationId>,
+    /// What became of it has been told.
+    is_told: bool,
 }
 
 impl Record {
     pub(crate) fn new(id: SessionId, metrics: Arc<Metrics>) -> Self {
-        Self { id, began: Instant::now(), metrics, generation: None }
+        Self { id, began: Instant::now(), metrics, generation: None, is_told: false }
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -67,19 +71,25 @@ impl Record {
     }
 
     /// The connection only brought a cancel.
-    pub(crate) fn cancelled(self) {
+    pub(crate) fn cancelled(mut self) {
+        self.is_told = true;
         debug!(event = "cancel.served", session = %self.id);
     }
 
     /// The session did not begin, or its client could not be told that it has. Says so loudly only where it is not just a
     /// client that went away.
-    pub(crate) fn refused(self, error: &SessionError) {
+    pub(crate) fn refused(mut self, error: &SessionError) {
+        if matches!(error, SessionError::Panicked(_)) {
+            panicked(self.id);
+        }
+        self.tell_refused(error);
+    }
+
+    fn tell_refused(&mut self, error: &SessionError) {
         let (session, reason, blame) = (self.id, error.reason(), error.blame());
         let told = error.client_error(session).is_some();
         let cause = Causes(error);
-        if matches!(error, SessionError::Panicked(_)) {
-            self.panicked();
-        }
+        self.is_told = true;
         if self.generation.is_some() {
             return self.ended(reason, blame, Some(cause), [0, 0]);
         }
@@ -100,7 +110,7 @@ impl Record {
     }
 
     /// The relay has ended.
-    pub(crate) fn closed<C, U>(self, end: &RelayEnd, relay: &Relay<C, U>)
+    pub(crate) fn closed<C, U>(mut self, end: &RelayEnd, relay: &Relay<C, U>)
     where
         C: AsyncRead + AsyncWrite + Unpin,
         U: AsyncRead + AsyncWrite + Unpin,
@@ -109,8 +119,9 @@ impl Record {
         let client_left = relay.client_hung_up() && !relay.tracker.ends_with_error();
         let (reason, blame, cause) = outcome(end, client_left);
         if matches!(end, RelayEnd::Panicked(_)) {
-            self.panicked();
+            panicked(self.id);
         }
+        self.is_told = true;
         self.ended(reason, blame, cause, [relay.frontend.bytes, relay.backend.bytes]);
     }
 
@@ -136,14 +147,23 @@ impl Record {
         self.count(reason);
     }
 
-    fn panicked(&self) {
-        error!(event = "session.panic", session = %self.id, "a bug of pglease ended this session");
-    }
-
     fn count(&self, reason: &'static str) {
         let seconds = self.began.elapsed().as_secs_f64();
         self.metrics.session_seconds.get_or_create(&SessionEndLabels { reason }).observe(seconds);
     }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.is_told && thread::panicking() {
+            self.tell_refused(&Panicked.into());
+        }
+    }
+}
+
+/// A panic has ended the session, whatever is told of its end besides.
+pub(crate) fn panicked(session: SessionId) {
+    error!(event = "session.panic", %session, "a bug of pglease ended this session");
 }
 
 /// The word for the end of a relay, who brought it about, and the error in it.
@@ -179,8 +199,10 @@ const MAX_NAME_LEN: usize = 63;
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::panic::resume_unwind;
 
     use super::*;
+    use crate::session::fault::tried;
     use crate::session::startup::StartupError;
 
     #[test]
@@ -188,6 +210,31 @@ mod tests {
         assert_eq!(Name(b"app").to_string(), "app");
         assert_eq!(Name(b"a\nb\x1b[31m\xff").to_string(), "a\u{fffd}b\u{fffd}[31m\u{fffd}");
         assert_eq!(Name(&[b'x'; 100]).to_string().len(), MAX_NAME_LEN);
+    }
+
+    #[test]
+    fn connection_is_counted_once_whatever_a_panic_breaks_off() {
+        let metrics = Arc::new(Metrics::new());
+        let panics = || {
+            let text = metrics.encode().unwrap();
+            text.matches("session_seconds_count{reason=\"panic\"} 1\n").count()
+        };
+        let record = |id| Record::new(SessionId(id), Arc::clone(&metrics));
+        drop(record(1));
+        let told = record(2);
+        tried(move || {
+            told.cancelled();
+            resume_unwind(Box::new("a bug"));
+        })
+        .unwrap_err();
+        assert_eq!(panics(), 0);
+        let untold = record(3);
+        tried(move || {
+            let _untold = untold;
+            resume_unwind(Box::new("a bug"));
+        })
+        .unwrap_err();
+        assert_eq!(panics(), 1);
     }
 
     #[test]

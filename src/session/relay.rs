@@ -53,7 +53,7 @@ pub(crate) struct Relay<C, U> {
     pub(crate) backend: Pump,
     upstream_error: Option<io::Error>,
     /// The direction that is being polled. A panic leaves it so: bytes that the tracker has seen may not have been
-    /// written.
+    /// written, or it may not have seen them.
     polled: Cell<Option<Direction>>,
     /// Both sides have been read until there was nothing more, and all of it has gone out.
     quiet: bool,
@@ -84,18 +84,13 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    /// `early` is what the client has already sent; it goes upstream first.
-    pub(crate) fn new(client: C, upstream: U, mut tracker: Tracker, early: &[u8], tally: Tally) -> Self {
+    pub(crate) fn new(client: C, upstream: U, tracker: Tracker, tally: Tally) -> Self {
         let Tally { bytes: [frontend_bytes, backend_bytes], line } = tally;
-        let mut frontend = Pump { closes_writer: true, ..Pump::new(frontend_bytes) };
-        tracker.frontend(early);
-        frontend.count(early.len());
-        frontend.stash = early.to_vec();
         Self {
             client,
             upstream,
             tracker,
-            frontend,
+            frontend: Pump { closes_writer: true, ..Pump::new(frontend_bytes) },
             backend: Pump::new(backend_bytes),
             upstream_error: None,
             polled: Cell::default(),
@@ -105,6 +100,18 @@ where
             idle_since: None,
             line,
         }
+    }
+
+    /// Takes what has come before the relay: `greeted` of upstream's, which the client has, and `early` of the client's,
+    /// which goes upstream first.
+    pub(crate) fn begin(&mut self, greeted: &[u8], early: &[u8]) {
+        self.polled.set(Some(Direction::Backend));
+        self.tracker.backend(greeted);
+        self.polled.set(Some(Direction::Frontend));
+        self.tracker.frontend(early);
+        self.polled.set(None);
+        self.frontend.count(early.len());
+        self.frontend.stash = early.to_vec();
     }
 
     /// Relays until one side ends or `watch` says so. Not cancel safe.

@@ -82,12 +82,16 @@ impl Tracker {
 
     /// Takes bytes from the client, in the order in which they go to upstream.
     pub(crate) fn frontend(&mut self, bytes: &[u8]) {
+        #[cfg(test)]
+        bug::meet(bytes);
         let Self { frontend, flow, .. } = self;
         frontend.scan(bytes, |_| None, |tag, _| flow.on_frontend(tag));
     }
 
     /// Takes bytes from upstream, in the order in which they go to the client.
     pub(crate) fn backend(&mut self, bytes: &[u8]) {
+        #[cfg(test)]
+        bug::meet(bytes);
         let Self { backend, flow, error, code, signs, .. } = self;
         let show = |tag| match tag {
             READY_FOR_QUERY => Some(Show::First),
@@ -480,6 +484,29 @@ impl Flow {
     /// Only a Sync ends what goes on.
     fn require_sync(&mut self) {
         self.batch = self.batch.max(1);
+    }
+}
+
+/// For tests of what becomes of a session whose tracker has one.
+#[cfg(test)]
+pub(crate) mod bug {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// What trackers of this thread stumble at, if it is all that comes.
+        static BUG: Cell<&'static [u8]> = const { Cell::new(&[]) };
+    }
+
+    /// Makes trackers of this thread stumble at `bytes`, once.
+    pub(crate) fn make(bytes: &'static [u8]) {
+        BUG.set(bytes);
+    }
+
+    pub(super) fn meet(bytes: &[u8]) {
+        if !bytes.is_empty() && bytes == BUG.get() {
+            BUG.set(&[]);
+            panic!("as the test wants it");
+        }
     }
 }
 

@@ -60,7 +60,7 @@ async fn scene(pipe_len: usize) -> Scene {
     let hold = source.hold().await.unwrap();
     let (phase, phase_rx) = channel::channel(Phase::Serving);
     Scene {
-        relay: Relay::new(client, upstream, tracker, b"", Tally::default()),
+        relay: Relay::new(client, upstream, tracker, Tally::default()),
         watch: Watch {
             removed: Arc::default(),
             standing: hold.standing(),
@@ -176,9 +176,8 @@ async fn early_bytes_of_the_client_go_first_and_count() {
     let mut scene = scene(1024).await;
     let (client, far_client) = duplex(1024);
     let (upstream, far_upstream) = duplex(1024);
-    let mut tracker = Tracker::new();
-    tracker.backend(READY);
-    scene.relay = Relay::new(client, upstream, tracker, QUERY, Tally::default());
+    scene.relay = Relay::new(client, upstream, Tracker::new(), Tally::default());
+    scene.relay.begin(READY, QUERY);
     (scene.far.client, scene.far.upstream) = (far_client, far_upstream);
     assert!(scene.relay.tracker.is_running());
 
@@ -229,7 +228,7 @@ async fn last_words_of_an_upstream_that_takes_nothing_more_are_passed_on() {
     let (upstream, mut far_upstream) = duplex(1024);
     far_upstream.write_all(b"E\0\0\0\x08abcd").await.unwrap();
     drop(far_upstream);
-    scene.relay = Relay::new(scene.relay.client, upstream, scene.relay.tracker, b"", Tally::default());
+    scene.relay = Relay::new(scene.relay.client, upstream, scene.relay.tracker, Tally::default());
 
     let (end, relay, ()) = play(scene, async |mut far: Far| {
         far.client.write_all(QUERY).await.unwrap();
@@ -289,7 +288,7 @@ async fn bytes_inside_a_layer_neither_stall_nor_stay() {
         let upstream =
             Layered { readable: down.clone(), per_read, written: Vec::new(), flushed: Arc::clone(&flushed) };
         let Scene { relay, mut watch, mut far } = scene(1 << 20).await;
-        let mut relay = Relay::new(relay.client, upstream, relay.tracker, b"", Tally::default());
+        let mut relay = Relay::new(relay.client, upstream, relay.tracker, Tally::default());
         let script = async {
             far.client.write_all(QUERY).await.unwrap();
             expect(&mut far.client, &down).await;

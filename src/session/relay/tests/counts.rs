@@ -25,7 +25,7 @@ impl Bench {
             let (client, far_client) = connection().await;
             let (upstream, far_upstream) = connection().await;
             let Scene { relay, mut watch, far } = scene(1).await;
-            let mut relay = Relay::new(client, upstream, relay.tracker, b"", Tally::default());
+            let mut relay = Relay::new(client, upstream, relay.tracker, Tally::default());
             tokio::task::spawn_local(async move {
                 // The credential is held for as long as the relay runs.
                 let _far = far;

@@ -83,7 +83,7 @@ impl Layers {
             (Box::new(near), Box::new(far))
         };
         let Scene { relay, watch, far } = scene(64).await;
-        let relay = Relay::new(client, upstream, relay.tracker, b"", Tally::default());
+        let relay = Relay::new(client, upstream, relay.tracker, Tally::default());
         Self {
             relay,
             watch,
@@ -243,7 +243,7 @@ async fn client_whose_tls_ends_still_gets_its_answer() {
     for says_goodbye in [true, false] {
         let (mut far, near) = tls_client(1024).await;
         let Scene { relay, mut watch, far: Far { mut upstream, .. } } = scene(1024).await;
-        let mut relay = Relay::new(near, relay.upstream, relay.tracker, b"", Tally::default());
+        let mut relay = Relay::new(near, relay.upstream, relay.tracker, Tally::default());
         let script = async {
             far.write_all(QUERY).await.unwrap();
             far.flush().await.unwrap();
@@ -272,7 +272,7 @@ async fn client_whose_tls_ends_still_gets_its_answer() {
 async fn upstream_that_dies_within_tls_is_heard_to_its_last_byte() {
     let (near, mut far) = tls_pipe(100_000).await;
     let Scene { relay, mut watch, far: Far { mut client, .. } } = scene(1024).await;
-    let mut relay = Relay::new(relay.client, near, relay.tracker, b"", Tally::default());
+    let mut relay = Relay::new(relay.client, near, relay.tracker, Tally::default());
     let answer = frame(b'D', 50_000);
     let script = async {
         far.write_all(&answer).await.unwrap();
