@@ -8,6 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::startup::StartupError;
+
 /// What a connection takes up, given back on drop: a place from accept on, a seat once it has asked for a session and
 /// proven that it may have one. Who cannot do that keeps no seat from those who can.
 #[derive(Debug)]
@@ -17,12 +19,21 @@ pub(crate) enum Admission {
 }
 
 impl Admission {
-    /// From here on no newer connection takes the place away. For deliveries of cancels: only so many are under way
-    /// at a time, and what has begun is brought to its end however many connections come.
-    pub(crate) fn keep(&self) {
-        if let Self::Place(place) = self {
-            place.places.lock().keep(place.id);
+    /// From here on no newer connection takes the place away, unless one has already, on whatever thread. For deliveries
+    /// of cancels: only so many are under way at a time, and what has begun is brought to its end however many
+    /// connections come.
+    pub(crate) fn keep(&self) -> Result<(), StartupError> {
+        match self {
+            Self::Place(place) => place.keep(),
+            Self::Seat(_) => Ok(()),
         }
+    }
+
+    /// Has `seat` instead of the place, if that has not been lost: who has a seat loses nothing to newer connections.
+    pub(crate) fn sit(&mut self, seat: Seat) -> Result<(), StartupError> {
+        self.keep()?;
+        *self = Self::Seat(seat);
+        Ok(())
     }
 }
 
@@ -57,10 +68,12 @@ struct Taken {
 }
 
 impl Taken {
-    fn keep(&mut self, id: u64) {
+    /// Says whether it is kept: not where it has been lost.
+    fn keep(&mut self, id: u64) -> bool {
         if let Some(evicted) = self.by_age.remove(&id) {
             self.kept.insert(id, evicted);
         }
+        self.kept.contains_key(&id)
     }
 }
 
@@ -125,9 +138,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Cancelled when the place is lost to a newer connection, and never once it has been given back.
+    /// Cancelled when the place is lost to a newer connection, and never once it is [kept](Admission::keep) or has been
+    /// given back, but at the end of a drain.
     pub(crate) fn evicted(&self) -> CancellationToken {
         self.evicted.clone()
+    }
+
+    fn keep(&self) -> Result<(), StartupError> {
+        // Kept or lost is one decision, under the lock.
+        if self.places.lock().keep(self.id) { Ok(()) } else { Err(StartupError::Evicted) }
     }
 }
 
@@ -242,7 +261,7 @@ mod tests {
         let places = Arc::new(Places::new(1, &Seats::new(0)));
         let admission = Admission::Place(places.take());
         let Admission::Place(kept) = &admission else { panic!("it is a place") };
-        admission.keep();
+        admission.keep().unwrap();
         let others = [places.take(), places.take()];
         assert!(!kept.evicted().is_cancelled());
         assert!(others[0].evicted().is_cancelled() && !others[1].evicted().is_cancelled());
@@ -251,6 +270,26 @@ mod tests {
         assert!(kept.evicted().is_cancelled() && others[1].evicted().is_cancelled());
         drop((admission, others));
         assert!(places.lock().kept.is_empty());
+    }
+
+    #[test]
+    fn place_that_is_lost_is_neither_kept_nor_made_a_seat() {
+        let seats = Seats::new(1);
+        let places = Arc::new(Places::new(0, &seats));
+        let mut lost = Admission::Place(places.take());
+        let _newer = places.take();
+        // Its connection may be about to do either, on another thread.
+        assert!(matches!(lost.keep(), Err(StartupError::Evicted)));
+        assert!(matches!(lost.sit(seats.take().unwrap()), Err(StartupError::Evicted)));
+        assert!(matches!(lost, Admission::Place(_)) && seats.is_free());
+
+        let mut kept = Admission::Place(places.take());
+        kept.keep().unwrap();
+        kept.keep().unwrap();
+        let _newer = [places.take(), places.take()];
+        kept.sit(seats.take().unwrap()).unwrap();
+        assert!(!seats.is_free() && places.lock().kept.is_empty());
+        assert!(kept.keep().is_ok());
     }
 
     #[test]

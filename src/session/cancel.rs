@@ -75,40 +75,50 @@ impl CancelRegistry {
     }
 
     /// Delivers a client's CancelRequest to the session that it means, if there is one; in its [turn](turns), of one
-    /// session one at a time, in the order in which they came. `begins` is called when it has its turn. Cancel safe as
-    /// [`Cancellable::cancel`] is.
-    pub(crate) async fn deliver(&self, key: &CancelKey, metrics: &Metrics, begins: impl FnOnce()) {
+    /// session one at a time, in the order in which they came. `begins` is asked when it has its turn, and where it says
+    /// no nothing is delivered. Cancel safe as [`Cancellable::cancel`] is.
+    pub(crate) async fn deliver<E>(
+        &self,
+        key: &CancelKey,
+        metrics: &Metrics,
+        begins: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         let session = self.find(key);
         let outcome = match &session {
             None => Outcome::Miss,
-            Some(session) => self.cancel_in_turn(session, begins).await,
+            Some(session) => self.cancel_in_turn(session, begins).await?,
         };
         metrics.cancel_requests.get_or_create(&ResultLabels { result: outcome.as_str() }).inc();
         // A right key whose session has ended meanwhile is no guess.
         if session.is_none() {
             self.guesses.missed().await;
         }
+        Ok(())
     }
 
     /// A delivery that begins after a request has come does for it, whoever asked for that one. So what one client
     /// asks for in a hurry costs upstream two deliveries, and other clients no more than two turns. Waits for its turn
     /// twice [`DELIVERY_TIMEOUT`] at most.
-    async fn cancel_in_turn(&self, session: &Cancellable, begins: impl FnOnce()) -> Outcome {
+    async fn cancel_in_turn<E>(
+        &self,
+        session: &Cancellable,
+        begins: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Outcome, E> {
         let begun_before = session.begun.load(Ordering::Acquire);
         // Who waits longer than a delivery may take waits behind an upstream that answers none.
         let Ok(mut last) = time::timeout(DELIVERY_TIMEOUT, session.last.lock()).await else {
-            return Outcome::Failed;
+            return Ok(Outcome::Failed);
         };
         if last.number > begun_before {
-            return last.outcome;
+            return Ok(last.outcome);
         }
         let Ok(turn) = time::timeout(DELIVERY_TIMEOUT, session.turns.take()).await else {
-            return Outcome::Failed;
+            return Ok(Outcome::Failed);
         };
         if session.is_over.load(Ordering::Acquire) {
-            return Outcome::Miss;
+            return Ok(Outcome::Miss);
         }
-        begins();
+        begins()?;
         let number = session.begun.fetch_add(1, Ordering::AcqRel) + 1;
         let outcome = match session.deliver(turn).await {
             Ok(()) => Outcome::Delivered,
@@ -118,7 +128,7 @@ impl CancelRegistry {
             }
         };
         *last = Delivery { number, outcome };
-        outcome
+        Ok(outcome)
     }
 
     /// Compares with every session of that pid, whichever matches, each in constant time.
@@ -326,8 +336,9 @@ mod tests {
         let registry = Arc::new(CancelRegistry::default());
         let registration = register(&registry, 7, b"a");
         let guess = CancelKey { pid: 7, secret: Zeroizing::new(vec![0; 5]) };
-        registry.deliver(&guess, &metrics, || panic!("a guess has no turn")).await;
-        registry.deliver(registration.key(), &metrics, || ()).await;
+        registry.deliver(&guess, &metrics, || Err("a guess has no turn")).await.unwrap();
+        registry.deliver(registration.key(), &metrics, || Err("its place is lost")).await.unwrap_err();
+        registry.deliver(registration.key(), &metrics, || Ok::<_, &str>(())).await.unwrap();
 
         let count = |result| metrics.cancel_requests.get_or_create(&ResultLabels { result }).get();
         assert_eq!((count("miss"), count("failed"), count("delivered")), (1, 1, 0));

@@ -355,8 +355,7 @@ where
     let (message, encryption) = match startup::read(client, &mut early, tls).await? {
         Startup::Session(message, encryption) => (message, encryption),
         Startup::Cancel(key) => {
-            let begins = || admission.keep();
-            shared.cancels.deliver(&key, &shared.metrics, begins).await;
+            shared.cancels.deliver(&key, &shared.metrics, || admission.keep()).await?;
             return Ok(None);
         }
     };
@@ -377,7 +376,7 @@ where
     // They may have changed while it proved who it is.
     let rules = shared.rules();
     let deadline = Instant::now() + rules.connect_wait;
-    *admission = Admission::Seat(shared.admit()?);
+    admission.sit(shared.admit()?)?;
 
     let route = route::find(&rules.routes, &asking)?;
     let application_name = asking.message.parameters.get("application_name").unwrap_or_default();

@@ -19,6 +19,7 @@ mod refused;
 mod auth;
 mod encryption;
 mod cancels;
+mod evictions;
 mod faults;
 mod panics;
 mod log;

@@ -5,12 +5,12 @@ use tokio::task::JoinSet;
 use super::*;
 
 /// BackendKeyData's body: one pid for all sessions, as different upstreams may give it.
-fn upstream_key(secret: u32) -> Vec<u8> {
+pub(super) fn upstream_key(secret: u32) -> Vec<u8> {
     [&KEY[5..9], &secret.to_be_bytes()].concat()
 }
 
 /// Begins a session whose upstream has given it this secret; gives its ends and the key that its client got.
-async fn begin(
+pub(super) async fn begin(
     proxy: &Proxy,
     server: &Server,
     sessions: &mut JoinSet<()>,
@@ -232,7 +232,7 @@ async fn cancel_that_waits_for_its_turn_is_a_miss_when_its_session_ends_before()
 }
 
 /// Takes a connection if one comes soon.
-async fn soon(server: &Server) -> Option<(TcpStream, Vec<u8>)> {
+pub(super) async fn soon(server: &Server) -> Option<(TcpStream, Vec<u8>)> {
     time::timeout(Duration::from_millis(50), server.accept()).await.ok()
 }
 
