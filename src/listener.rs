@@ -187,7 +187,7 @@ pub(crate) async fn serve(listeners: Listeners, threads: Threads, shared: Arc<Sh
     drop((sockets, file));
     shared.places().clear();
     threads.all_free().await;
-    shared.tidied().await;
+    shared.none_ready().await;
     info!(event = "listen.end");
     Ok(())
 }

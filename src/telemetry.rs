@@ -9,6 +9,7 @@ mod files;
 mod injector;
 mod log;
 pub(crate) mod scrape;
+mod traffic;
 
 use std::error::Error;
 use std::fmt::{Display, Formatter};
@@ -28,6 +29,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+pub(crate) use traffic::{ByteCounter, Traffic};
 
 use crate::config::RouteConfig;
 
@@ -60,7 +62,7 @@ pub(crate) struct Metrics {
     /// Errors that the end of a session's role would explain.
     pub(crate) session_errors: Family<SqlStateLabels, Counter>,
     /// Relayed bytes.
-    pub(crate) bytes: Family<DirectionLabels, Counter>,
+    pub(crate) bytes: Traffic,
     pub(crate) cancel_requests: Family<ResultLabels, Counter>,
     /// With clients.
     pub(crate) tls_handshakes: Family<ResultLabels, Counter>,
@@ -121,7 +123,7 @@ impl Metrics {
             sessions_outlived_lease: Family::default(),
             session_seconds: Family::new_with_constructor(session_seconds),
             session_errors: Family::default(),
-            bytes: Family::default(),
+            bytes: Traffic::default(),
             cancel_requests: Family::default(),
             tls_handshakes: Family::default(),
             clients_waiting: Gauge::default(),
@@ -217,7 +219,7 @@ impl Metrics {
         );
         registry.register(
             "warm",
-            "Clients of a route with route.warm: hit where a session was ready, miss where not; and sessions that no client had: expired at the age of a minute, flushed for a rotation, a reload, a drain or a client without room, closed by upstream, or failed to log in",
+            "Clients of a route with route.warm: hit where a session was ready, miss where not; and sessions that no client had: expired at the age of a minute, flushed for a rotation, a reload, a drain or a client without room, closed by upstream, stuck where it could not be given to the thread of its client, or failed to log in",
             self.warm.clone(),
         );
         registry.register(

@@ -128,6 +128,48 @@ fn secrets_are_exposed_only_where_they_go_out() {
 }
 
 #[test]
+fn what_each_message_passes_through_takes_no_lock_and_writes_nothing_that_threads_share() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in EACH_MESSAGE {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        let code = text.split("\n#[cfg(test)]\n").next().unwrap();
+        let code: Vec<_> = code.lines().filter(|line| !line.trim().starts_with("//")).collect();
+        let is_in = |word: &&&str| code.iter().any(|line| line.contains(**word));
+        let found: Vec<_> = SHARED_STATE.iter().filter(is_in).collect();
+        assert!(found.is_empty(), "{file}: {found:?}");
+    }
+}
+
+/// What a message meets on its way through the relay.
+const EACH_MESSAGE: &[&str] = &[
+    "session/relay.rs",
+    "session/bell.rs",
+    "wire/frame.rs",
+    "wire/status.rs",
+    "wire/sqlstate.rs",
+    "net.rs",
+    "net/client.rs",
+];
+
+/// Locks, what has some within, and counters of the process.
+const SHARED_STATE: &[&str] = &[
+    "Mutex",
+    "RwLock",
+    "DashMap",
+    "Semaphore",
+    "Notify",
+    "mpsc",
+    "OnceLock",
+    "LazyLock",
+    ".lock()",
+    ".borrow()",
+    "borrow_and_update",
+    "fetch_",
+    "Family",
+    "Metrics",
+];
+
+#[test]
 fn docs_list_every_event_with_its_levels_and_fields_and_no_other() {
     let mut logged = BTreeMap::<String, Said>::new();
     for call in calls() {

@@ -31,7 +31,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch as channel};
 use tokio::time::{self, Instant};
@@ -42,7 +41,7 @@ use crate::drain::Phase;
 use crate::ids::SessionId;
 use crate::net::{ClientStream, Peer};
 use crate::roster::{Newcomer, Roster};
-use crate::telemetry::{DirectionLabels, Metrics};
+use crate::telemetry::Metrics;
 use crate::upstream::Ahead;
 use crate::wire::message::TERMINATE;
 
@@ -75,8 +74,6 @@ pub(crate) struct Shared {
     roster: Arc<Roster>,
     last_id: AtomicU64,
     cut: AtomicU64,
-    /// Client to upstream, upstream to client.
-    bytes: [Counter; 2],
 }
 
 /// What a session goes by that begins now. Those that have begun stay with what they began by.
@@ -100,8 +97,6 @@ impl Shared {
         connect_wait: Duration,
         max_sessions: usize,
     ) -> Self {
-        let bytes = ["frontend", "backend"]
-            .map(|direction| metrics.bytes.get_or_create(&DirectionLabels { direction }).clone());
         let rules = Rules { routes, auth: Arc::new(auth), tls: None, connect_wait };
         let seats = Seats::new(max_sessions);
         let places = Arc::new(Places::new(SPARE_PLACES, &seats));
@@ -117,7 +112,6 @@ impl Shared {
             roster: Arc::default(),
             last_id: AtomicU64::new(0),
             cut: AtomicU64::new(0),
-            bytes,
         }
     }
 
@@ -175,7 +169,7 @@ impl Shared {
     }
 
     /// Returns when nothing is left of what sessions were made ready ahead; nobody asks for one any more.
-    pub(crate) async fn tidied(&self) {
+    pub(crate) async fn none_ready(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -62,7 +62,7 @@ impl Opened {
         let Self { upstream, after_key, early, hold, registration, at_lease_end, removed, max_age, listed } =
             *self;
         let seed = fastrand::f64();
-        let tally = Tally::new(shared.bytes.clone(), &listed);
+        let tally = Tally::new(shared.metrics.bytes.here(), &listed);
         let mut relay = Relay::new(client, upstream, Tracker::new(), tally);
         let begun = tried(|| relay.begin(&after_key, &early));
         let mut watch = Watch {

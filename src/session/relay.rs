@@ -12,7 +12,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -21,6 +20,7 @@ use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
 use super::watch::Watch;
 use crate::roster::{Line, Listed, State};
+use crate::telemetry::ByteCounter;
 use crate::wire::status::Tracker;
 
 /// Why a relay ended.
@@ -68,13 +68,13 @@ pub(crate) struct Relay<C, U> {
 /// Where bytes are counted, and what the session does is told: both for whoever looks.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Of all sessions, client to upstream and upstream to client.
-    bytes: [Counter; 2],
+    /// Of all sessions of the thread, client to upstream and upstream to client.
+    bytes: [ByteCounter; 2],
     line: Option<Arc<Line>>,
 }
 
 impl Tally {
-    pub(crate) fn new(bytes: [Counter; 2], listed: &Listed) -> Self {
+    pub(crate) fn new(bytes: [ByteCounter; 2], listed: &Listed) -> Self {
         Self { bytes, line: Some(Arc::clone(listed.line())) }
     }
 }
@@ -263,7 +263,7 @@ pub(crate) struct Pump {
     moved: bool,
     /// Bytes read.
     pub(crate) bytes: u64,
-    counter: Counter,
+    counter: ByteCounter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +295,7 @@ enum PumpError {
 }
 
 impl Pump {
-    fn new(counter: Counter) -> Self {
+    fn new(counter: ByteCounter) -> Self {
         Self {
             stash: Vec::new(),
             stash_start: 0,
@@ -318,7 +318,7 @@ impl Pump {
     fn count(&mut self, len: usize) {
         let len = u64::try_from(len).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(len);
-        self.counter.inc_by(len);
+        self.counter.add(len);
     }
 
     /// Reads and writes until one of them is pending, at most [`MAX_READS`] times. An error leaves the pump

@@ -72,6 +72,8 @@ struct State {
     packets: Packets,
     /// Oldest first.
     ready: VecDeque<Ready>,
+    /// To be ended, and counted already.
+    left: Vec<Ready>,
     /// When a client has come last.
     came: Option<Instant>,
     /// There is a task.
@@ -131,7 +133,7 @@ impl Warm {
                 return None;
             };
             if ready.come_here().is_err() {
-                self.pool.count("failed");
+                self.pool.leave(ready);
                 continue;
             }
             // So that the end of it is known, if it has come.
@@ -221,6 +223,13 @@ impl Pool {
         Some(ready)
     }
 
+    /// Has a session ended that the thread of its client cannot look after.
+    fn leave(&self, ready: Ready) {
+        self.count("stuck");
+        self.lock().left.push(ready);
+        self.stirred.notify_one();
+    }
+
     fn sessions(&self) -> Gauge {
         self.metrics.warm_sessions.get_or_create_owned(&self.route)
     }
@@ -306,7 +315,7 @@ impl Keeper {
         let mut not_before = Instant::now();
         loop {
             let generation = self.source.generation();
-            self.tidy(generation);
+            self.end_stale(generation);
             let (packet, look_again) = self.due(not_before);
             let work = async {
                 if let Some(packet) = packet {
@@ -335,14 +344,17 @@ impl Keeper {
                 None => {}
             }
         }
-        self.tidy(None);
+        self.end_stale(None);
     }
 
-    /// Ends what is too old, not of `generation`, or ended by upstream.
-    fn tidy(&self, generation: Option<GenerationId>) {
+    /// Ends what is too old, not of `generation`, ended by upstream, or left by its client.
+    fn end_stale(&self, generation: Option<GenerationId>) {
         let now = Instant::now();
         let mut cx = Context::from_waker(Waker::noop());
         let mut state = self.pool.lock();
+        for left in std::mem::take(&mut state.left) {
+            self.end(left);
+        }
         for mut ready in std::mem::take(&mut state.ready) {
             let result = if Some(ready.generation()) != generation || !ready.is_kept() {
                 "flushed"
@@ -355,11 +367,15 @@ impl Keeper {
                 continue;
             };
             self.pool.gone(1, result);
-            // The hold goes back behind the session.
-            self.tasks.spawn(async move {
-                close::close_upstream(&mut ready.logged_in.stream, TERMINATE).await;
-            });
+            self.end(ready);
         }
+    }
+
+    /// The hold goes back behind the session.
+    fn end(&self, mut ready: Ready) {
+        self.tasks.spawn(async move {
+            close::close_upstream(&mut ready.logged_in.stream, TERMINATE).await;
+        });
     }
 
     /// The packet of the next login, if it is time for one; else when to look again at the latest.

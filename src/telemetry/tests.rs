@@ -15,7 +15,6 @@ fn touched() -> Metrics {
     let _ = metrics.sessions_outlived_lease.get_or_create(&chain());
     let _ = metrics.session_seconds.get_or_create(&SessionEndLabels { reason: word });
     let _ = metrics.session_errors.get_or_create(&SqlStateLabels { sqlstate: word.to_owned() });
-    let _ = metrics.bytes.get_or_create(&DirectionLabels { direction: word });
     let _ = metrics.cancel_requests.get_or_create(&result());
     let _ = metrics.tls_handshakes.get_or_create(&result());
     let route = RouteLabels { database: "wizard".to_owned(), user: "*".to_owned() };

@@ -1,10 +1,16 @@
 //! Sessions that are logged in ahead of their clients.
 
-use crate::session::warm::Warm;
-use crate::telemetry::{ResultLabels, RouteLabels};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use tokio::runtime::Builder;
 
 use super::*;
 use crate::config::DrainConfig;
+use crate::session::warm::Warm;
+use crate::telemetry::{ResultLabels, RouteLabels};
+use crate::wire::startup::StartupParameters;
 
 const ONE_MORE: &[u8] = b"S\0\0\0\x0aTimeZ\0";
 const NO_ROOM: &[u8] = b"E\0\0\0\x13SFATAL\0C53300\0\0";
@@ -213,13 +219,37 @@ async fn drain_and_the_end_of_the_route_leave_nothing() {
         strict_exit: false,
     };
     proxy.drain.begin(config, Instant::now());
-    tokio::join!(ended(stream), proxy.shared.tidied());
+    tokio::join!(ended(stream), proxy.shared.none_ready());
     assert_eq!((*issued.holds().borrow(), ready(&proxy)), (0, 0));
 
     let (proxy, issued, stream) = one_ready(&server).await;
     proxy.shared.change(|rules| rules.routes[0].warm = None);
-    tokio::join!(ended(stream), proxy.shared.tidied());
+    tokio::join!(ended(stream), proxy.shared.none_ready());
     assert_eq!((*issued.holds().borrow(), ready(&proxy)), (0, 0));
+}
+
+#[tokio::test]
+async fn session_that_cannot_come_to_the_thread_of_its_client_is_said_goodbye_to() {
+    let server = Server::bind().await;
+    let (proxy, issued, stream) = one_ready(&server).await;
+    // Nobody looks after a connection there.
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let over = runtime.handle().clone();
+    runtime.shutdown_background();
+    let (rules, source) = (proxy.shared.rules(), proxy.source.clone());
+    let takes = move || {
+        let _there = over.enter();
+        let mut packet = StartupParameters::default();
+        packet.push("database", "wizard");
+        packet.push("role", "app_owner");
+        let mut take = pin!(rules.routes[0].warm.as_ref().unwrap().take(&packet, &source));
+        let taken = take.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(taken, Poll::Ready(None)));
+    };
+    thread::spawn(takes).join().unwrap();
+    ended(stream).await;
+    assert_eq!(["stuck", "miss", "failed"].map(|result| counted(&proxy, result)), [1, 3, 0]);
+    drop((proxy, issued));
 }
 
 #[tokio::test]
