@@ -2,6 +2,7 @@
 //!
 //! The calling thread becomes the control thread: chains, HTTP, signals. Beside it are the data threads.
 
+mod certificates;
 mod chains;
 mod files;
 mod injector;
@@ -35,7 +36,7 @@ use crate::listener;
 use crate::net::Absent;
 use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
-use crate::session::encryption::{self, ClientTls};
+use crate::session::encryption::ClientTls;
 use crate::telemetry::{self, Metrics};
 use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
@@ -174,6 +175,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         drain: ask_drain,
     };
     let _leftovers = revoke_leftovers(&vault);
+    let measured = Arc::clone(&metrics);
     let health =
         Arc::new(Health::new(metrics, routing.awaited(), files.awaited(), drain.subscribe(), pinger));
     let mut files = files.start(routing.chains());
@@ -190,7 +192,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         version = VERSION
     );
 
-    let in_effect = reloader.config();
+    let (in_effect, certified) = (reloader.config(), reloader.config());
     let to_the_end = async {
         let ended = tokio::select! {
             ended = sessions_ended => ended.unwrap_or_else(|_| Err(io::Error::other("a bug of pglease"))),
@@ -213,7 +215,7 @@ async fn serve(loaded: Loaded) -> Result<Losses, AppError> {
         never = reloader.run(routing, Arc::clone(&shared), &drain) => match never {},
         never = telemetry::say_repeats() => match never {},
         never = tidy::tidy(&shared) => match never {},
-        never = encryption::keep_looking(&shared) => match never {},
+        never = certificates::watch_ends(certified, &shared, &measured) => match never {},
     };
     let losses = ended.map_err(AppError::DataThread)?;
     telemetry::end_log();

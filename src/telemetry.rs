@@ -4,6 +4,7 @@
 //! choose.
 
 mod answers;
+mod certificates;
 mod figures;
 mod files;
 mod injector;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use answers::{Answers, Failure, in_words, unix_now};
+pub(crate) use certificates::{CertificateEnds, CertificateLabels};
 use dashmap::DashMap;
 pub(crate) use figures::Figures;
 pub(crate) use files::{FileLabels, FileMetrics, FileResultLabels};
@@ -110,8 +112,7 @@ pub(crate) struct Metrics {
     pub(crate) config_loaded: Gauge,
     /// 1 while the file is of no use, and the settings before it are in effect.
     pub(crate) config_rejected: Gauge,
-    /// Unix time at which a certificate ends that is shown to others.
-    pub(crate) certificate_expiry: Family<CertificateLabels, Gauge>,
+    pub(crate) certificates: CertificateEnds,
 }
 
 impl Metrics {
@@ -153,7 +154,7 @@ impl Metrics {
             config_reloads: Family::default(),
             config_loaded: Gauge::default(),
             config_rejected: Gauge::default(),
-            certificate_expiry: Family::default(),
+            certificates: CertificateEnds::default(),
         };
         metrics.register_sessions();
         metrics.register_leases();
@@ -324,12 +325,7 @@ impl Metrics {
             "1 while the file is of no use and the settings before it are in effect, else 0",
             self.config_rejected.clone(),
         );
-        registry.register_with_unit(
-            "certificate_expiry_timestamp",
-            "Unix time at which the certificate ends that this setting names, as it was last read",
-            Unit::Seconds,
-            self.certificate_expiry.clone(),
-        );
+        self.certificates.register(registry);
     }
 }
 
@@ -337,12 +333,6 @@ impl Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ChainLabels {
     pub(crate) vault_path: String,
-}
-
-/// The setting that names a certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct CertificateLabels {
-    pub(crate) setting: &'static str,
 }
 
 /// A route, as settings have it; `*` is any.

@@ -1,6 +1,7 @@
 //! rustls configurations, and the files that they are made of. Runs no task.
 
 mod client;
+mod end;
 mod server;
 mod reread;
 mod verify;
@@ -15,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 use zeroize::Zeroizing;
 
 pub(crate) use client::{ClientTls, client_config};
+pub(crate) use end::end_of_pair;
 pub(crate) use reread::Reread;
 pub(crate) use server::{ALPN, ServerIdentity, ShownTo, server_identity};
 pub(crate) use verify::Verify;

@@ -34,6 +34,12 @@ pub(super) fn of_vault(
 fn of_any_request(kind: &str, code: Option<&str>, says: &str, by_kubernetes: bool) -> Option<Blame> {
     use Fault as F;
     Some(match (kind, code) {
+        ("not_sent" | "no_answer", _) if is_of_our_certificate(says) => blame(
+            F::Settings,
+            "Vault did not take pglease's certificate, or wants one",
+            "Look for the end of vault.client_cert_file, and whether the CA that signed it is in tls_client_ca_file of \
+             Vault's listener.",
+        ),
         ("file", _) if by_kubernetes => blame(
             F::Kubernetes,
             "The pod's token for the login was of no use",
@@ -163,6 +169,12 @@ fn of_refusal(operation: &str, kind: &str, by_kubernetes: bool) -> Blame {
 pub(super) fn of_upstream(kind: &str, code: Option<&str>, says: &str) -> Blame {
     use Fault as F;
     match (kind, code) {
+        _ if is_of_our_certificate(says) => blame(
+            F::Settings,
+            "It did not take pglease's certificate, or wants one",
+            "Look for the end of sslcert in the route's upstream, and whether the CA that signed it is in ssl_ca_file of \
+             the server.",
+        ),
         ("resolve", _) => blame(
             F::Network,
             "Its name could not be resolved",
@@ -254,6 +266,14 @@ pub(super) fn of_upstream(kind: &str, code: Option<&str>, says: &str) -> Blame {
             "PostgreSQL's log says why; where it knows nothing of it, a proxy between the two is at fault.",
         ),
     }
+}
+
+/// Whether the other side has refused what it was shown in TLS, by the name of its alert.
+fn is_of_our_certificate(says: &str) -> bool {
+    let alert = says.split_once("received fatal alert: ").map_or("", |(_, alert)| alert);
+    // A signature that does not fit, as of another CA of the same name, is a DecryptError.
+    let names = ["BadCertificate", "UnsupportedCertificate", "Certificate", "UnknownCA", "DecryptError"];
+    names.iter().any(|name| alert.starts_with(name))
 }
 
 /// Why there was no connection, by the words of the operating system and of TLS.

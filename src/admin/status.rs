@@ -15,7 +15,7 @@ use crate::file::FileStatus;
 use crate::lease::{ChainHandle, ChainStatus, NoAnswer};
 use crate::reload;
 use crate::roster::{Line, Load, State};
-use crate::telemetry::{Answers, Failure, Figures, Metrics, RouteLabels, unix_now};
+use crate::telemetry::{Answers, CertificateLabels, Failure, Figures, Metrics, RouteLabels, unix_now};
 
 /// All of it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -37,6 +37,8 @@ pub(super) struct Status {
     pub(super) routes: Vec<RouteStatus>,
     /// In the order of the settings.
     pub(super) files: Vec<FileStatus>,
+    /// Those that pglease shows to others.
+    pub(super) certificates: Vec<CertificateStatus>,
     pub(super) sessions: SessionsStatus,
 }
 
@@ -162,6 +164,15 @@ pub(super) struct RouteStatus {
     pub(super) optional: bool,
 }
 
+/// A certificate that pglease shows to others.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct CertificateStatus {
+    /// The one that names it.
+    pub(super) setting: &'static str,
+    pub(super) file: String,
+    pub(super) ends_at: u64,
+}
+
 /// The sessions that have a seat.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct SessionsStatus {
@@ -239,6 +250,7 @@ impl Status {
             vault: VaultStatus::of(&VaultPlace::of(&in_effect.vault), &admin.metrics),
             upstreams: UpstreamsStatus::of(&in_effect, &admin.metrics),
             routes: in_effect.routes.iter().map(|route| RouteStatus::of(route, &admin.metrics)).collect(),
+            certificates: CertificateStatus::all(&admin.metrics),
             files: admin.files.iter().map(|file| file.borrow().clone()).collect(),
             sessions: SessionsStatus::of(&admin.roster.lines(), in_effect.listen.max_sessions, &admin.loads),
         };
@@ -357,6 +369,13 @@ impl RouteStatus {
             },
             optional: route.optional,
         }
+    }
+}
+
+impl CertificateStatus {
+    fn all(metrics: &Metrics) -> Vec<Self> {
+        let known = metrics.certificates.known().into_iter();
+        known.map(|(CertificateLabels { setting, file }, ends_at)| Self { setting, file, ends_at }).collect()
     }
 }
 

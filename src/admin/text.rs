@@ -38,6 +38,15 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
+/// Of something that ends, as of `now`: both in Unix time.
+pub(crate) fn end_in_words(now: u64, ends_at: u64) -> String {
+    if ends_at <= now {
+        format!("ended {} ago", span(now - ends_at))
+    } else {
+        format!("ends in {}", span(ends_at - now))
+    }
+}
+
 /// A number of bytes, with three digits that count.
 pub(crate) struct Bytes(pub(crate) u64);
 
@@ -93,6 +102,13 @@ mod tests {
         ] {
             assert_eq!(span(seconds), text);
         }
+    }
+
+    #[test]
+    fn end_is_before_or_behind_us() {
+        assert_eq!(end_in_words(100, 161), "ends in 1 min 1 s");
+        assert_eq!(end_in_words(100, 100), "ended 0 s ago");
+        assert_eq!(end_in_words(100, 40), "ended 1 min ago");
     }
 
     #[test]

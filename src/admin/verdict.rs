@@ -5,6 +5,7 @@
 
 use serde::{Serialize, Serializer};
 
+mod certificates;
 mod files;
 
 use super::blame::{self, Blame};
@@ -113,6 +114,7 @@ pub(super) fn verdict(status: &Status) -> Vec<Finding> {
     findings.extend(of_vault(status, &findings));
     findings.extend(of_settings(status));
     findings.extend(files::findings(status));
+    findings.extend(certificates::findings(status));
     findings.extend(of_seats(status));
     findings.extend(of_transactions(status));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

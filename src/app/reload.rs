@@ -174,7 +174,6 @@ impl Reloader {
                 shared.tls = tls.map(Arc::new);
             }
         });
-        shared.show_certificate();
         // Now that no new session gets there.
         routing.end(&routes.removed, drain);
         log(&routes);

@@ -275,6 +275,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn admin_address_is_of_loopback_however_it_is_written() {
+        for refused in [
+            "0.0.0.0:9633",
+            "[::]:9633",
+            "10.0.0.1:9633",
+            "128.0.0.1:9633",
+            "[::2]:9633",
+            "[fe80::1]:9633",
+            "[::ffff:0.0.0.0]:9633",
+            "[::ffff:10.0.0.1]:9633",
+            "[::127.0.0.1]:9633",
+        ] {
+            assert_eq!(admin_address(refused), Err(Problem::AdminNotLoopback), "{refused}");
+        }
+        for (taken, is) in [
+            ("127.0.0.1:9633", "127.0.0.1:9633"),
+            ("127.255.255.254:1", "127.255.255.254:1"),
+            ("[::1]:9633", "[::1]:9633"),
+            ("[::ffff:127.0.0.1]:9633", "127.0.0.1:9633"),
+        ] {
+            assert_eq!(admin_address(taken), Ok(is.parse().ok()), "{taken}");
+        }
+        for other in ["localhost:9633", "127.0.0.1", ":9633", "127.0.0.1:99999", "127.1:9633", "0x7f000001:1"]
+        {
+            assert!(matches!(admin_address(other), Err(Problem::NotAnAddress { .. })), "{other}");
+        }
+    }
+
+    #[test]
     fn durations_are_read_or_refused() {
         for (text, expected) in [
             ("0s", Ok(Duration::ZERO)),

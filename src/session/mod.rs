@@ -118,16 +118,7 @@ impl Shared {
     /// With TLS for clients that ask for it.
     pub(crate) fn with_tls(self, tls: Option<ClientTls>) -> Self {
         self.change(|rules| rules.tls = tls.map(Arc::new));
-        self.show_certificate();
         self
-    }
-
-    /// Has the metric tell of the certificate that clients are shown now, if they are.
-    pub(crate) fn show_certificate(&self) {
-        match &self.rules().tls {
-            Some(tls) => tls.show_end(),
-            None => encryption::show_no_end(&self.metrics),
-        }
     }
 
     /// What a session goes by that begins now.

@@ -12,7 +12,7 @@ use tracing::warn;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-use super::{PemKind, TlsError, certificates, private_key};
+use super::{PemKind, TlsError, certificates, end, private_key};
 use crate::config::ServerCert;
 
 /// A certificate with its key, ready to be shown.
@@ -26,8 +26,7 @@ pub(crate) struct ServerIdentity {
 impl ServerIdentity {
     /// When its certificate ends, since 1970; `None` where that cannot be read.
     pub(crate) fn ends_at(&self) -> Option<Duration> {
-        let parsed = Certificate::from_der(&self.certificate).ok()?;
-        Some(parsed.tbs_certificate.validity.not_after.to_unix_duration())
+        end::ends_at(&self.certificate)
     }
 }
 

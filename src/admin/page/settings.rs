@@ -2,10 +2,12 @@
 
 use std::fmt::{self, Write as _};
 
-use super::text::{Ago, Text};
-use crate::admin::status::Status;
+use super::text::{self, Ago, Text};
+use crate::admin::status::{CertificateStatus, Status};
+use crate::admin::text::end_in_words;
 
-/// Where the settings in effect come from, what is wrong with the file as it is now, and what the log has.
+/// Where the settings in effect come from, what is wrong with the file as it is now, which certificates are shown, and
+/// what the log has.
 pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
     let (config, log) = (&status.config, &status.log);
     out.push_str("<section><h2>Settings</h2><div class=\"card\"><dl>");
@@ -24,6 +26,17 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
     }
     if !config.needs_restart().is_empty() {
         write!(out, "<dt>After a restart</dt><dd>{}</dd>", Text(&config.needs_restart().join(", ")))?;
+    }
+    for CertificateStatus { setting, file, ends_at } in &status.certificates {
+        let end = text::utc(*ends_at);
+        let class = if *ends_at <= status.now { " class=\"bad\"" } else { "" };
+        let words = end_in_words(status.now, *ends_at);
+        write!(
+            out,
+            "<dt>Certificate</dt><dd><code>{}</code> ({setting}): <time datetime=\"{end}\" title=\"{end}\"{class}>\
+             {words}</time></dd>",
+            Text(file)
+        )?;
     }
     write!(out, "<dt>Log level</dt><dd>{}", log.level)?;
     if log.level != log.configured {

@@ -1,5 +1,7 @@
 use super::*;
-use crate::admin::status::{Group, SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus};
+use crate::admin::status::{
+    CertificateStatus, Group, SessionStatus, SessionsStatus, UpstreamsStatus, VaultStatus,
+};
 use crate::file::{FileError, FileState, FileStatus, NoticeStatus};
 use crate::lease::{GenerationStatus, RotationStatus};
 use crate::reload;
@@ -139,6 +141,24 @@ fn without_a_credential_whoever_keeps_it_from_us_is_at_fault() {
             "certificate",
             "vault.ca_file",
         ),
+        (
+            "login",
+            "not_sent",
+            "",
+            "received fatal alert: CertificateExpired",
+            F::Settings,
+            "pglease's certificate",
+            "vault.client_cert_file",
+        ),
+        (
+            "creds",
+            "no_answer",
+            "",
+            "received fatal alert: UnknownCA",
+            F::Settings,
+            "pglease's",
+            "vault.client",
+        ),
         ("login", "not_sent", "", "operation timed out", F::Network, "reached", "NetworkPolicy"),
         ("login", "file", "", "vault.login.jwt_file", F::Kubernetes, "token", "vault.login.jwt_file"),
         ("login", "denied", "403", "permission denied", F::Kubernetes, "refused the login", "ServiceAccount"),
@@ -236,6 +256,10 @@ fn host_that_fails_is_at_fault_and_less_so_where_another_serves() {
         ("timeout", "", "", F::Network, "reached"),
         ("resolve", "", "", F::Network, "resolved"),
         ("tls", "", "invalid peer certificate: Expired", F::Postgresql, "secure"),
+        ("tls", "", "received fatal alert: CertificateExpired", F::Settings, "pglease's certificate"),
+        ("tls", "", "received fatal alert: HandshakeFailure", F::Postgresql, "secure"),
+        ("lost", "", "received fatal alert: UnknownCA", F::Settings, "pglease's certificate"),
+        ("lost", "", "received fatal alert: DecryptError", F::Settings, "pglease's certificate"),
         ("untrusted", "", "", F::Postgresql, "prove"),
         ("auth_rejected", "28P01", "", F::Postgresql, "leased user"),
         ("refused", "53300", "", F::Postgresql, "no connection left"),
@@ -301,6 +325,36 @@ fn settings_that_are_of_no_use_are_a_warning() {
     }
     status.config.unchanged();
     assert_eq!(only(&status).severity, Severity::Ok);
+}
+
+#[test]
+fn certificate_that_has_ended_or_ends_within_a_day_is_told_with_its_file() {
+    let (listen, vault, upstream) = ("listen.tls_cert_file", "vault.client_cert_file", "sslcert");
+    let day = certificates::SOON_SECONDS;
+    for (setting, ends_at, severity, said) in [
+        (listen, NOW + day, None, ""),
+        (
+            listen,
+            NOW + day - 1,
+            Some(Severity::Warning),
+            "ends in 23 h 59 min: from then on clients that verify",
+        ),
+        (listen, NOW + CLOSE_SECONDS, Some(Severity::Error), "ends in 2 min: from then on clients"),
+        (listen, NOW, Some(Severity::Error), "ended 0 s ago: clients that verify it get no session"),
+        (vault, NOW + 7200, Some(Severity::Warning), "ends in 2 h: from then on a Vault that asks"),
+        (vault, NOW - 7200, Some(Severity::Warning), "ended 2 h ago: a Vault that asks for one refuses us"),
+        (upstream, NOW + 60, Some(Severity::Warning), "ends in 1 min: from then on a PostgreSQL"),
+        (upstream, NOW - 60, Some(Severity::Warning), "ended 1 min ago: a PostgreSQL that asks"),
+    ] {
+        let mut status = healthy();
+        status.certificates = vec![CertificateStatus { setting, file: "/tls/tls.crt".to_owned(), ends_at }];
+        let finding = only(&status);
+        assert_eq!(finding.severity, severity.unwrap_or_default(), "{finding:?}");
+        if severity.is_some() {
+            assert!(finding.fault == Fault::Settings && finding.cure.contains("Renew it"), "{finding:?}");
+            assert!(finding.says.contains(&format!("/tls/tls.crt ({setting}) {said}")), "{finding:?}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{items, last_error, number, word};
-use crate::admin::text::{Bytes, Millis, heading, span};
+use crate::admin::text::{Bytes, Millis, end_in_words, heading, span};
 
 /// Who is at fault first; then the process, its chains with their generations, Vault, PostgreSQL and sessions.
 pub(super) fn text(status: &Value) -> String {
@@ -31,6 +31,15 @@ pub(super) fn text(status: &Value) -> String {
     }
     for file in items(status, "files") {
         write_file(&mut text, file);
+    }
+    for certificate in items(status, "certificates") {
+        let end = end_in_words(number(status, "now"), number(certificate, "ends_at"));
+        let _ = writeln!(
+            text,
+            "certificate {} ({}): {end}",
+            word(certificate, "file"),
+            word(certificate, "setting")
+        );
     }
     write_vault(&mut text, status);
     write_upstreams(&mut text, status);
@@ -244,6 +253,7 @@ mod tests {
              settings /etc/pglease/pglease.toml: as read 30 min ago\n  of no use since 10 min ago: drain.grace = \"30s\"",
             "; make it at most that\n  waits for a restart: vault.address\n",
             "  g1   current    v-kubernet-db-app-Ym4W0K2jvA1cUeZx8o9q-1764115200, lease 0f3a9c4b7d21 (5 min 40 s of 1 h)",
+            "certificate /etc/pglease/tls/tls.crt (listen.tls_cert_file): ends in 89 d\n",
             "Vault https://vault.vault.svc:8200 (kubernetes): last answer 3 min 30 s ago; last error 10 s ago: Vault answered",
             "  creds        3 sent, 1 failed, p50 12 ms, p99 24 ms\n",
             "PostgreSQL postgres:5432: 31 logins, 0 failed, last one 41 s ago\n",
