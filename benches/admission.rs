@@ -12,7 +12,8 @@
 #[expect(dead_code, reason = "the tests use other parts of it")]
 mod support;
 
-use std::path::Path;
+mod shipped;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use support::process;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let settings = "settings = [\"vault.address=https://vault.vault.svc:8200\"]\n";
-    let injector = Arc::new(Injector::start(Path::new(env!("CARGO_BIN_EXE_pglease")), settings).await);
+    let injector = Arc::new(Injector::start(&shipped::PROGRAM, settings).await);
     let body = review("705ab4f5-0001-4a4f-9a57-3b1f6a1e5c11", &pod()).to_string();
     println!(
         "{RATE} reviews a second of {} bytes for {} s, in ms from the time they are due:\n",

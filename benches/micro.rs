@@ -11,8 +11,9 @@
 #[expect(dead_code, reason = "the bench `performance` uses other parts of it")]
 mod spread;
 
+use std::fs;
 use std::hint::black_box;
-use std::process::ExitCode;
+use std::path::Path;
 use std::time::Duration;
 
 use pglease::micro::{Scanner, ScramKeys, startup};
@@ -21,36 +22,51 @@ use tokio::time::Instant;
 
 use spread::Spread;
 
-fn main() -> ExitCode {
-    println!("| what | each: median (least–most of {BATCHES} batches) |\n| --- | --- |");
+fn main() {
+    // target/tmp, and what is beside it: for `make bench-doc`.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("micro.md"), table()).unwrap();
+}
+
+/// Measures each, and says it as soon as it is there.
+fn table() -> String {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        println!("{line}");
+        text += &line;
+        text.push('\n');
+    };
+    say(format!("| what | each: median (least–most of {BATCHES} batches) |\n| --- | --- |"));
+    let mut row = |what: &str, once: &mut dyn FnMut()| say(format!("| {what} | {} ns |", measured(once)));
     let [columns, one_row, end] = ANSWER;
     for (what, answer) in [
         ("scanner: `SELECT 1`, question and answer", ANSWER.concat()),
         ("scanner: the same of 1,000 rows, 12 KiB", [columns, &one_row.repeat(1000), end].concat()),
     ] {
         let mut scanner = Scanner::default();
-        row(what, || assert!(scanner.round_trip(black_box(QUESTION), black_box(&answer))));
+        row(what, &mut || assert!(scanner.round_trip(black_box(QUESTION), black_box(&answer))));
     }
-    row("startup: read, and written anew for upstream", || {
+    row("startup: read, and written anew for upstream", &mut || {
         black_box(startup(black_box(STARTUP)).unwrap());
     });
-    row("SCRAM: keys of a password, once for each credential", || {
+    row("SCRAM: keys of a password, once for each credential", &mut || {
         black_box(ScramKeys::derive(black_box("A1a-x9Zs0aUgQm3oGcVf")).unwrap());
     });
     let keys = ScramKeys::derive("A1a-x9Zs0aUgQm3oGcVf").unwrap();
-    row("SCRAM: a login with keys that are there", || {
+    row("SCRAM: a login with keys that are there", &mut || {
         black_box(keys.prove().unwrap());
     });
-    row("schedule: a day of an instance on leases of 1 h", || {
+    row("schedule: a day of an instance on leases of 1 h", &mut || {
         let mut requests = 0;
         live(&RULES, Duration::ZERO, DAY, black_box(1), |_, _| requests += 1);
         assert!(requests > 24);
     });
-    ExitCode::SUCCESS
+    text
 }
 
-/// Measures batches that are long enough for a clock to tell apart.
-fn row(what: &str, mut once: impl FnMut()) {
+/// Nanoseconds each, in batches that are long enough for a clock to tell apart.
+fn measured(once: &mut dyn FnMut()) -> Spread {
     let mut batch = |count: u32| {
         let begun = Instant::now();
         (0..count).for_each(|_| once());
@@ -61,8 +77,7 @@ fn row(what: &str, mut once: impl FnMut()) {
         count *= 2;
     }
     let each = (0..BATCHES).map(|_| batch(count).as_secs_f64() * 1e9 / f64::from(count));
-    let spread = Spread::of(each).unwrap();
-    println!("| {what} | {spread} ns |");
+    Spread::of(each).unwrap()
 }
 
 const BATCHES: u32 = 15;

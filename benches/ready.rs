@@ -12,7 +12,8 @@
 #[expect(dead_code, reason = "the tests use other parts of it")]
 mod support;
 
-use std::path::Path;
+mod shipped;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ async fn main() -> ExitCode {
     let mut took = Vec::new();
     for _ in 0..RUNS {
         let began = Instant::now();
-        let pglease = Pglease::start(Path::new(env!("CARGO_BIN_EXE_pglease")), &settings).await;
+        let pglease = Pglease::start(&shipped::PROGRAM, &settings).await;
         let startup = pglease.http_url("/startup");
         while http_client().get(&startup).send().await.unwrap().status() != 200 {
             time::sleep(Duration::from_millis(1)).await;

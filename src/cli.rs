@@ -93,6 +93,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Know pglease", &["schema", "version", "completions", "man", "help"]),
 ];
 
+// Settings become flags of the command that is run, and of no other.
 fn proxy_command() -> Command {
     Command::new("proxy")
         .about("Serve applications until SIGTERM")
@@ -101,7 +102,7 @@ fn proxy_command() -> Command {
              from Vault or OpenBao. On SIGTERM sessions end, then every lease is revoked; a second signal does not \
              wait for sessions.\n\nEvery setting is a key of the file, a variable and a flag: docs/settings.md.",
         )
-        .args(config::flags())
+        .defer(|command| command.args(config::flags()))
 }
 
 fn injector_command() -> Command {
@@ -112,7 +113,7 @@ fn injector_command() -> Command {
              pglease.dev/inject: \"true\" get a sidecar as their annotations say. On SIGTERM it ends when what it was \
              asked is answered.\n\nEvery setting is a key of the file, a variable and a flag: docs/injector.md.",
         )
-        .args(config::injector_flags())
+        .defer(|command| command.args(config::injector_flags()))
         .subcommand(certificate::command())
 }
 

@@ -84,7 +84,7 @@ pub(crate) const BUDGETS: &[Budget] = &[
     Budget {
         what: "RSS at rest",
         bound: Bound::AtMost(8.0, " MiB"),
-        measured: |all| all.get("start")?.spread("pglease", "rss_mib"),
+        measured: |all| all.get("start")?.spread("pglease", "rest_mib"),
     },
     Budget {
         what: "binary",

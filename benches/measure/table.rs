@@ -37,6 +37,7 @@ pub(crate) const FIGURES: &[Figure] = &[
     Figure { name: "sessions", title: "sessions" },
     Figure { name: "session_kib", title: "RSS of an idle session, KiB" },
     Figure { name: "rss_mib", title: "RSS, MiB" },
+    Figure { name: "rest_mib", title: "RSS at rest, MiB" },
     Figure { name: "peak_mib", title: "peak RSS, MiB" },
     Figure { name: "after_mib", title: "RSS when they have gone, MiB" },
     Figure { name: "binary_mib", title: "binary, MiB" },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -33,3 +34,6 @@ pub(crate) fn memory_kib(pid: Pid, field: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     output::status_kib(&status, field).unwrap_or(f64::NAN)
 }
+
+/// Until memory has gone back: pglease sees to it every ten seconds.
+pub(crate) const GIVEN_BACK: Duration = Duration::from_secs(12);

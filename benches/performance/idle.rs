@@ -1,6 +1,5 @@
 //! Thousands of sessions that do nothing, and some of them at work.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
@@ -8,14 +7,15 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_rustls::TlsConnector;
 
-use super::accounting::{Spent, memory_kib};
+use super::accounting::{GIVEN_BACK, Spent, memory_kib};
 use super::measure::output::percentiles;
 use super::measure::results::Figures;
 use super::peers::{self, Absent};
 use super::programs::add;
 use super::scenarios::{Tls, Way};
 use super::scripted::{Client, Scripted};
-use super::stage::{BINARY, Stage};
+use super::shipped::PROGRAM;
+use super::stage::Stage;
 use super::support::pglease::Pglease;
 
 /// Opens so many sessions, or as many as descriptors allow, looks what they take, has some of them ask for so long, and
@@ -44,7 +44,7 @@ pub(crate) async fn idle(
         if tls.of_upstream() { "require" } else { "disable" },
         world.vault_path("db-app")
     );
-    let pglease = Pglease::start(Path::new(BINARY), &(settings + &route)).await;
+    let pglease = Pglease::start(&PROGRAM, &(settings + &route)).await;
     pglease.wait_ready().await;
     Ok(measure(pglease.process().pid(), (pglease.port(), connector), sessions, active, time).await)
 }
@@ -141,7 +141,5 @@ fn descriptors() -> usize {
 
 /// Descriptors for all sessions of the scenario.
 const ENOUGH: u64 = 20_000;
-/// Until memory has gone back: pglease sees to it every ten seconds.
-const GIVEN_BACK: Duration = Duration::from_secs(12);
 /// Sessions that are opened side by side: startups have a limit of their own.
 const AT_ONCE: usize = 50;

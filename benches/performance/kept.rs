@@ -1,5 +1,6 @@
 //! `target/bench`: a file of figures for each scenario, its plots, the tables; and the page that shows them.
 
+use std::fmt::Write;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use super::measure::results::Results;
 use super::measure::table::{FIGURES, table};
 use super::measure::{budgets, page, svg};
 use super::scenarios::{SCENARIOS, Scenario};
-use super::stage::BINARY;
+use super::shipped::PROGRAM;
 
 /// Where figures are kept.
 pub(crate) struct Kept {
@@ -54,7 +55,7 @@ impl Kept {
 /// Tells builds of pglease apart.
 pub(crate) fn build() -> String {
     let mut hasher = DefaultHasher::new();
-    fs::read(BINARY).expect("pglease").hash(&mut hasher);
+    fs::read(&*PROGRAM).expect("pglease").hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
@@ -69,12 +70,19 @@ pub(crate) fn fill_page() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let tables = SCENARIOS.iter().filter_map(|scenario| all.get(scenario.name)).map(table);
-    let figures = format!(
+    let mut figures = format!(
         "Measured on {}.\n\n### Budgets\n\n{}\n{}",
         machine(),
         budgets::table(&all),
         tables.collect::<Vec<_>>().join("\n")
     );
+    // Of `make bench-micro`.
+    if let Ok(micro) = fs::read_to_string(kept.folder.join("micro.md")) {
+        let _ = write!(
+            figures,
+            "\n### Parts of a session by themselves\n\nOn one thread, nothing beside it: `make bench-micro`.\n\n{micro}"
+        );
+    }
     let text = fs::read_to_string(&file).expect("docs/performance.md");
     let Some(text) = page::filled(&text, &figures) else {
         eprintln!("docs/performance.md has no place for them: {} … {}", page::BEGIN, page::END);

@@ -21,6 +21,9 @@ mod support;
 #[path = "../measure/mod.rs"]
 mod measure;
 
+#[path = "../shipped.rs"]
+mod shipped;
+
 #[path = "../load/database.rs"]
 mod database;
 #[path = "../load/engine.rs"]

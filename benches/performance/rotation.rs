@@ -1,6 +1,5 @@
 //! Statements before, in and after a rotation.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use super::engine::{self, Done, Kind, Plan};
 use super::measure::output::percentiles;
 use super::measure::results::Figures;
 use super::programs::add;
-use super::stage::{BINARY, Stage};
+use super::shipped::PROGRAM;
+use super::stage::Stage;
 use super::support::pglease::Pglease;
 
 /// So long before, so long after.
@@ -19,7 +19,7 @@ pub(crate) async fn rotation(stage: &Stage, time: Duration) -> Figures {
     let world = &stage.world;
     let settings = world.settings_with("info", &world.servers.openbao.address(), "");
     let route = stage.route(true) + "at_lease_end = \"leave\"\n";
-    let pglease = Pglease::start(Path::new(BINARY), &(settings + &route)).await;
+    let pglease = Pglease::start(&PROGRAM, &(settings + &route)).await;
     pglease.wait_ready().await;
 
     let url = format!("postgresql://app@127.0.0.1:{}/{}?sslmode=disable", pglease.port(), world.database());

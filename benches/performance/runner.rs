@@ -153,7 +153,7 @@ async fn once(
             idle::idle(stage, (way, scenario.tls), sessions, active, time).await?
         }
         Load::Rotation => rotation::rotation(stage, time).await,
-        Load::Start => start::start(stage).await,
+        Load::Start => start::start(stage, time).await,
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -15,11 +14,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::peers::{self, Absent, Peer};
 use super::scenarios::{Load, Tls, Way};
+use super::shipped::PROGRAM;
 use super::support::pglease::Pglease;
 use super::support::pki::{Authority, Issued};
 use super::support::world::{World, WorldOptions};
-
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pglease");
 
 /// One world for everything but what has its own.
 pub(crate) struct Stage {
@@ -197,7 +195,7 @@ impl Stage {
 
 /// pglease on these settings, ready.
 async fn started(settings: &str) -> Pglease {
-    let pglease = Pglease::start(Path::new(BINARY), settings).await;
+    let pglease = Pglease::start(&PROGRAM, settings).await;
     pglease.wait_ready().await;
     pglease
 }

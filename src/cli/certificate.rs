@@ -19,7 +19,7 @@ pub(super) fn command() -> Command {
              verify, or where less than a third of its life is left. Then sets the caBundle of the webhooks to its CA. \
              To be run as a Job at install, and every now and then: docs/injector.md.",
         )
-        .args(config::certificate_flags())
+        .defer(|command| command.args(config::certificate_flags()))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {

@@ -38,7 +38,7 @@ pub(super) fn command() -> Command {
                 .value_parser(humantime::parse_duration)
                 .help("Break off after so long, and revoke what was made"),
         )
-        .args(config::flags())
+        .defer(|command| command.args(config::flags()))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {

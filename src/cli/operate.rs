@@ -53,7 +53,8 @@ pub(super) fn commands() -> [Command; 4] {
                 .action(ArgAction::SetTrue)
                 .help("As /status has it, see docs/status.md"),
         );
-    [rotate, drain, log_level, status].map(|command| command.args(config::admin_flags()))
+    [rotate, drain, log_level, status]
+        .map(|command| command.defer(|command| command.args(config::admin_flags())))
 }
 
 /// Runs one of [`commands`].

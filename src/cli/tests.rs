@@ -45,7 +45,9 @@ fn top_help_names_every_command_once_in_its_group_and_the_exit_codes() {
 
 #[test]
 fn every_command_has_a_line_and_every_argument_says_what_it_does() {
-    for command in command().get_subcommands() {
+    let mut root = command();
+    root.build();
+    for command in root.get_subcommands() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         assert!(
             !about.is_empty() && !about.ends_with('.') && about.len() < 110,

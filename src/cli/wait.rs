@@ -30,7 +30,7 @@ pub(super) fn command() -> Command {
                 .value_parser(|text: &str| humantime::parse_duration(text))
                 .help("How long to wait; 0s asks once"),
         )
-        .args(config::wait_flags())
+        .defer(|command| command.args(config::wait_flags()))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {

@@ -209,7 +209,8 @@ impl Vault {
     async fn call(&self, call: Call<'_, impl Serialize>) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let op = call.operation.as_str();
         let asked_at = Instant::now();
-        let result = self.exchange(&call).await;
+        // In a place of its own: each task that asks would be as large, and is moved over the stack when it is spawned.
+        let result = Box::pin(self.exchange(&call)).await;
 
         let status = match &result {
             Ok((status, _)) => Some(status.as_u16()),

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Builds the image's program, and says where it is:  deploy/build.sh [PROFILE]
+#
+# PROFILE is cargo's, release where it is not named. Needs the toolchain and a C compiler with the C library's static
+# part (libc6-dev). This is the one place that says how what is shipped is linked: the image, its tests and the benches
+# all have it from here.
+set -eu
+profile=${1:-release}
+cd "$(dirname "$0")/.."
+
+# A target of its own keeps the flag from what runs during the build. glibc looks up names in /etc/hosts and by DNS
+# without any library beside it from 2.34 on.
+target=$(rustc -vV | sed -n 's/^host: //p')
+case $target in
+*-linux-gnu) ;;
+*) echo "the image is built on Linux with glibc, and this is $target" >&2; exit 1 ;;
+esac
+# Relocations are read at the start, all of them: packed they take a tenth.
+RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+    cargo build --locked --bin pglease --profile "$profile" --target "$target" >&2
+[ "$profile" != dev ] || profile=debug
+realpath "${CARGO_TARGET_DIR:-target}/$target/$profile/pglease"
