@@ -12,6 +12,7 @@ mod report;
 mod text;
 mod throwaway;
 mod certificate;
+mod resolver;
 mod config;
 mod pod;
 mod vault;

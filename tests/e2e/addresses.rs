@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,11 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
+use crate::namespace::pglease_with;
 use crate::support::pglease::Pglease;
-use crate::support::process::write_program;
-use crate::support::say_skipped;
 use crate::support::world::{World, WorldOptions};
-use crate::{BINARY, until};
+use crate::until;
 
 /// Of an address that is not PostgreSQL's.
 #[derive(Clone, Copy, Debug)]
@@ -97,25 +95,6 @@ async fn be_silent(listener: TcpListener, taken: Arc<AtomicUsize>) {
     }
 }
 
-/// A program that is pglease with this file as its `/etc/hosts`. `None` where this system does not let one have that.
-fn with_hosts(folder: &Path, hosts: &Path) -> Option<PathBuf> {
-    let ways = ["unshare --mount", "unshare --map-root-user --mount"];
-    let works = |way: &&&str| {
-        let mut words = way.split(' ');
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(["mount", "--bind"]).args([hosts, Path::new("/etc/hosts")]);
-        command.output().is_ok_and(|output| output.status.success())
-    };
-    let Some(way) = ways.iter().find(works) else {
-        say_skipped("addresses::", "no mount namespace of one's own");
-        return None;
-    };
-    let script = folder.join("pglease-with-hosts");
-    let inner = format!("mount --bind {} /etc/hosts && exec {BINARY} \"$@\"", hosts.display());
-    write_program(&script, &format!("#!/bin/sh\nexec {way} sh -c '{inner}' pglease \"$@\"\n"));
-    Some(script)
-}
-
 /// `addresses` are those of `pg-several`, by their last number. 127.0.0.2 alone is `pg-lost`.
 fn write_hosts(file: &Path, addresses: &[u8]) {
     let line = |last: &u8| format!("127.0.0.{last} pg-several\n");
@@ -128,7 +107,7 @@ async fn good_address_is_reached_behind(other: Other) {
     let addresses = Addresses::of(other, world.servers.postgres.port()).await;
     let hosts = world.folder().join("hosts");
     write_hosts(&hosts, &[2, 3]);
-    let Some(program) = with_hosts(world.folder(), &hosts) else { return };
+    let Some(program) = pglease_with(world.folder(), &hosts, "/etc/hosts") else { return };
     let route = |user: &str, host: &str, parameters: &str| {
         format!(
             "[[route]]\nuser = {user:?}\nvault_path = {:?}\noptional = true\n\

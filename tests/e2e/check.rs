@@ -2,7 +2,10 @@
 
 mod postgres;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
@@ -49,7 +52,18 @@ pub(crate) struct Checked {
     pub(crate) document: Value,
 }
 
+thread_local! {
+    /// What the test has found, each fault at its step. A test has a thread to itself.
+    static FOUND: RefCell<BTreeSet<(String, String)>> = const { RefCell::new(BTreeSet::new()) };
+}
+
 impl Checked {
+    pub(crate) fn of(output: &Output) -> Self {
+        let [said, errors] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
+        let document = serde_json::from_str(&said).unwrap_or_else(|_| panic!("not JSON: {said}{errors}"));
+        Self { code: output.status.code().unwrap(), document }
+    }
+
     pub(crate) fn steps(&self) -> &[Value] {
         self.document["steps"].as_array().unwrap()
     }
@@ -62,8 +76,32 @@ impl Checked {
 
     /// The step that has found this fault or warning.
     pub(crate) fn trouble(&self, name: &str, fault: &str) -> &Value {
-        let step = self.steps().iter().find(|step| step["name"] == name && step["fault"] == fault);
-        step.unwrap_or_else(|| panic!("no {fault} at {name} in {:#}", self.document))
+        self.find(name, fault).unwrap_or_else(|| panic!("no {fault} at {name} in {:#}", self.document))
+    }
+
+    /// Whether there is such a step.
+    pub(crate) fn has(&self, name: &str, fault: &str) -> bool {
+        self.find(name, fault).is_some()
+    }
+
+    fn find(&self, name: &str, fault: &str) -> Option<&Value> {
+        let found = self.steps().iter().find(|step| step["name"] == name && step["fault"] == fault);
+        if found.is_some() {
+            FOUND.with_borrow_mut(|all| all.insert((name.to_owned(), fault.to_owned())));
+        }
+        found
+    }
+
+    /// Fails where the test has not found this fault or warning before, or its step is not well now.
+    pub(crate) fn cured(&self, name: &str, fault: &str) {
+        let was_found = FOUND.with_borrow(|all| all.contains(&(name.to_owned(), fault.to_owned())));
+        assert!(was_found, "nobody has found {fault} at {name}");
+        // There is such a step only where the check was broken off.
+        if name == "check.end" {
+            assert!(!self.names().contains(&name), "{:#}", self.document);
+        } else {
+            self.assert_passed(name);
+        }
     }
 
     /// The step that has found this fault or warning, alone: the exit code is the fault's, and 0 for a warning.
@@ -110,18 +148,18 @@ pub(crate) fn promised(fault: &str) -> i32 {
 /// Runs `pglease check --json` on these settings, with further arguments.
 pub(crate) async fn check(world: &World<'_>, settings: &str, arguments: &[&str]) -> Checked {
     let arguments: Vec<_> = ["--json"].iter().chain(arguments).copied().collect();
-    let output = run(world, settings, &arguments).await;
-    let said = String::from_utf8(output.stdout).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let document = serde_json::from_str(&said).unwrap_or_else(|_| panic!("not JSON: {said}{errors}"));
-    Checked { code: output.status.code().unwrap(), document }
+    Checked::of(&run(world, settings, &arguments).await)
 }
 
 /// Runs `pglease check` to its end.
 pub(crate) async fn run(world: &World<'_>, settings: &str, arguments: &[&str]) -> Output {
     let file = world.folder().join("check.toml");
     fs::write(&file, settings).unwrap();
-    let mut command = Command::new(BINARY);
-    command.args(["check", "--config-file"]).arg(&file).args(arguments).env_clear().kill_on_drop(true);
+    run_by(Command::new(BINARY), &file, arguments).await
+}
+
+/// Runs a check on this file by a program that is pglease in the end.
+pub(crate) async fn run_by(mut command: Command, file: &Path, arguments: &[&str]) -> Output {
+    command.args(["check", "--config-file"]).arg(file).args(arguments).env_clear().kill_on_drop(true);
     time::timeout(PATIENCE * 3, command.output()).await.expect("the check ends").expect("it starts")
 }

@@ -15,6 +15,7 @@ mod support;
 mod steps;
 
 mod servers;
+mod namespace;
 mod raw;
 mod goodbye;
 mod start;

@@ -4,13 +4,11 @@
 //! The program is built with the image's linkage and the profile of tests, which takes minutes the first time. What is
 //! run in an empty root needs root, and is skipped by name without.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "the other tests use other parts of it")]
 mod support;
-
-mod dns;
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -20,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use dns::NameServer;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use support::PATIENCE;
+use support::dns::NameServer;
 use support::pglease::Pglease;
 use support::process::copy_program;
 use support::say_skipped;
@@ -151,7 +149,8 @@ async fn proxy_resolves_names_trusts_the_bundled_roots_and_serves() {
         return;
     }
     let world = World::shared(WorldOptions::default()).await;
-    let names = NameServer::start("vault.web.svc.cluster.local");
+    let names = NameServer::start().unwrap();
+    names.know("vault.web.svc.cluster.local");
     let ca = fs::read_to_string(world.servers.postgres.ca_file()).unwrap();
     // By DNS and its search list; by /etc/hosts; and localhost, whatever it is.
     for vault in ["vault", "vault.in.hosts", "localhost"] {

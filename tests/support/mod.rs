@@ -15,6 +15,7 @@
 )]
 
 pub(crate) mod audit;
+pub(crate) mod dns;
 pub(crate) mod gate;
 pub(crate) mod injector;
 pub(crate) mod install;
@@ -30,6 +31,7 @@ pub(crate) mod tokenreview;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Mutex;
@@ -80,11 +82,15 @@ pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Says that `what` was not tried on this system, and why. Not by a macro of printing: what these say the test runner
-/// shows of failed tests only.
+/// Says that `what` was not tried on this system, and why, to the file that `PGLEASE_TEST_SKIPPED` names as well. Not by a
+/// macro of printing: what these say the test runner shows of failed tests only.
 pub(crate) fn say_skipped(what: &str, why: &str) {
-    let line = format!("skipped: {what}: {}\n", why.trim());
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error");
+    let line = format!("{what}: {}\n", why.trim().replace('\n', " "));
+    std::io::stderr().write_all(format!("skipped: {line}").as_bytes()).expect("standard error");
+    if let Some(list) = env("PGLEASE_TEST_SKIPPED") {
+        let list = OpenOptions::new().append(true).create(true).open(&list);
+        list.and_then(|mut list| list.write_all(line.as_bytes())).expect("the list of what was skipped");
+    }
 }
 
 /// A client for Vault's API and pglease's endpoints. Belongs to the runtime that it is first used on.

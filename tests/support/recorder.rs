@@ -43,7 +43,7 @@ pub(crate) struct Instead {
     pub(crate) path: &'static str,
     pub(crate) status: u16,
     /// Of a redirect; else empty.
-    pub(crate) location: &'static str,
+    pub(crate) location: String,
     pub(crate) body: Value,
 }
 

@@ -8,6 +8,7 @@ use std::io;
 
 use crate::check::fault::Fault;
 use crate::check::report::Found;
+use crate::check::resolver;
 use crate::config::UpstreamConfig;
 use crate::telemetry::Causes;
 use crate::upstream::{LoginError, UpstreamError};
@@ -56,9 +57,9 @@ pub(super) fn fault<T>(error: &UpstreamError, place: &Place<'_>) -> Found<T> {
 
 fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
     match error {
-        UpstreamError::Resolve { source, .. } if source.kind() == io::ErrorKind::TimedOut => Trouble::new(
+        UpstreamError::Resolve { source, .. } if resolver::is_silent(source) => Trouble::new(
             Fault::PostgresResolverSilent,
-            "the resolver of this machine does not answer",
+            "the resolver of this machine does not answer, or gets no answer itself",
             "see that the name servers of /etc/resolv.conf can be reached: a NetworkPolicy has to let DNS through",
         ),
         UpstreamError::Resolve { .. } => Trouble::new(

@@ -9,6 +9,7 @@ use rustls::{AlertDescription, CertificateError};
 use crate::check::certificate::Handshake;
 use crate::check::fault::{Fault, Warning};
 use crate::check::report::Found;
+use crate::check::resolver;
 use crate::config::{Ca, VaultConfig};
 use crate::telemetry::Causes;
 use crate::vault::{Health, Hop, ShownTls};
@@ -16,9 +17,13 @@ use crate::vault::{Health, Hop, ShownTls};
 /// Why a name has no address.
 pub(super) fn unresolved<T>(hop: &Hop, error: &io::Error) -> Found<T> {
     let setting = setting(hop);
-    let (fault, cause, cure) = if error.kind() == io::ErrorKind::TimedOut {
+    let (fault, cause, cure) = if resolver::is_silent(error) {
         let cure = "see that the name servers of /etc/resolv.conf can be reached: a NetworkPolicy has to let DNS through";
-        (Fault::VaultResolverSilent, "the resolver of this machine does not answer", cure.to_owned())
+        (
+            Fault::VaultResolverSilent,
+            "the resolver of this machine does not answer, or gets no answer itself",
+            cure.to_owned(),
+        )
     } else {
         let cure = format!(
             "correct the host in {setting}; a Service of another namespace is <service>.<namespace>.svc"

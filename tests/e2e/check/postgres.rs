@@ -28,6 +28,11 @@ async fn trouble(world: &World<'_>, settings: &str, name: &str, fault: &str) -> 
     check(world, settings, &[]).await.only_trouble(name, fault).clone()
 }
 
+/// Finds the step well that was not, by this fault or warning.
+async fn cured(world: &World<'_>, settings: &str, name: &str, fault: &str) {
+    check(world, settings, &[]).await.cured(name, fault);
+}
+
 fn cure(step: &Value) -> &str {
     step["cure"].as_str().unwrap_or_else(|| panic!("no cure in {step}"))
 }

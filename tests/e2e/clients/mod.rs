@@ -10,9 +10,7 @@ mod pool_events;
 mod pre_ping;
 mod stage;
 
-use std::io::Write;
-
-use crate::support::env;
+use crate::support::{env, say_skipped};
 use stage::Played;
 pub(crate) use stage::install;
 
@@ -94,9 +92,7 @@ fn assert_passed(played: &Played, client: &str) {
         Played::Missing(what) => {
             let is_required = env("PGLEASE_TEST_CLIENTS").is_some_and(|clients| clients == "required");
             assert!(!is_required, "{client}: {what}");
-            // Not by a macro of printing: what these say the test runner shows of failed tests only.
-            let line = format!("skipped: clients: {client}: {what}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            say_skipped(&format!("clients: {client}"), what);
         }
         Played::Done(outcomes) => {
             if let Err(failure) = &outcomes[client] {

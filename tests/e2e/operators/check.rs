@@ -7,8 +7,11 @@ mod interrupted;
 mod pod;
 mod upstream;
 mod server;
+mod front;
 mod impostor;
 mod pooler;
+mod user;
+mod resolver;
 
 use std::process::Stdio;
 
@@ -18,6 +21,7 @@ use tokio::time;
 
 use crate::PATIENCE;
 use crate::check::{Checked, check};
+use crate::support::postgres::Database;
 use crate::support::world::{World, WorldOptions};
 
 /// A check of a world whose settings a fault may be in.
@@ -61,13 +65,16 @@ impl<'a> Patient<'a> {
     }
 
     /// Follows a cure, and finds the step well.
-    async fn is_cured(&self, name: &str, cure: &str) {
+    async fn is_cured(&self, cure: &str, name: &str, fault: &str) -> Checked {
         self.follow(cure).await;
-        self.is_well(name).await;
+        self.cured(name, fault).await
     }
 
-    async fn is_well(&self, name: &str) {
-        self.check().await.assert_passed(name);
+    /// Finds the step well that was not, by this fault or warning.
+    async fn cured(&self, name: &str, fault: &str) -> Checked {
+        let checked = self.check().await;
+        checked.cured(name, fault);
+        checked
     }
 
     /// Runs the commands of a cure, and adds its lines to the policy. Gives what the commands have said.
@@ -114,16 +121,17 @@ impl<'a> Patient<'a> {
 
     /// Runs the SQL of a cure, as a superuser.
     async fn run(&self, cure: &str) {
-        let lines = cure.lines().filter(|line| !line.starts_with("--"));
-        let sql = lines.collect::<Vec<_>>().join("\n");
-        let statements: Vec<_> = sql.split_inclusive(';').filter(|sql| sql.trim().ends_with(';')).collect();
-        assert!(!statements.is_empty(), "no SQL in {cure}");
-        for statement in statements {
-            self.world
-                .superuser
-                .batch_execute(statement)
-                .await
-                .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
-        }
+        run(&self.world.superuser, cure).await;
+    }
+}
+
+/// Runs the SQL of a cure.
+async fn run(superuser: &Database, cure: &str) {
+    let lines = cure.lines().filter(|line| !line.starts_with("--"));
+    let sql = lines.collect::<Vec<_>>().join("\n");
+    let statements: Vec<_> = sql.split_inclusive(';').filter(|sql| sql.trim().ends_with(';')).collect();
+    assert!(!statements.is_empty(), "no SQL in {cure}");
+    for statement in statements {
+        superuser.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
     }
 }

@@ -314,7 +314,7 @@ async fn volume_without_space_leaves_the_old_file_until_there_is_some() {
     let mounted = Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output();
     // It is looked into by way of the process, which is for root alone to do.
     if !geteuid().is_root() || !mounted.is_ok_and(|mounted| mounted.status.success()) {
-        say_skipped("files::", "no mount namespace of one's own");
+        say_skipped("files on a full volume", "no mount namespace of one's own");
         return;
     }
     let program = world.folder().join("pglease-on-volume");

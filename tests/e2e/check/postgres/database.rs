@@ -6,7 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{NO_LOGIN, as_owner, cure, found, run, settings_for, statement, step, trouble, write_role};
+use super::{
+    NO_LOGIN, as_owner, cure, cured, found, run, settings_for, statement, step, trouble, write_role,
+};
+use crate::check::check;
 use crate::support::pki::Authority;
 use crate::support::world::{VaultRole, World, WorldOptions};
 
@@ -23,23 +26,25 @@ async fn database_that_is_closed_or_missing_is_opened_by_what_is_printed() {
     let refused = trouble(&world, &settings, "postgres.login", "connect-not-allowed").await;
     assert!(cure(&refused).starts_with(&format!("GRANT CONNECT ON DATABASE {database} TO ")), "{refused}");
     run(&world, cure(&refused)).await;
-    step(&world, &settings, "postgres.login", "passed").await;
+    cured(&world, &settings, "postgres.login", "connect-not-allowed").await;
 
     execute(format!("ALTER DATABASE {database} CONNECTION LIMIT 20")).await;
     run(&world, cure(&trouble(&world, &settings, "postgres.connections", "database-limit").await)).await;
-    // What else is on the server is not this test's; its own limit is.
-    let few = settings.replace("max_sessions = 20", "max_sessions = 1");
-    step(&world, &few, "postgres.connections", "passed").await;
     let many = settings.replace("max_sessions = 20", "max_sessions = 9000");
     let warned = trouble(&world, &many, "postgres.connections", "server-small").await;
-    assert!(cure(&warned).contains("set listen.max_sessions"), "{warned}");
+    assert!(cure(&warned).contains("set listen.max_sessions to what this pod needs"), "{warned}");
+    // What else is on the server is not this test's; its own limit is.
+    let few = settings.replace("max_sessions = 20", "max_sessions = 1");
+    let checked = check(&world, &few, &[]).await;
+    checked.cured("postgres.connections", "database-limit");
+    checked.cured("postgres.connections", "server-small");
 
     let missing = format!("{database}_not_yet");
     let settings = settings.replace(&format!("/{database}?"), &format!("/{missing}?"));
     let refused = trouble(&world, &settings, "postgres.login", "database-missing").await;
     assert!(refused["cause"].as_str().unwrap().contains(&database), "{refused}");
     run(&world, cure(&refused)).await;
-    step(&world, &settings, "postgres.login", "passed").await;
+    cured(&world, &settings, "postgres.login", "database-missing").await;
 }
 
 #[tokio::test]
@@ -55,13 +60,15 @@ async fn limits_of_a_leased_role_are_lifted_by_what_is_printed() {
     let warned = trouble(&world, &settings, "postgres.connections", "role-limit").await;
     assert_eq!(statement(cure(&warned)), creation);
     write_role(&world, &[&creation], NO_LOGIN).await;
-    step(&world, &settings, "postgres.connections", "passed").await;
+    let checked = check(&world, &settings, &[]).await;
+    checked.cured("postgres.login", "role-limit-reached");
+    checked.cured("postgres.connections", "role-limit");
 
     write_role(&world, &[&creation.replace(" LOGIN ", " NOLOGIN ")], NO_LOGIN).await;
     let refused = trouble(&world, &settings, "postgres.login", "role-no-login").await;
     assert!(found(&refused).contains("28000"), "{refused}");
     write_role(&world, &[statement(cure(&refused))], NO_LOGIN).await;
-    step(&world, &settings, "postgres.login", "passed").await;
+    cured(&world, &settings, "postgres.login", "role-no-login").await;
 
     write_role(&world, &[&creation.replace("VALID UNTIL '{{expiration}}' ", "")], NO_LOGIN).await;
     let warned = trouble(&world, &settings, "postgres.valid_until", "valid-for-ever").await;
@@ -69,8 +76,11 @@ async fn limits_of_a_leased_role_are_lifted_by_what_is_printed() {
     write_role(&world, &[&creation.replace("{{expiration}}", "2001-01-01")], NO_LOGIN).await;
     let refused = trouble(&world, &settings, "postgres.login", "role-unknown").await;
     assert!(found(&refused).contains("28P01"), "{refused}");
+    // Which says VALID UNTIL '{{expiration}}' again.
     write_role(&world, &[statement(cure(&refused))], NO_LOGIN).await;
-    step(&world, &settings, "postgres.valid_until", "passed").await;
+    let checked = check(&world, &settings, &[]).await;
+    checked.cured("postgres.valid_until", "valid-for-ever");
+    checked.cured("postgres.login", "role-unknown");
 }
 
 #[tokio::test]
@@ -95,8 +105,11 @@ async fn case_c06_login_trigger_that_warns_is_no_fault_and_one_that_refuses_is_t
     greet("RAISE EXCEPTION 'closed on Thursdays'").await;
     let refused = trouble(&world, &settings, "postgres.login", "session-refused").await;
     assert!(found(&refused).contains("closed on Thursdays"), "{refused}");
-    run(&world, "DROP EVENT TRIGGER greeting;").await;
-    step(&world, &settings, "postgres.login", "passed").await;
+    let (_, query) = cure(&refused).split_once("17 and later):\n").unwrap();
+    let triggers = world.superuser.rows(query).await;
+    let [trigger] = &triggers[..] else { panic!("{triggers:?}") };
+    run(&world, &format!("DROP EVENT TRIGGER {};", trigger[0].as_ref().unwrap())).await;
+    cured(&world, &settings, "postgres.login", "session-refused").await;
 }
 
 /// What answers everything as an HTTP server does that has not understood it.
@@ -148,8 +161,27 @@ async fn address_without_a_server_and_a_server_that_is_another_are_told_apart() 
     for (mode, warning) in [("require", "postgres-unverified"), ("disable", "postgres-plain")] {
         let warned =
             trouble(&world, &to(&format!("{address}?sslmode={mode}")), "postgres.tls", warning).await;
-        let cured = cure(&warned).split_whitespace().find(|word| word.starts_with("sslmode=")).unwrap();
-        let cured = format!("{address}?{}", cured.replace("/path/ca.pem", &ca_file));
-        step(&world, &to(&cured), "postgres.tls", "passed").await;
+        let verified = cure(&warned).split_whitespace().find(|word| word.starts_with("sslmode=")).unwrap();
+        assert_eq!(format!("{address}?{}", verified.replace("/path/ca.pem", &ca_file)), upstream);
+    }
+    let is_old = world.servers.postgres.major() < 18;
+    if is_old {
+        let newest = to(&format!("{upstream}&min_protocol_version=3.2"));
+        let refused = trouble(&world, &newest, "postgres.login", "protocol-version").await;
+        assert!(cure(&refused).starts_with("take min_protocol_version and max_protocol_version out"));
+    }
+
+    let checked = check(&world, &to(&upstream), &[]).await;
+    if is_old {
+        checked.cured("postgres.login", "protocol-version");
+    }
+    for (name, fault) in [
+        ("postgres.reach", "postgres-nothing-listens"),
+        ("postgres.tls", "not-postgres"),
+        ("postgres.tls", "postgres-ca-unknown"),
+        ("postgres.tls", "postgres-unverified"),
+        ("postgres.tls", "postgres-plain"),
+    ] {
+        checked.cured(name, fault);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use super::{as_owner, cure, found, run, settings_for, step, step_of, trouble};
+use super::{as_owner, cure, cured, found, run, settings_for, step, step_of, trouble};
 use crate::check::check;
 use crate::support::Servers;
 use crate::support::pki::{Authority, Issued, self_signed};
@@ -36,7 +36,7 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
     let line = cure(&refused).lines().nth(1).unwrap().to_owned();
     assert!(line.starts_with("hostssl app all "), "{refused}");
     set(&line).await;
-    step(&world, &settings, "postgres.login", "passed").await;
+    cured(&world, &settings, "postgres.login", "pg-hba").await;
 
     set(&line.replace("scram-sha-256", "trust")).await;
     if postgres.major() >= 16 {
@@ -50,7 +50,9 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
     let refused = trouble(&world, &with_binding(&settings), "postgres.login", "not-bound").await;
     assert!(refused["cause"].as_str().unwrap().contains("channel_binding=require"), "{refused}");
     set(cure(&refused).lines().nth(1).unwrap()).await;
-    step(&world, &with_binding(&settings), "postgres.login", "passed").await;
+    let checked = check(&world, &with_binding(&strict), &[]).await;
+    checked.cured("postgres.login", "auth-trust");
+    checked.cured("postgres.login", "not-bound");
 
     let seeing = "GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO app_rw;\nGRANT SELECT ON pg_hba_file_rules TO app_rw;";
     run(&world, seeing).await;
@@ -58,7 +60,11 @@ async fn server_that_does_not_let_us_in_is_opened_by_the_lines_that_are_printed(
     let warned = trouble(&world, &settings, "postgres.pg_hba", "pg-hba-unreadable").await;
     assert!(found(&warned).starts_with("line 2 of pg_hba.conf"), "{warned}");
     set(&line).await;
-    step(&world, &settings, "postgres.pg_hba", "passed").await;
+    let checked = check(&world, &settings, &[]).await;
+    checked.cured("postgres.pg_hba", "pg-hba-unreadable");
+    if postgres.major() >= 16 {
+        checked.cured("postgres.login", "trust");
+    }
 }
 
 #[tokio::test]
@@ -73,7 +79,7 @@ async fn certificate_of_a_server_is_judged_and_another_one_helps() {
     let other = trouble(&world, &settings, "postgres.tls", "postgres-certificate-name").await;
     assert!(other["cause"].as_str().unwrap().contains("is for pg.internal"), "{other}");
     let named = settings.replace("//localhost:", "//pg.internal:").replace("?ssl", "?hostaddr=127.0.0.1&ssl");
-    step(&world, &named, "postgres.tls", "passed").await;
+    cured(&world, &named, "postgres.tls", "postgres-certificate-name").await;
 
     show(postgres, &ca.issue_for(&["localhost"], (2001, 2002)), &ca.pem()).await;
     let expired = trouble(&world, &settings, "postgres.tls", "postgres-certificate-expired").await;
@@ -81,7 +87,9 @@ async fn certificate_of_a_server_is_judged_and_another_one_helps() {
     show(postgres, &ca.issue_living(&["localhost"], Duration::from_hours(24)), &ca.pem()).await;
     trouble(&world, &settings, "postgres.tls", "postgres-certificate-ends-soon").await;
     show(postgres, &ca.issue(&["localhost"]), &ca.pem()).await;
-    step(&world, &settings, "postgres.tls", "passed").await;
+    let checked = check(&world, &settings, &[]).await;
+    checked.cured("postgres.tls", "postgres-certificate-expired");
+    checked.cured("postgres.tls", "postgres-certificate-ends-soon");
 
     // C47: nothing to bind to.
     let unbound = Issued {
@@ -95,14 +103,16 @@ async fn certificate_of_a_server_is_judged_and_another_one_helps() {
     assert!(cure(&refused).contains("RSA or ECDSA"), "{refused}");
     let bound = self_signed(&rcgen::PKCS_ECDSA_P256_SHA256);
     show(postgres, &bound, &bound.certificate).await;
-    step(&world, &with_binding(&settings), "postgres.tls", "passed").await;
+    let checked = check(&world, &with_binding(&settings), &[]).await;
+    checked.cured("postgres.tls", "postgres-unbound");
+    checked.cured("postgres.tls", "nothing-to-bind-to");
 
     postgres.set("ssl", "off").await;
     let plain = trouble(&world, &settings, "postgres.tls", "postgres-no-tls").await;
     run(&world, cure(&plain).lines().find(|line| line.contains("ssl = on")).unwrap()).await;
     // The reload that it prints, and waits for.
     postgres.write_data(&[]).await;
-    step(&world, &settings, "postgres.tls", "passed").await;
+    cured(&world, &settings, "postgres.tls", "postgres-no-tls").await;
 }
 
 #[tokio::test]
@@ -163,5 +173,8 @@ async fn standby_that_is_behind_is_told_of_by_itself_and_the_host_that_serves_is
     let lag: Vec<_> = cure(&late).lines().skip(1).take(2).collect();
     assert_eq!(servers.postgres.query("postgres", &lag.join(" ")).await.len(), 1);
     standby.query("postgres", "SELECT pg_wal_replay_resume()").await;
-    settled(&at(&both, "any")).await;
+    let checked = settled(&at(&both, "any")).await;
+    checked.cured("postgres.login", "role-unknown-here");
+    // Asking for any, of one host, is no choice.
+    checked.cured("postgres.choice", "no-host-of-that-kind");
 }

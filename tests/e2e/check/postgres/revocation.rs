@@ -1,6 +1,7 @@
 //! What the end of a lease does, held against `at_lease_end`.
 
-use super::{as_owner, cure, found, run, settings, step, trouble};
+use super::{as_owner, cure, cured, found, run, settings, step, trouble};
+use crate::check::check;
 use crate::support::world::{Revocation, VaultRole, World, WorldOptions};
 use crate::until;
 
@@ -21,8 +22,10 @@ async fn sessions_that_a_revocation_harms_must_not_be_left_open() {
     // It is seen at one of the statements: the grants are gone first, then the role.
     assert!(found(&harmed).contains("42501"), "{harmed}");
     assert!(cure(&harmed).starts_with("say at_lease_end = \"auto\""), "{harmed}");
-    let told = step(&world, &leave.replace("\"leave\"", "\"auto\""), "postgres.revocation", "passed").await;
-    assert!(found(&told).contains("57P01 before that"), "{told}");
+    let checked = check(&world, &leave.replace("\"leave\"", "\"auto\""), &[]).await;
+    checked.cured("postgres.revocation", "sessions-harmed");
+    let told = checked.step("postgres.revocation");
+    assert!(found(told).contains("57P01 before that"), "{told}");
     run(&world, &format!("GRANT SELECT ON t TO {};", world.group("app_owner"))).await;
     let owners = step(&world, &as_owner(&world), "postgres.revocation", "passed").await;
     assert!(found(&owners).contains("works on"), "{owners}");
@@ -39,8 +42,8 @@ async fn sessions_that_a_revocation_ends_are_to_be_told_before() {
     let ended = trouble(&world, &as_owner(&world), "postgres.revocation", "sessions-harmed").await;
     assert!(found(&ended).contains("57P01"), "{ended}");
     assert!(cure(&ended).starts_with("say at_lease_end = \"close\""), "{ended}");
-    let cured = as_owner(&world) + "at_lease_end = \"close\"\n";
-    step(&world, &cured, "postgres.revocation", "passed").await;
+    let closing = as_owner(&world) + "at_lease_end = \"close\"\n";
+    cured(&world, &closing, "postgres.revocation", "sessions-harmed").await;
 }
 
 #[tokio::test]
@@ -54,5 +57,5 @@ async fn revocation_that_is_blocked_is_told_of_with_one_that_cannot_be() {
     until(async || world.living_roles().await.is_empty()).await;
 
     world.write_vault_role(&VaultRole { revocation: Revocation::NoLogin, ..VaultRole::default() }).await;
-    step(&world, &settings(&world, ""), "postgres.revocation", "passed").await;
+    cured(&world, &settings(&world, ""), "postgres.revocation", "revocation-blocked").await;
 }

@@ -21,18 +21,18 @@ async fn login_that_is_refused_is_told_why_and_what_helps() {
     ] {
         patient.set_role(fields).await;
         let cure = patient.finds("vault.login", fault).await;
-        patient.is_cured("vault.login", &cure).await;
+        patient.is_cured(&cure, "vault.login", fault).await;
     }
     patient.set_role(json!({ "token_type": "batch" })).await;
     let cure = patient.finds("vault.token", "token-batch").await;
-    patient.is_well("vault.lease").await;
-    patient.is_cured("vault.token", &cure).await;
+    patient.check().await.assert_passed("vault.lease");
+    patient.is_cured(&cure, "vault.token", "token-batch").await;
 
     patient.world.token_review.set_answer(Answer::Status(500));
     let cure = patient.finds("vault.login", "jwt-not-vouched-for").await;
     patient.follow(&cure).await;
     patient.world.token_review.set_answer(Answer::Honest);
-    assert_eq!(patient.check().await.code, 0);
+    assert_eq!(patient.cured("vault.login", "jwt-not-vouched-for").await.code, 0);
 
     patient.world.write_jwt(-120);
     for name in ["vault.identity", "vault.login"] {
@@ -53,8 +53,22 @@ async fn login_that_is_refused_is_told_why_and_what_helps() {
     checked.trouble("vault.login", "jwt-audience");
     patient.world.write_jwt(600);
     let cure = patient.finds("vault.rotation", "rotates-often").await;
-    assert!(cure.contains("pglease.dev/token-expiration"), "{cure}");
-    patient.world.write_jwt(3600);
+    assert!(cure.contains("pglease.dev/token-expiration: 24h"), "{cure}");
+    // The kubelet has written another one.
+    patient.world.write_jwt(24 * 3600);
+    let checked = patient.check().await;
+    for (name, fault) in [
+        ("vault.identity", "jwt-expired"),
+        ("vault.identity", "jwt-malformed"),
+        ("vault.identity", "login-file"),
+        ("vault.identity", "jwt-for-api-server"),
+        ("vault.login", "jwt-expired"),
+        ("vault.login", "login-file"),
+        ("vault.login", "jwt-audience"),
+        ("vault.rotation", "rotates-often"),
+    ] {
+        checked.cured(name, fault);
+    }
 
     // What the settings have wrong.
     let settings = patient.settings.clone();
@@ -67,11 +81,13 @@ async fn login_that_is_refused_is_told_why_and_what_helps() {
         patient.settings = settings.replacen(from, to, 1);
         let cure = patient.finds("vault.login", fault).await;
         if to.contains("nobody") {
-            patient.is_cured("vault.login", &cure).await;
+            patient.is_cured(&cure, "vault.login", fault).await;
         }
     }
     patient.settings = settings;
-    assert_eq!(patient.check().await.failed(), Vec::<&str>::new());
+    let checked = patient.cured("vault.login", "namespace-missing").await;
+    checked.cured("vault.login", "jwt-not-vouched-for");
+    assert_eq!(checked.failed(), Vec::<&str>::new());
 }
 
 fn auth_role(world: &World<'_>, more: &Value) -> Value {
@@ -105,22 +121,23 @@ async fn jwt_that_vault_verifies_itself_is_told_what_its_role_wants() {
     assert!(patient.follow(&cure).await[0].contains(&format!("{mount}/")));
     patient.settings = nobody;
     let cure = patient.finds("vault.login", "auth-role-missing").await;
-    patient.is_cured("vault.login", &cure).await;
+    let checked = patient.is_cured(&cure, "vault.login", "auth-role-missing").await;
+    checked.cured("vault.login", "auth-mount-missing");
     patient.settings = web;
     let cure = patient.finds("vault.login", "jwt-audience").await;
-    patient.is_cured("vault.login", &cure).await;
+    patient.is_cured(&cure, "vault.login", "jwt-audience").await;
 
     write(&keys[1], good.clone());
     let cure = patient.finds("vault.login", "jwt-refused").await;
     assert!(patient.follow(&cure).await[0].contains("jwt_validation_pubkeys"));
     patient.world.write(&config, json!({ "jwt_validation_pubkeys": keys[1].public_key_pem() })).await;
-    patient.is_well("vault.login").await;
+    patient.cured("vault.login", "jwt-refused").await;
     write(&keys[1], json!({ "sub": "web", "aud": "vault", "exp": 1_000_000_000, "nbf": 1 }));
     patient.finds("vault.login", "jwt-expired").await;
     write(&keys[1], json!({ "sub": "web", "aud": "vault", "nbf": 1 }));
     patient.check().await.trouble("vault.identity", "jwt-endless");
     write(&keys[1], good);
-    patient.is_well("vault.identity").await;
+    patient.cured("vault.identity", "jwt-endless").await.cured("vault.login", "jwt-expired");
 }
 
 #[tokio::test]
@@ -154,7 +171,7 @@ async fn secret_id_certificate_and_token_that_are_not_taken_are_told_with_what_m
     let [role_id, secret_id] = &said[..] else { panic!("{said:?}") };
     fs::write(file("secret-id"), secret_id).unwrap();
     patient.settings = patient.settings.replace("somebody", role_id);
-    patient.is_well("vault.login").await;
+    patient.cured("vault.login", "secret-id-refused").await.cured("vault.login", "auth-mount-missing");
 
     // A certificate of a CA that the role does not have.
     let (mount, authority, other) = (patient.world.group("cert"), Authority::create(), Authority::create());
@@ -180,7 +197,8 @@ async fn secret_id_certificate_and_token_that_are_not_taken_are_told_with_what_m
         .with_login(&format!("method = \"cert\"\nmount = {mount:?}\nrole = \"web\""))
         .replace(&format!("address = {:?}", openbao.address()), &tls);
     let cure = patient.finds("vault.login", "certificate-refused").await;
-    patient.is_cured("vault.login", &cure.replace("<common name>", "web")).await;
+    let cure = cure.replace("<common name>", "web");
+    patient.is_cured(&cure, "vault.login", "certificate-refused").await;
 
     // A token that nobody knows, and one that dies after some requests.
     patient.settings = settings;
@@ -198,5 +216,5 @@ async fn secret_id_certificate_and_token_that_are_not_taken_are_told_with_what_m
     let cure = patient.finds("vault.login", "token-limited-uses").await;
     assert_eq!(cure, "put a token with num_uses 0 there");
     token(0).await;
-    patient.is_well("vault.login").await;
+    patient.cured("vault.login", "token-limited-uses").await.cured("vault.login", "token-refused");
 }

@@ -1,15 +1,13 @@
-//! Poolers between the check and PostgreSQL: a scripted one, and `PgBouncer` where the machine has it.
+//! Poolers between the check and PostgreSQL: one that refuses as they do, and `PgBouncer` where the machine has it.
 
 use std::fs;
 use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use super::Patient;
+use super::front::{Does, Front};
 use crate::support::install::{Install, give};
 use crate::support::postgres::PostgresOptions;
 use crate::support::process::{Folder, Process, Spawn};
@@ -34,7 +32,7 @@ async fn without_startup_role(patient: &mut Patient<'_>, cure: &str) {
     let creation: Vec<_> = cure.lines().skip(1).collect();
     let role = format!("{}/roles/db-app", patient.world.engine());
     patient.world.write(&role, json!({ "creation_statements": creation })).await;
-    let checked = patient.check().await;
+    let checked = patient.cured("postgres.startup_role", "pooler-refuses-role").await;
     assert_eq!(checked.failed(), Vec::<&str>::new(), "{:#}", checked.document);
     let acts_as = checked.step("postgres.startup_role")["found"].as_str().unwrap();
     assert!(acts_as.contains("makes sessions act as"), "{acts_as}");
@@ -43,36 +41,10 @@ async fn without_startup_role(patient: &mut Patient<'_>, cure: &str) {
 #[tokio::test]
 async fn pooler_that_refuses_the_startup_role_is_gone_round_by_what_is_printed() {
     let mut patient = Patient::new().await;
-    let server = patient.world.servers.postgres.port();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut serving = JoinSet::new();
-    serving.spawn(async move {
-        let mut clients = JoinSet::new();
-        loop {
-            let (client, _) = listener.accept().await.unwrap();
-            clients.spawn(async move {
-                let _ = pass_on(client, server).await;
-            });
-        }
-    });
-    patient.settings = route(&patient, port, "sslmode=disable");
+    let pooler = Front::that(Does::RefuseRole(patient.world.servers.postgres.port())).await;
+    patient.settings = route(&patient, pooler.port(), "sslmode=disable");
     let cure = patient.finds("postgres.startup_role", "pooler-refuses-role").await;
     without_startup_role(&mut patient, &cure).await;
-}
-
-/// As `PgBouncer` does with a startup parameter that it does not track.
-async fn pass_on(mut client: TcpStream, server: u16) -> std::io::Result<()> {
-    let len = client.read_u32().await?;
-    let mut startup = vec![0; len as usize - 4];
-    client.read_exact(&mut startup).await?;
-    if startup.windows(6).any(|window| window == b"\0role\0") {
-        return client.write_all(b"E\0\0\0\x2dSFATAL\0VFATAL\0C08P01\0Munsupported: role\0\0").await;
-    }
-    let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
-    server.write_u32(len).await?;
-    server.write_all(&startup).await?;
-    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
 }
 
 #[tokio::test]
@@ -103,7 +75,14 @@ async fn pgbouncer_is_known_by_what_it_does_and_made_to_work_by_what_is_printed(
     let cure = patient.finds("postgres.login", "binding-not-offered").await;
     assert!(cure.contains("channel_binding=prefer"), "{cure}");
     patient.settings = patient.settings.replace("=require&", "=prefer&");
-    patient.finds("postgres.login", "pooler").await;
+    let cure = patient.finds("postgres.login", "pooler").await;
+    assert!(cure.starts_with("connect to PostgreSQL itself"), "{cure}");
+    let ports =
+        [bouncer.port, patient.world.servers.postgres.port()].map(|port| format!("localhost:{port}/"));
+    patient.settings = patient.settings.replace(&ports[0], &ports[1]);
+    let checked = patient.cured("postgres.login", "pooler").await;
+    checked.cured("postgres.login", "pooler-refuses-startup");
+    checked.cured("postgres.login", "binding-not-offered");
 }
 
 /// A real one, which sessions keep a connection of.

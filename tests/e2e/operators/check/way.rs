@@ -5,12 +5,10 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
 use super::super::black_hole;
 use super::Patient;
+use super::front::{Does, Front};
 use crate::check::{Checked, check, promised};
 use crate::support::install::Install;
 use crate::support::openbao::OpenBao;
@@ -48,13 +46,14 @@ impl<'a> Root<'a> {
         step["cure"].as_str().unwrap().to_owned()
     }
 
-    async fn is_well(&self, address: &str, further: &str) {
+    async fn well(&self, address: &str, further: &str) -> Checked {
         let checked = self.check(address, further).await;
         for name in
             ["vault.resolve", "vault.connect", "vault.tls", "vault.health", "vault.clock", "vault.login"]
         {
             assert_eq!(checked.step(name)["outcome"], "passed", "{name}: {:#}", checked.document);
         }
+        checked
     }
 }
 
@@ -72,11 +71,12 @@ async fn way_to_vault_is_gone_step_by_step() {
     let swapped = [tls.replace("https", "http"), plain.replace("http", "https")];
     let (hole, _held) = black_hole().await;
     let hole = format!("http://{hole}");
-    let (closing, _closing) = who_answers(b"").await;
-    let by_proxy = format!("{ca}\nproxy = {plain:?}");
+    let closing = Front::that(Does::Say(b"")).await;
+    let by_closing = format!("https://127.0.0.1:{}", closing.port());
+    let proxy = Front::that(Does::Say(b"HTTP/1.1 403 Forbidden\r\n\r\n")).await;
+    let by_proxy = format!("{ca}\nproxy = \"http://127.0.0.1:{}\"", proxy.port());
     for (address, further, name, fault, cure) in [
-        ("http://nowhere.invalid:8200", "", "vault.resolve", "vault-name-unknown", "vault.address"),
-        (&nobody, "", "vault.connect", "vault-nothing-listens", "vault.address"),
+        (&*nobody, "", "vault.connect", "vault-nothing-listens", "vault.address"),
         (&hole, "", "vault.connect", "vault-silent", "let connections to this address and port through"),
         ("http://255.255.255.255:8200", "", "vault.connect", "vault-no-way", "vault.address"),
         (&swapped[0], "", "vault.health", "vault-not-vault", &*format!("vault.address = {tls:?}")),
@@ -85,8 +85,7 @@ async fn way_to_vault_is_gone_step_by_step() {
         (&by_name, &ca, "vault.tls", "vault-certificate-name", "vault.tls_server_name"),
         (&old, &ca, "vault.tls", "vault-tls-disagreed", "TLS 1.2 and 1.3"),
         (&mutual, &ca, "vault.health", "vault-client-certificate", "vault.client_cert_file"),
-        (&closing, &ca, "vault.tls", "vault-handshake-broken", "see the log"),
-        // OpenBao is no proxy.
+        (&by_closing, &ca, "vault.tls", "vault-handshake-broken", "whether Vault is behind it"),
         (&tls, &by_proxy, "vault.tls", "vault-proxy", "CONNECT to vault.address"),
     ] {
         let said = root.finds(address, further, name, fault).await;
@@ -99,24 +98,47 @@ async fn way_to_vault_is_gone_step_by_step() {
     fs::write(&cert, &client.certificate).unwrap();
     fs::write(&key, &client.key).unwrap();
     let with_certificate = format!("{ca}\nclient_cert_file = {cert:?}\nclient_key_file = {key:?}");
-    for (address, further) in
-        [(&by_name, &by_its_name), (&tls, &ca), (&plain, &String::new()), (&mutual, &with_certificate)]
-    {
-        root.is_well(address, further).await;
+    root.well(&by_name, &by_its_name).await.cured("vault.tls", "vault-certificate-name");
+    root.well(&mutual, &with_certificate).await.cured("vault.health", "vault-client-certificate");
+    let checked = root.well(&plain, "").await;
+    for (name, fault) in [
+        ("vault.connect", "vault-nothing-listens"),
+        ("vault.connect", "vault-silent"),
+        ("vault.connect", "vault-no-way"),
+        ("vault.tls", "vault-no-tls"),
+    ] {
+        checked.cured(name, fault);
     }
-    root.check(&tls, "skip_verify = true").await.trouble("vault.tls", "vault-unverified");
+    let unverified = root.check(&tls, "skip_verify = true").await;
+    let cure = unverified.trouble("vault.tls", "vault-unverified")["cure"].as_str().unwrap();
+    assert!(cure.contains("vault.skip_verify = false, and vault.ca_file"), "{cure}");
+    let checked = root.well(&tls, &ca).await;
+    for (name, fault) in [
+        ("vault.health", "vault-not-vault"),
+        ("vault.tls", "vault-ca-unknown"),
+        ("vault.tls", "vault-tls-disagreed"),
+        ("vault.tls", "vault-unverified"),
+    ] {
+        checked.cured(name, fault);
+    }
+    // And what is in between does its work.
+    let port = tls.rsplit(':').next().unwrap().parse().unwrap();
+    closing.now(Does::PassOn(port));
+    root.well(&by_closing, &ca).await.cured("vault.tls", "vault-handshake-broken");
+    proxy.now(Does::Connect);
+    root.well(&tls, &by_proxy).await.cured("vault.tls", "vault-proxy");
 
     openbao.seal().await;
     let cure = root.finds(&plain, "", "vault.health", "vault-sealed").await;
     assert!(cure.starts_with("vault operator unseal"), "{cure}");
     openbao.unseal().await;
-    root.is_well(&plain, "").await;
+    root.well(&plain, "").await.cured("vault.health", "vault-sealed");
 
     // It is there, and answers nothing.
     openbao.pause().await;
     root.finds(&plain, "", "vault.health", "vault-no-answer").await;
     openbao.resume();
-    root.is_well(&plain, "").await;
+    root.well(&plain, "").await.cured("vault.health", "vault-no-answer");
 
     // What follows is shown by the same Vault, in the place of its certificate.
     let authority = Authority::create();
@@ -127,34 +149,23 @@ async fn way_to_vault_is_gone_step_by_step() {
         (authority.issue_to_client(names), "vault-certificate-unusable"),
     ] {
         openbao.show(&shown, &authority.pem());
-        until(async || has(&root.check(&tls, &ca).await, "vault.tls", fault)).await;
+        until(async || root.check(&tls, &ca).await.has("vault.tls", fault)).await;
         root.finds(&tls, &ca, "vault.tls", fault).await;
     }
     openbao.show(&authority.issue_living(names, std::time::Duration::from_hours(24)), &authority.pem());
-    until(async || has(&root.check(&tls, &ca).await, "vault.tls", "vault-certificate-ends-soon")).await;
+    until(async || root.check(&tls, &ca).await.has("vault.tls", "vault-certificate-ends-soon")).await;
     openbao.show(&authority.issue(names), &authority.pem());
     until(async || root.check(&tls, &ca).await.step("vault.tls")["outcome"] == "passed").await;
-    root.is_well(&tls, &ca).await;
+    let checked = root.well(&tls, &ca).await;
+    for (name, fault) in [
+        ("vault.tls", "vault-certificate-expired"),
+        ("vault.tls", "vault-certificate-too-early"),
+        ("vault.tls", "vault-certificate-unusable"),
+        ("vault.tls", "vault-certificate-ends-soon"),
+    ] {
+        checked.cured(name, fault);
+    }
     openbao.stop().await;
-}
-
-fn has(checked: &Checked, name: &str, fault: &str) -> bool {
-    checked.steps().iter().any(|step| step["name"] == name && step["fault"] == fault)
-}
-
-/// Somebody who says this to whoever connects, and hangs up.
-async fn who_answers(answer: &'static [u8]) -> (String, JoinSet<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("https://{}", listener.local_addr().unwrap());
-    let mut serving = JoinSet::new();
-    serving.spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 64]).await;
-            let _ = stream.write_all(answer).await;
-        }
-    });
-    (address, serving)
 }
 
 /// One that nobody has initialised: `bao server` without `-dev`.
@@ -171,6 +182,9 @@ async fn vault_is_initialised_and_unsealed_by_what_is_printed() {
     let cure = root.finds(&address, "", "vault.health", "vault-sealed").await;
     vault(&program, folder.path(), &address, &format!("{} {key}", cure.lines().next().unwrap()));
     until(async || root.check(&address, "").await.step("vault.health")["outcome"] == "passed").await;
+    let checked = root.check(&address, "").await;
+    checked.cured("vault.health", "vault-not-initialised");
+    checked.cured("vault.health", "vault-sealed");
 }
 
 async fn blank_openbao(program: &Path, folder: &Path) -> (Process, String) {
@@ -224,5 +238,5 @@ async fn rate_limit_of_vault_is_told_with_what_lifts_it() {
     let cure: Vec<_> = cure.lines().filter(|line| !line.contains("lease-count")).collect();
     let said = patient.follow(&cure.join("\n").replace("<name>", &quota)).await;
     assert!(said[0].contains(&quota), "{said:?}");
-    patient.is_well("vault.login").await;
+    patient.cured("vault.login", "vault-rate-limit").await;
 }

@@ -1,5 +1,6 @@
-//! A name server of one zone, for the resolver of a container.
+//! A name server of one name, for a resolver of one's own.
 
+use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -7,25 +8,38 @@ use std::thread;
 /// Answers on a loopback address of its own, on the port that `resolv.conf` cannot change, until the process ends.
 pub(crate) struct NameServer {
     pub(crate) address: Ipv4Addr,
+    known: Arc<Mutex<Option<&'static str>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl NameServer {
-    /// Knows `name` alone, as 127.0.0.1.
-    pub(crate) fn start(name: &'static str) -> Self {
-        let address = Ipv4Addr::new(127, fastrand::u8(64..128), fastrand::u8(..), fastrand::u8(2..255));
-        let socket = UdpSocket::bind((address, 53)).unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&asked);
+    /// Fails where one may not listen on that port.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (address, socket) = loop {
+            let address = Ipv4Addr::new(127, fastrand::u8(64..128), fastrand::u8(..), fastrand::u8(2..255));
+            match UdpSocket::bind((address, 53)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                bound => break (address, bound?),
+            }
+        };
+        let (known, asked) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
+        let (knows, log) = (Arc::clone(&known), Arc::clone(&asked));
         thread::spawn(move || {
             let mut query = [0; 1232];
             while let Ok((len, peer)) = socket.recv_from(&mut query) {
                 let Some(question) = Question::parse(&query[..len]) else { continue };
-                let _ = socket.send_to(&question.answer(name), peer);
+                if let Some(name) = *knows.lock().unwrap() {
+                    let _ = socket.send_to(&question.answer(name), peer);
+                }
                 log.lock().unwrap().push(question.name);
             }
         });
-        Self { address, asked }
+        Ok(Self { address, known, asked })
+    }
+
+    /// From here on it answers, and knows this name alone, as 127.0.0.1.
+    pub(crate) fn know(&self, name: &'static str) {
+        *self.known.lock().unwrap() = Some(name);
     }
 
     /// Every name that was asked for, in order.
