@@ -228,6 +228,21 @@ async fn lost_answers_are_told_from_connections_never_made() {
     assert!(!format!("{refused:?}").contains("s.canary"));
 }
 
+/// Which is moved over the stack of its thread, several times, when it is spawned.
+#[tokio::test]
+async fn request_takes_little_of_the_task_that_makes_it() {
+    let vault =
+        Vault::load(&config("http://127.0.0.1:1".to_owned(), PathBuf::new()), Arc::new(Metrics::new()));
+    let (vault, token) = (vault.unwrap(), token());
+    let sizes = [
+        size_of_val(&vault.renew_self(&token, PATIENCE)),
+        size_of_val(&vault.read_creds(&token, "x", PATIENCE)),
+        size_of_val(&vault.revoke_self(&token)),
+        size_of_val(&vault.log_in()),
+    ];
+    assert!(sizes.iter().all(|size| *size <= 2048), "{sizes:?}");
+}
+
 #[tokio::test]
 async fn address_that_does_not_answer_is_named() {
     let vault = FakeVault::answering(&[""]).await;
