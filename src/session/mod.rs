@@ -14,6 +14,7 @@ pub(crate) mod warm;
 mod opened;
 mod relay;
 mod bell;
+pub(crate) mod turn;
 mod watch;
 mod doubt;
 mod ending;

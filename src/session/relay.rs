@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
+use super::turn;
 use super::watch::Watch;
 use crate::roster::{Line, Listed, State};
 use crate::telemetry::ByteCounter;
@@ -243,7 +244,7 @@ where
             self.idle_since = None;
         } else if client_spoke || self.idle_since.is_none() {
             // What upstream says unasked, a notification, is no use of the session.
-            self.idle_since = Some(Instant::now());
+            self.idle_since = Some(turn::now());
         }
         true
     }
@@ -381,6 +382,7 @@ impl Pump {
             self.poll_write(cx, writer, buf.filled()).map_err(PumpError::Write)?;
         }
         let _ = self.poll_flush(cx, writer)?;
+        turn::ends();
         cx.waker().wake_by_ref();
         Ok(Progress::Busy)
     }
