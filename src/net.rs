@@ -2,6 +2,7 @@
 
 mod absent;
 mod client;
+mod low_mark;
 mod seats;
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::config::{Keepalive, Silence};
 
 pub(crate) use absent::{Absent, counterpart, is_absent};
 pub(crate) use client::{ClientSocket, ClientStream, Peer};
+pub(crate) use low_mark::set_low_mark;
 pub(crate) use seats::{Seat, Seats};
 
 /// Sets what every connection has, to a client or an upstream: no delay of small messages, and how its death is
@@ -75,6 +77,14 @@ impl Stream {
                 Ok(())
             }
             Self::Tls(stream) => come_here(stream.get_mut().0),
+        }
+    }
+
+    /// See [`set_low_mark`]. Not of TLS, whose cost is another, nor of a Unix socket, which does not heed it.
+    pub(crate) fn set_low_mark(&self, len: usize) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => set_low_mark(stream, len),
+            Self::Unix(_) | Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

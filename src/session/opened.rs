@@ -63,7 +63,8 @@ impl Opened {
             *self;
         let seed = fastrand::f64();
         let tally = Tally::new(shared.metrics.bytes.here(), &listed);
-        let mut relay = Relay::new(client, upstream, Tracker::new(), tally);
+        let relay = Relay::new(client, upstream, Tracker::new(), tally);
+        let mut relay = relay.gathering(Stream::set_low_mark);
         let begun = tried(|| relay.begin(&after_key, &early));
         let mut watch = Watch {
             standing: hold.standing(),

@@ -3,7 +3,9 @@
 //! One future polls both directions. What was read goes out in the same poll, from a buffer that all sessions of
 //! the thread share; only what the other side does not take is kept, and nothing more is read for that side until
 //! it has. So an idle session owns no buffer, and a stalled one [`SCRATCH_LEN`] bytes each way at most. Messages
-//! are never collected, and no timer is set unless the session is to end.
+//! are never collected, and no timer is set unless the session is to end or an answer is long.
+
+mod gather;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,6 +17,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use self::gather::{Gather, Seen, SetMark};
 use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
@@ -64,6 +67,7 @@ pub(crate) struct Relay<C, U> {
     frontend_seen: u64,
     idle_since: Option<Instant>,
     line: Option<Arc<Line>>,
+    gather: Gather<U>,
 }
 
 /// Where bytes are counted, and what the session does is told: both for whoever looks.
@@ -100,6 +104,7 @@ where
             frontend_seen: 0,
             idle_since: None,
             line,
+            gather: Gather::new(None),
         }
     }
 
@@ -113,6 +118,11 @@ where
         self.polled.set(None);
         self.frontend.count(early.len());
         self.frontend.stash = early.to_vec();
+    }
+
+    /// Has upstream's socket hold back where an answer is long, so that the relay is woken less often.
+    pub(crate) fn gathering(self, set_mark: SetMark<U>) -> Self {
+        Self { gather: Gather::new(Some(set_mark)), ..self }
     }
 
     /// Relays until one side ends or `watch` says so. Not cancel safe.
@@ -190,10 +200,14 @@ where
             polled.set(None);
             (sent, received)
         });
-        if std::mem::take(&mut self.frontend.moved) | std::mem::take(&mut self.backend.moved) {
+        let client_spoke = std::mem::take(&mut self.frontend.moved);
+        let upstream_spoke = std::mem::take(&mut self.backend.moved);
+        if client_spoke | upstream_spoke {
             self.stirred = true;
             self.tell();
         }
+        let (is_running, bytes) = (self.tracker.is_running(), self.backend.bytes);
+        self.gather.after(cx, &self.upstream, Seen { is_running, client_spoke, upstream_spoke, bytes });
 
         self.quiet =
             matches!(sent, Ok(Progress::Quiet | Progress::Done)) && matches!(received, Ok(Progress::Quiet));

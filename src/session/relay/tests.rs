@@ -3,6 +3,7 @@
 mod counts;
 mod ends;
 mod isolation;
+mod long;
 mod pipeline;
 mod tls;
 

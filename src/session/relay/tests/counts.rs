@@ -68,7 +68,7 @@ async fn exchange(client: &mut TcpStream, upstream: &mut TcpStream, count: usize
     }
 }
 
-async fn connection() -> (TcpStream, TcpStream) {
+pub(super) async fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
