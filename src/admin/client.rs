@@ -16,13 +16,18 @@ use crate::net;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    #[error("nobody listens on admin.address {address}")]
-    Connect { address: SocketAddr, source: io::Error },
+    #[error(
+        "nobody listens on admin.address {address} ({error}): pglease does not run here, or it has another address, which \
+         --admin-address, PGLEASE_ADMIN_ADDRESS or --config-file would say"
+    )]
+    Connect { address: SocketAddr, error: io::Error },
     #[error("no answer from admin.address {address} within {limit:?}")]
     TimedOut { address: SocketAddr, limit: Duration },
     #[error("{address} has gone while it was asked")]
     Gone { address: SocketAddr, source: hyper::Error },
-    #[error("what {address} answers is not pglease's")]
+    #[error(
+        "what {address} answers is not what pglease answers at admin.address: is it http.address, or another program's?"
+    )]
     Foreign { address: SocketAddr },
     #[error("refused with {status}: {said}")]
     Refused { status: StatusCode, said: String },
@@ -40,8 +45,11 @@ pub(crate) async fn ask(
     if status.is_success() {
         return Ok((status, said));
     }
-    // Whoever it is that answers.
-    let said = said.lines().next().unwrap_or_default().chars().take(MAX_REFUSAL_LEN).collect();
+    // Whoever it is that answers. pglease knows what is asked for, and says why it refuses.
+    let said: String = said.lines().next().unwrap_or_default().chars().take(MAX_REFUSAL_LEN).collect();
+    if status == StatusCode::NOT_FOUND || said.is_empty() {
+        return Err(AskError::Foreign { address });
+    }
     Err(AskError::Refused { status, said })
 }
 
@@ -61,7 +69,7 @@ pub(crate) fn address(address: SocketAddr, explicit: bool) -> SocketAddr {
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {
     let foreign = || AskError::Foreign { address };
     let gone = |source| AskError::Gone { address, source };
-    let stream = TcpStream::connect(address).await.map_err(|source| AskError::Connect { address, source })?;
+    let stream = TcpStream::connect(address).await.map_err(|error| AskError::Connect { address, error })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
     let request = Request::builder()
         .method(method)

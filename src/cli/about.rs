@@ -37,7 +37,7 @@ pub(super) fn commands() -> [Command; 4] {
         .long_about(
             "Prints a script that has the shell complete commands and flags:\n\n  \
              bash   source <(pglease completions bash)\n  \
-             zsh    source <(pglease completions zsh)\n  \
+             zsh    source <(pglease completions zsh), behind compinit\n  \
              fish   pglease completions fish | source",
         )
         .arg(Arg::new("shell").required(true).value_parser(["bash", "zsh", "fish"]).help("The shell"));

@@ -48,7 +48,10 @@ const BLOCKS: &[(&str, &str, Held)] = &[
     (
         "docs/commands.md",
         "source <(pglease",
-        By(&[("tests/e2e/operators/commands.rs", "bash_completes_commands_and_flags")]),
+        By(&[
+            ("tests/e2e/operators/commands.rs", "bash_completes_commands_and_flags"),
+            ("tests/e2e/operators/commands.rs", "zsh_and_fish_take_their_scripts_and_complete_by_them"),
+        ]),
     ),
     (
         "docs/injector.md",
@@ -73,13 +76,13 @@ const BLOCKS: &[(&str, &str, Held)] = &[
         "helm upgrade",
         By(&[("tests/kubernetes/certificate.rs", "no_pod_is_refused_over_upgrade_scaling_and_rollback")]),
     ),
-    ("docs/kubernetes.md", "kubectl exec", Not(KUBELET)),
+    ("docs/kubernetes.md", "kubectl exec", By(&[FIRST_MINUTE])),
     (
         "docs/performance.md",
         "cargo run --release --example load",
         By(&[("tests/e2e/operators/load.rs", "load_generator_tells_what_a_rate_on_some_sessions_takes")]),
     ),
-    ("docs/runbook.md", "# How the credentials of a pod stand", Not(KUBELET)),
+    ("docs/runbook.md", "# How the credentials of a pod stand", By(&[FIRST_MINUTE])),
     ("docs/runbook.md", "SELECT rolname, rolcanlogin", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
     ("docs/runbook.md", "SELECT r.rolname, d.deptype", By(&[("tests/e2e/operators/runbook.rs", RUNBOOK)])),
     (
@@ -110,7 +113,111 @@ const SMALLEST: &str = "smallest_sets_of_settings_are_valid_and_the_same_with_an
 const RUNBOOK: &str = "sql_of_the_runbook_shows_the_role_and_what_it_owns";
 const DEMO: &str =
     "it fetches its servers and takes 45 s; it is built with the tests, and made of their parts";
-const KUBELET: &str = "the control plane of the tests has no kubelet, which exec and logs ask";
+/// With a kubectl that does what the kubelet would, which the control plane of the tests has none of.
+const FIRST_MINUTE: (&str, &str) =
+    ("tests/e2e/operators/runbook.rs", "first_minute_of_the_runbook_tells_what_is_wrong");
+const RUN_ON_VAULT: Held = By(&[("tests/e2e/setup.rs", SETS_UP)]);
+const SHOWN_BY_KUBECTL: Held =
+    Not("it shows what the API server has, and the tests on the control plane read it there");
+const KUBELET: &str = "a forward goes through the kubelet, which the control plane of the tests has none of; the tests \
+                       are where it would lead to";
+
+/// Commands in the text: the page, what stands between the backticks, and what holds it.
+const SPANS: &[(&str, &str, Held)] = &[
+    (
+        "README.md",
+        "docker build -f deploy/Dockerfile -t registry.example.com/pglease:0.1.0 .",
+        By(&[("tests/image/main.rs", "dockerfile_adds_nothing_to_what_the_script_assembles")]),
+    ),
+    (
+        "README.md",
+        "kubectl create configmap ca --from-file=vault.pem --from-file=postgres.pem",
+        By(&[("tests/kubernetes/readme.rs", "five_commands_lead_to_an_application_without_a_password")]),
+    ),
+    ("README.md", "kubectl port-forward", Not(KUBELET)),
+    ("docs/status.md", "kubectl port-forward", Not(KUBELET)),
+    ("docs/status.md", "kubectl port-forward pod/web-… 9633", Not(KUBELET)),
+    (
+        "docs/status.md",
+        "curl -X POST",
+        By(&[("tests/e2e/operators/commands.rs", "curl_may_ask_for_what_no_web_page_may")]),
+    ),
+    ("docs/annotations.md", "kubectl describe replicaset", SHOWN_BY_KUBECTL),
+    (
+        "docs/annotations.md",
+        "kubectl apply --dry-run=server",
+        By(&[("tests/kubernetes/manifests.rs", "manifest_of_an_operator_with_a_slip_is_refused")]),
+    ),
+    ("docs/kubernetes.md", "kubectl describe replicaset --selector app=web", SHOWN_BY_KUBECTL),
+    (
+        "docs/kubernetes.md",
+        "kubectl apply",
+        By(&[("tests/kubernetes/manifests.rs", "every_manifest_is_accepted")]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "helm test pglease --namespace pglease",
+        By(&[("tests/kubernetes/deploy.rs", "helm_test_finds_out_whether_pods_get_their_sidecar")]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "helm rollback",
+        By(&[("tests/kubernetes/certificate.rs", "no_pod_is_refused_over_upgrade_scaling_and_rollback")]),
+    ),
+    (
+        "docs/kubernetes.md",
+        "helm uninstall",
+        By(&[("tests/kubernetes/rights.rs", "uninstalled_it_leaves_the_secret_and_holds_no_pod_up")]),
+    ),
+    ("docs/runbook.md", "kubectl describe pod", SHOWN_BY_KUBECTL),
+    ("docs/runbook.md", "kubectl get pod", SHOWN_BY_KUBECTL),
+    ("docs/runbook.md", "kubectl describe replicaset", SHOWN_BY_KUBECTL),
+    (
+        "docs/runbook.md",
+        "kubectl describe certificate",
+        Not("it is cert-manager's kind, and the control plane of the tests has no cert-manager"),
+    ),
+    ("docs/runbook.md", "vault status", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault operator unseal", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault read database/config/wizard", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault list sys/quotas/rate-limit", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault lease revoke -prefix database/creds/db-app", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault read auth/kubernetes/role/web", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault read auth/kubernetes/config", RUN_ON_VAULT),
+    ("docs/runbook.md", "vault policy read db-app", RUN_ON_VAULT),
+    ("docs/runbook.md", "ALTER ROLE \"v-…\" NOLOGIN", RUN_ON_VAULT),
+    (
+        "docs/runbook.md",
+        "REASSIGN OWNED BY \"v-…\" TO app_owner; DROP OWNED BY \"v-…\"; DROP ROLE \"v-…\";",
+        RUN_ON_VAULT,
+    ),
+    (
+        "docs/security.md",
+        "bao write sys/audit-hash/file input=<db_role>",
+        By(&[(
+            "tests/e2e/operators/audit.rs",
+            "three_logs_lead_from_a_statement_to_the_pod_and_its_service_account",
+        )]),
+    ),
+    (
+        "docs/session.md",
+        "psql -h <directory> -p <port>",
+        By(&[("tests/e2e/encryption.rs", "psql_is_served_over_a_unix_socket")]),
+    ),
+];
+
+/// What a span begins with that is a command; `pglease` and `make` have tests of their own below.
+const COMMANDS: [&str; 9] = [
+    "vault ",
+    "bao ",
+    "kubectl ",
+    "helm ",
+    "docker ",
+    "psql ",
+    "curl ",
+    "ALTER ROLE \"v-",
+    "REASSIGN OWNED BY \"v-",
+];
 
 /// Languages of blocks that nobody is to type.
 const SHOWN: &[&str] = &["", "json", "text", "toml", "yaml"];
@@ -132,8 +239,34 @@ fn every_block_of_commands_is_known() {
 }
 
 #[test]
+fn every_command_in_the_text_is_known() {
+    let known: BTreeSet<_> = SPANS.iter().map(|(page, span, _)| (*page, *span)).collect();
+    assert_eq!(known.len(), SPANS.len());
+    let pages = pages::all();
+    let prose: Vec<_> = pages.iter().map(|page| (page.path.as_str(), page.prose())).collect();
+    let spans =
+        prose.iter().flat_map(|(path, text)| text.split('`').skip(1).step_by(2).map(|span| (*path, span)));
+    let commands = spans.filter(|(_, span)| COMMANDS.iter().any(|begin| span.starts_with(begin)));
+    assert_eq!(commands.collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn make_knows_every_target_that_a_page_has() {
+    let makefile = fs::read_to_string(pages::root().join("Makefile")).unwrap();
+    let mut count = 0;
+    for page in pages::all() {
+        for words in said(&page, "make") {
+            let target = format!("\n{}:", words[1]);
+            assert!(makefile.contains(&target), "{}: make has no {}", page.path, words[1]);
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
+
+#[test]
 fn every_test_that_is_named_is_there() {
-    for (page, begins, held) in BLOCKS {
+    for (page, begins, held) in BLOCKS.iter().chain(SPANS) {
         match held {
             By(tests) => {
                 for (file, name) in *tests {

@@ -311,7 +311,15 @@ async fn reload_of_the_settings_brings_tls_changes_it_and_takes_it_away_while_se
     let ca = fs::read(&first.ca).unwrap();
     let encrypted = logged_in(connect_tls(pglease.addresses()[0], &ca).await).await;
 
+    let told = async || {
+        let samples = pglease.metrics().await.into_iter();
+        let mut of_it = samples.filter(|(name, _)| name.starts_with("pglease_certificate_expiry_timestamp"));
+        of_it.next().map_or_else(String::new, |(name, _)| name)
+    };
+    until(async || told().await.contains("tls.pem")).await;
+
     reload(&second.settings(), 2).await;
+    until(async || told().await.contains("second.pem")).await;
     assert_eq!(psql(&world, believing(&second)).await, "served\n");
     let said = psql(&world, believing(&first)).await;
     assert!(said.contains("SSL error"), "{said}");
@@ -324,6 +332,7 @@ async fn reload_of_the_settings_brings_tls_changes_it_and_takes_it_away_while_se
     assert_eq!(psql(&world, believing(&second)).await, "served\n");
 
     reload("", 3).await;
+    until(async || told().await.is_empty()).await;
     assert!(psql(&world, believing(&second)).await.contains("does not support SSL"));
     for mut session in [plain, encrypted] {
         session.query("SELECT 1").await;

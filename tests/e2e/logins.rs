@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::Value;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
@@ -176,7 +177,16 @@ async fn tls_is_done_as_the_keywords_say_and_by_the_files_of_now() {
     replace(&file("client.pem"), &stranger.certificate);
     replace(&file("client.key"), &stranger.key);
     until(async || pglease.connect("must_ask").await.is_err()).await;
-    refusal(&pglease, "must_ask").await;
+    until(async || {
+        refusal(&pglease, "must_ask").await;
+        let verdict = pglease.status().await["verdict"].clone();
+        let is_ours = |finding: &Value| {
+            finding["fault"] == "settings"
+                && finding["says"].as_str().unwrap().contains("did not take pglease's certificate")
+        };
+        verdict.as_array().unwrap().iter().any(is_ours)
+    })
+    .await;
     pglease.wait_for_event("upstream.tls_reloaded", crate::PATIENCE).await;
     let next = clients.issue_to("pglease");
     replace(&file("client.pem"), &next.certificate);

@@ -23,7 +23,7 @@ use crate::raw::{packet, startup};
 use crate::support::pglease::Pglease;
 use crate::support::pki::{Authority, Issued};
 use crate::support::world::{Revocation, World, WorldOptions};
-use crate::{PATIENCE, pglease_with, rotate};
+use crate::{PATIENCE, pglease_with, rotate, until};
 
 /// A CA, and where pglease finds the certificate that it has issued.
 struct Trust {
@@ -151,6 +151,14 @@ async fn certificate_of_another_time_is_warned_of_at_the_start_and_shown() {
             warned["level"] == "WARN" && warned["path"].as_str().unwrap().contains("tls.pem"),
             "{warned}"
         );
+        if event == "listen.tls_expired" {
+            until(async || {
+                let worst = pglease.status().await["verdict"][0].clone();
+                worst["severity"] == "error"
+                    && worst["says"].as_str().unwrap().contains("(listen.tls_cert_file) ended")
+            })
+            .await;
+        }
         // A client that looks at it refuses it, one that does not is served.
         let base = format!("host=localhost port={} dbname=app user=app", pglease.port());
         let ca_file = world.folder().join("ca.pem");

@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio_postgres::error::SqlState;
 
+use crate::operators::runbook::run_what_the_text_says;
 use crate::support::Servers;
 use crate::support::pages::{self, adapted, blocks, blocks_in};
 use crate::support::tokenreview::TokenReview;
@@ -157,6 +158,7 @@ async fn documented_set_up_and_settings_serve_an_application() {
         superuser.rows(leased).await[0][0].as_deref() == Some("0")
     })
     .await;
+    run_what_the_text_says(folder.path(), servers).await;
 }
 
 /// The table of the page says what Vault has.

@@ -86,6 +86,11 @@ impl OpenBao {
         self.folder.path().join("ca.pem")
     }
 
+    /// What it is unsealed with.
+    pub(crate) fn unseal_key(&self) -> &str {
+        &self.unseal_key
+    }
+
     /// The program, which is the command line as well.
     pub(crate) fn program(&self) -> &Path {
         &self.program

@@ -47,7 +47,7 @@ pub(super) async fn drain(
 
 /// Nobody listens there.
 fn is_refused(error: &AskError) -> bool {
-    matches!(error, AskError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
+    matches!(error, AskError::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// From the cut of the last sessions to the end of the process: revocations take 5 s at most.
@@ -82,7 +82,7 @@ mod tests {
 
     async fn answer(says: Says) -> Result<(StatusCode, String), AskError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9633));
-        let connect = |kind: io::ErrorKind| AskError::Connect { address, source: kind.into() };
+        let connect = |kind: io::ErrorKind| AskError::Connect { address, error: kind.into() };
         let of = |phase: &str| format!("{{ \"phase\": \"{phase}\", \"deadline_seconds\": 20 }}");
         match says {
             Says::Serving => Ok((StatusCode::OK, of("serving"))),

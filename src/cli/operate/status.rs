@@ -76,7 +76,7 @@ fn write_chain(text: &mut String, chain: &Value) {
     for generation in items(chain, "generations") {
         let _ = writeln!(
             text,
-            "  {:4} {:10} {}, lease {} {}, token {}{}, {} sessions, {}{}",
+            "  {:4} {:10} {}, lease {} {}, token {}{}, {}, {}{}",
             word(generation, "generation"),
             word(generation, "state"),
             word(generation, "db_role"),
@@ -84,7 +84,7 @@ fn write_chain(text: &mut String, chain: &Value) {
             left(generation, "lease"),
             left(generation, "token"),
             password(generation),
-            number(generation, "holders"),
+            sessions(number(generation, "holders")),
             word(generation, "standing"),
             if generation.get("proven") == Some(&Value::Bool(true)) { "" } else { ", unproven" },
         );
@@ -108,6 +108,10 @@ fn write_file(text: &mut String, file: &Value) {
         file.get("generation").and_then(Value::as_str).unwrap_or("nothing"),
         word(file, "vault_path"),
     );
+}
+
+fn sessions(count: u64) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
 }
 
 /// Of a static role's password that serves, until Vault changes it.

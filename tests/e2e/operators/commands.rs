@@ -12,7 +12,7 @@ use super::{run, text};
 use crate::support::gate::Gate;
 use crate::support::say_skipped;
 use crate::support::world::{World, WorldOptions};
-use crate::{start, until};
+use crate::{pglease_for, start, until};
 
 #[tokio::test]
 async fn exit_codes_tell_done_from_usage() {
@@ -51,6 +51,39 @@ async fn build_is_told_in_json_and_the_same_each_time() {
 }
 
 #[tokio::test]
+async fn curl_may_ask_for_what_no_web_page_may() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let url = format!("http://{}/log?level=warn", pglease.admin());
+    for (arguments, code) in [(&["-X", "POST"][..], "200"), (&["-d", ""], "403")] {
+        let mut curl = Command::new("curl");
+        curl.args(["-q", "-s", "-w", "%{http_code}", "-o", "/dev/null"]).args(arguments).arg(&url);
+        let output = curl.env_clear().kill_on_drop(true).output().await;
+        let Ok(output) = output else { return say_skipped("what curl asks for", "there is no curl") };
+        assert_eq!(text(&output.stdout), code, "{arguments:?}: {output:?}");
+    }
+    assert_eq!(pglease.status().await["log"]["level"], "warn");
+}
+
+#[tokio::test]
+async fn command_that_asks_another_port_says_so() {
+    let world = World::shared(WorldOptions::default()).await;
+    let pglease = pglease_for(&world).await;
+    let http = pglease.http_url("").replace("http://", "");
+    for (arguments, said) in [
+        (&["status", "--admin-address", &http][..], "is it http.address, or another program's?"),
+        (
+            &["wait", "--max", "0s", "--admin-address", "", "--http-address", pglease.admin()],
+            "is not pglease's",
+        ),
+    ] {
+        let output = run(arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(said), "{output:?}");
+    }
+}
+
+#[tokio::test]
 async fn bash_completes_commands_and_flags() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("pglease.bash");
@@ -79,18 +112,29 @@ async fn bash_completes_commands_and_flags() {
 }
 
 #[tokio::test]
-async fn zsh_and_fish_take_their_scripts() {
+async fn zsh_and_fish_take_their_scripts_and_complete_by_them() {
     let folder = tempfile::tempdir().unwrap();
-    for (shell, part) in [("zsh", "#compdef pglease"), ("fish", "complete -c pglease")] {
-        let script = text(&run(&["completions", shell]).await.stdout);
-        assert!(script.contains(part), "{shell}");
+    let of_zsh = "autoload -U compinit; compinit -u -d dump; source \"$1\"; print $_comps[pglease]";
+    let of_fish = "source $argv[1]; complete -C 'pglease st'; complete -C 'pglease wait --ma'";
+    for (shell, quiet, script, completed) in [
+        ("zsh", "-f", of_zsh, &["_pglease\n"][..]),
+        ("fish", "--no-config", of_fish, &["status\t", "--max\t"]),
+    ] {
         let file = folder.path().join(shell);
-        fs::write(&file, script).unwrap();
-        let mut parse = Command::new(shell);
-        parse.arg("-n").arg(&file).env("HOME", folder.path()).stdin(Stdio::null());
-        match parse.output().await {
-            Ok(output) => assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}"),
-            Err(_) => say_skipped(&format!("{shell}'s completion"), &format!("there is no {shell}")),
+        fs::write(&file, run(&["completions", shell]).await.stdout).unwrap();
+        for arguments in [&["-n"][..], &[quiet, "-c", script, shell][..]] {
+            // fish has no name for itself in front of the arguments.
+            let arguments = if shell == "fish" && arguments.len() > 1 { &arguments[..3] } else { arguments };
+            let mut command = Command::new(shell);
+            command.args(arguments).arg(&file).env("HOME", folder.path()).current_dir(folder.path());
+            let Ok(output) = command.stdin(Stdio::null()).output().await else {
+                say_skipped(&format!("{shell}'s completion"), &format!("there is no {shell}"));
+                break;
+            };
+            assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+            let said = text(&output.stdout);
+            let is_complete = arguments.len() == 1 || completed.iter().all(|part| said.contains(part));
+            assert!(is_complete, "{shell}: {said}");
         }
     }
 }

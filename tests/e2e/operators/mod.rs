@@ -7,7 +7,7 @@ mod promtool;
 mod alerts;
 mod trouble;
 mod cardinality;
-mod runbook;
+pub(crate) mod runbook;
 mod ports;
 mod audit;
 mod commands;

@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+use super::text;
 use crate::support::injector::Injector;
 use crate::support::pglease::Pglease;
 use crate::support::tokenreview::Answer;
@@ -65,6 +67,8 @@ async fn log_level_follows_the_file_by_signal_by_change_and_by_the_kubelets_link
     let pglease = start(&settings(&world, "info")).await;
     assert!(pglease.config_status().await["last_error"].is_null());
     let first = pglease.config_status().await["sha256"].clone();
+    let sum = Command::new("sha256sum").arg(pglease.settings_file()).output().unwrap();
+    assert_eq!(text(&sum.stdout).split(' ').next(), first.as_str());
 
     // Before it has a credential, and with the same file.
     pglease.sighup();

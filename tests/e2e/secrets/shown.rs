@@ -24,6 +24,9 @@ impl Shown {
             self.0 += &pglease.get(endpoint).await.1;
         }
         self.0 += &pglease.status().await.to_string();
+        let page = pglease.admin_page().await;
+        assert!(page.contains("<h2>Credentials</h2>"), "{page}");
+        self.0 += &page;
         assert!(self.0.contains("pglease_vault_requests_total"), "{}", self.0);
         let pid = pglease.process().pid();
         for file in ["cmdline", "comm", "status"] {
