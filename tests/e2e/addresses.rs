@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 use tokio_postgres::error::SqlState;
 
 use crate::namespace::pglease_with;
+use crate::support::dns::NameServer;
 use crate::support::pglease::Pglease;
+use crate::support::say_skipped;
 use crate::support::world::{World, WorldOptions};
 use crate::until;
 
@@ -170,4 +172,45 @@ async fn case_c38_address_that_drops_every_packet_is_passed_over() {
 #[tokio::test]
 async fn case_c38_address_that_refuses_is_passed_over() {
     good_address_is_reached_behind(Other::Closed).await;
+}
+
+#[tokio::test]
+async fn case_c38_resolver_that_says_nothing_holds_up_nobody_but_who_waits_for_it() {
+    let world = World::shared(WorldOptions::default()).await;
+    let names = match NameServer::start() {
+        Ok(names) => names,
+        Err(error) => return say_skipped("addresses:: with a silent resolver", &format!("port 53: {error}")),
+    };
+    names.know("servers.test");
+    let file = world.folder().join("resolv.conf");
+    // As patient as it may be: two minutes and a half.
+    fs::write(&file, format!("nameserver {}\noptions timeout:30 attempts:5\n", names.address)).unwrap();
+    let Some(program) = pglease_with(world.folder(), &file, "/etc/resolv.conf") else { return };
+
+    let route = world.route("db-app");
+    let named = route.replacen("//localhost:", "//servers.test:", 1);
+    let named = named.replacen("sslmode=verify-full", "sslmode=verify-ca", 1) + "user = \"named\"\n";
+    let listen = "connect_wait = \"10m\"";
+    let settings = world.settings_with("debug", &world.servers.openbao.address(), listen) + &named + &route;
+    let pglease = Pglease::start(&program, &settings).await;
+    pglease.wait_ready().await;
+    let session = pglease.connect("app").await.unwrap();
+    pglease.connect_as("app", "named").await.unwrap().rows("SELECT 1").await;
+
+    names.hush();
+    let before = names.asked().len();
+    let meanwhile = async {
+        until(async || names.asked().len() > before).await;
+        let trips = async {
+            for _ in 0..100 {
+                session.rows("SELECT 1").await;
+            }
+            pglease.connect("app").await.unwrap();
+        };
+        // Sooner than the resolver gives up.
+        time::timeout(Duration::from_secs(100), trips).await.expect("nobody else waits for it");
+        names.know("servers.test");
+    };
+    let (served, ()) = tokio::join!(pglease.connect_as("app", "named"), meanwhile);
+    served.unwrap().rows("SELECT 1").await;
 }

@@ -1,15 +1,24 @@
 //! A name server of one name, for a resolver of one's own.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Answers on a loopback address of its own, on the port that `resolv.conf` cannot change, until the process ends.
 pub(crate) struct NameServer {
     pub(crate) address: Ipv4Addr,
-    known: Arc<Mutex<Option<&'static str>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    socket: UdpSocket,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Without it, nothing is answered.
+    known: Option<&'static str>,
+    asked: Vec<String>,
+    /// Asked while nothing was answered, and by whom.
+    unanswered: Vec<(Vec<u8>, SocketAddr)>,
 }
 
 impl NameServer {
@@ -22,29 +31,44 @@ impl NameServer {
                 bound => break (address, bound?),
             }
         };
-        let (known, asked) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
-        let (knows, log) = (Arc::clone(&known), Arc::clone(&asked));
+        let state = Arc::new(Mutex::new(State::default()));
+        let (asked_at, shared) = (socket.try_clone()?, Arc::clone(&state));
         thread::spawn(move || {
             let mut query = [0; 1232];
-            while let Ok((len, peer)) = socket.recv_from(&mut query) {
+            while let Ok((len, peer)) = asked_at.recv_from(&mut query) {
                 let Some(question) = Question::parse(&query[..len]) else { continue };
-                if let Some(name) = *knows.lock().unwrap() {
-                    let _ = socket.send_to(&question.answer(name), peer);
+                let mut state = shared.lock().unwrap();
+                match state.known {
+                    Some(name) => {
+                        let _ = asked_at.send_to(&question.answer(name), peer);
+                    }
+                    None => state.unanswered.push((query[..len].to_vec(), peer)),
                 }
-                log.lock().unwrap().push(question.name);
+                state.asked.push(question.name);
             }
         });
-        Ok(Self { address, known, asked })
+        Ok(Self { address, socket, state })
     }
 
-    /// From here on it answers, and knows this name alone, as 127.0.0.1.
+    /// From here on it answers, also what it was asked before, and knows this name alone, as 127.0.0.1.
     pub(crate) fn know(&self, name: &'static str) {
-        *self.known.lock().unwrap() = Some(name);
+        let mut state = self.state.lock().unwrap();
+        state.known = Some(name);
+        for (query, peer) in state.unanswered.drain(..) {
+            if let Some(question) = Question::parse(&query) {
+                let _ = self.socket.send_to(&question.answer(name), peer);
+            }
+        }
+    }
+
+    /// From here on it does not answer, as at first.
+    pub(crate) fn hush(&self) {
+        self.state.lock().unwrap().known = None;
     }
 
     /// Every name that was asked for, in order.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.state.lock().unwrap().asked.clone()
     }
 }
 
