@@ -35,13 +35,14 @@ async fn pglease_limited(descriptors: u32, settings: &str) -> Pglease {
     pglease
 }
 
-/// Sends `sent` over [`CONNECTIONS`] connections, as many at a time as can be, and leaves each to `leave`, while a
-/// session asks on and new ones come. Holds that nobody notices and that memory is bounded and comes back.
-async fn flood(sent: &[u8], leave: impl Fn(TcpStream)) {
+/// Sends `sent` over so many connections, as many at a time as can be, and leaves each to `leave`, while a session asks
+/// on and new ones come. Holds that nobody notices and that memory is bounded and comes back.
+async fn flood(connections: usize, listen: &str, sent: &[u8], leave: impl Fn(TcpStream)) {
     let _turn = FLOODS.lock().await;
 
     let world = World::shared(WorldOptions::default()).await;
-    let settings = world.settings_with("info", &world.servers.openbao.address(), "") + &world.route("db-app");
+    let settings =
+        world.settings_with("info", &world.servers.openbao.address(), listen) + &world.route("db-app");
     let pglease = pglease_limited(1024, &settings).await;
     let session = pglease.connect("app").await.unwrap();
     session.batch_execute("SELECT 1").await.unwrap();
@@ -60,9 +61,9 @@ async fn flood(sent: &[u8], leave: impl Fn(TcpStream)) {
     };
     let flooding = async {
         let mut done = 0;
-        while done < CONNECTIONS {
+        while done < connections {
             let mut open = Vec::new();
-            for _ in 0..at_a_time.min(CONNECTIONS - done) {
+            for _ in 0..at_a_time.min(connections - done) {
                 let mut stream =
                     TcpStream::connect(pglease.addresses()[done % pglease.addresses().len()]).await.unwrap();
                 // Whoever has lost its place already is gone.
@@ -85,7 +86,12 @@ async fn flood(sent: &[u8], leave: impl Fn(TcpStream)) {
 
 #[tokio::test]
 async fn ten_thousand_connections_that_say_nothing_are_borne() {
-    flood(b"", drop).await;
+    flood(CONNECTIONS, "", b"", drop).await;
+}
+
+#[tokio::test]
+async fn two_threads_bear_a_flood_as_one_does() {
+    flood(CONNECTIONS / 5, "threads = 2", b"", drop).await;
 }
 
 #[tokio::test]
@@ -95,7 +101,7 @@ async fn ten_thousand_connections_that_vanish_half_way_are_borne() {
         // A reset, as from a process that was killed.
         stream.set_zero_linger().unwrap();
     };
-    flood(&half[..half.len() / 2], vanish).await;
+    flood(CONNECTIONS, "", &half[..half.len() / 2], vanish).await;
 }
 
 const CONNECTIONS: usize = 10_000;
