@@ -14,9 +14,7 @@ use super::peers::{self, Absent};
 use super::programs::add;
 use super::scenarios::{Tls, Way};
 use super::scripted::{Client, Scripted};
-use super::shipped::PROGRAM;
 use super::stage::Stage;
-use super::support::pglease::Pglease;
 
 /// Opens so many sessions, or as many as descriptors allow, looks what they take, has some of them ask for so long, and
 /// closes all.
@@ -35,17 +33,8 @@ pub(crate) async fn idle(
         let peer = peers::haproxy(upstream.port, sessions).await?;
         return Ok(measure(peer.process.pid(), (peer.port, connector), sessions, active, time).await);
     }
-    let world = &stage.world;
-    let listen = format!("max_sessions = {}\n{}", sessions + 2 * AT_ONCE, stage.listen(tls));
-    let settings = world.settings_with("info", &world.servers.openbao.address(), &listen);
-    let route = format!(
-        "[[route]]\nupstream = \"postgresql://127.0.0.1:{}/app?sslmode={}\"\nvault_path = {:?}\n",
-        upstream.port,
-        if tls.of_upstream() { "require" } else { "disable" },
-        world.vault_path("db-app")
-    );
-    let pglease = Pglease::start(&PROGRAM, &(settings + &route)).await;
-    pglease.wait_ready().await;
+    let listen = format!("max_sessions = {}\n", sessions + 2 * AT_ONCE);
+    let pglease = stage.before_scripted(upstream.port, tls, &listen).await;
     Ok(measure(pglease.process().pid(), (pglease.port(), connector), sessions, active, time).await)
 }
 

@@ -38,6 +38,7 @@ mod programs;
 mod connects;
 mod idle;
 mod scripted;
+mod sealed;
 mod rotation;
 mod start;
 mod runner;

@@ -18,7 +18,7 @@ use super::options::Options;
 use super::peers::Absent;
 use super::scenarios::{Load, Scenario, Way, chosen};
 use super::stage::Stage;
-use super::{connects, idle, programs, rotation, start};
+use super::{connects, idle, programs, rotation, sealed, start};
 
 /// Measures what is asked for and not there yet, and prints all of it. Says whether nothing failed.
 pub(crate) async fn run(options: Options) -> bool {
@@ -144,6 +144,7 @@ async fn once(
             let target = stage.target(way, scenario.tls).await?;
             connects::bursts(&target, sessions, time).await
         }
+        Load::Sealed { clients } => sealed::sealed(stage, way, clients, time).await,
         Load::Calls => {
             let target = stage.target(way, scenario.tls).await?;
             programs::calls(stage, &target).await?

@@ -82,6 +82,10 @@ pub(crate) enum Load {
     Burst {
         sessions: usize,
     },
+    /// Rows of a scripted upstream, over TLS to so many clients that throw them away.
+    Sealed {
+        clients: usize,
+    },
     /// System calls of the proxy in a round trip.
     Calls,
     /// Sessions of a scripted upstream, of which some are active.
@@ -156,6 +160,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         &[Way::Direct, Way::Pglease, Way::PgleaseThreads],
         false,
     ),
+    Scenario {
+        name: "threads-tls",
+        what: "rows of a scripted upstream over TLS (ChaCha20) to 4 clients that do not decrypt them, by one thread and by two",
+        tls: Tls::Client,
+        load: Load::Sealed { clients: 4 },
+        ways: &[Way::Pglease, Way::PgleaseThreads],
+        quick: false,
+    },
     select("tpcb-c8", "`pgbench` (TPC-B), 8 clients", 8, &["-M", "prepared"], false),
     on_tls("tls-upstream", "`pgbench -S -M prepared`, 8 clients, TLS towards the server", Tls::Upstream),
     on_tls("tls-client", "`pgbench -S -M prepared`, 8 clients, TLS towards the client", Tls::Client),

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::Pid;
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -56,8 +56,12 @@ impl Stage {
         match load {
             Load::Pgbench { .. } | Load::Script { .. } | Load::Calls => stage.make_accounts().await,
             Load::CopyOut | Load::CopyIn => stage.make_wide().await,
-            Load::Connects { .. } | Load::Burst { .. } | Load::Idle { .. } | Load::Rotation | Load::Start => {
-            }
+            Load::Connects { .. }
+            | Load::Burst { .. }
+            | Load::Sealed { .. }
+            | Load::Idle { .. }
+            | Load::Rotation
+            | Load::Start => {}
         }
         stage
     }
@@ -157,14 +161,32 @@ impl Stage {
 
     /// For its clients.
     pub(crate) fn connector(&self) -> TlsConnector {
+        self.connector_with(ring::default_provider())
+    }
+
+    /// For clients that have these ciphers.
+    pub(crate) fn connector_with(&self, provider: CryptoProvider) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
         TlsConnector::from(Arc::new(config))
+    }
+
+    /// pglease before a scripted upstream, with these keys of `listen`.
+    pub(crate) async fn before_scripted(&self, upstream: u16, tls: Tls, listen: &str) -> Pglease {
+        let world = &self.world;
+        let listen = format!("{listen}{}", self.listen(tls));
+        let settings = world.settings_with("info", &world.servers.openbao.address(), &listen);
+        let route = format!(
+            "[[route]]\nupstream = \"postgresql://127.0.0.1:{upstream}/app?sslmode={}\"\nvault_path = {:?}\n",
+            if tls.of_upstream() { "require" } else { "disable" },
+            world.vault_path("db-app")
+        );
+        started(&(settings + &route)).await
     }
 
     async fn pglease(&self, tls: Tls, listen: &str, of_route: &str) -> Proxy {
