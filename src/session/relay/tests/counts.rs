@@ -128,5 +128,6 @@ fn instructions(test: &str) -> Option<usize> {
 const WARM_UP: usize = 100;
 const ROUND_TRIPS: usize = 1000;
 /// Instructions of a round trip through the relay, unoptimised and with both far ends, in percent of those of one that
-/// tokio copies. Both are of one build: a compiler that makes more or fewer of all code changes little.
-const MAX_PERCENT: usize = 200;
+/// tokio copies, where 107 are taken. Both are of one build: a compiler that makes more or fewer of all code changes
+/// little.
+const MAX_PERCENT: usize = 115;
