@@ -47,7 +47,7 @@ impl Options {
                 Arg::new("seconds")
                     .long("seconds")
                     .value_parser(value_parser!(f64))
-                    .help("of one way in one round; 3, quick 0.7"),
+                    .help("of one way in one round; 3, quick 0.5"),
             )
             .arg(
                 Arg::new("seed")
@@ -62,7 +62,7 @@ impl Options {
             .arg(flag("bench", "").hide(true));
         let matches = command.get_matches();
         let quick = matches.get_flag("quick");
-        let seconds = matches.get_one::<f64>("seconds").copied().unwrap_or(if quick { 0.7 } else { 3.0 });
+        let seconds = matches.get_one::<f64>("seconds").copied().unwrap_or(if quick { 0.5 } else { 3.0 });
         Self {
             names: matches.get_many::<String>("names").into_iter().flatten().cloned().collect(),
             quick,
