@@ -66,9 +66,10 @@ impl Outcome {
         }
     }
 
-    /// Whether another address of the same host may do better.
+    /// Whether another address of the same host may do better. Of a name that stands for several servers, one may be of
+    /// the kind that is wanted.
     pub(super) fn is_of_address(self) -> bool {
-        self == Self::Failed
+        matches!(self, Self::Failed | Self::Unfit)
     }
 }
 
@@ -139,6 +140,20 @@ impl Plan {
     pub(super) fn until(&self, now: Instant, end: Instant) -> Instant {
         let second_pass = usize::from(self.wanted == TargetSessionAttrs::PreferStandby);
         until(now, end, 1 + self.left.len() + second_pass)
+    }
+
+    /// Takes what came of the addresses of `host` that were asked, the last of which ended the attempt.
+    pub(super) fn take_last(
+        &mut self,
+        host: usize,
+        before: impl IntoIterator<Item = Outcome>,
+        last: Outcome,
+    ) {
+        // It has accepted the credential, and may do where any server does.
+        if last != Outcome::Unfit && before.into_iter().any(|outcome| outcome == Outcome::Unfit) {
+            self.take(host, Outcome::Unfit);
+        }
+        self.take(host, last);
     }
 
     /// Takes what came of `host`.
@@ -251,7 +266,26 @@ mod tests {
             let stages = [Stage::Asked, Stage::Begun, Stage::Unasked];
             assert_eq!(stages.map(|stage| refused(stage, code)), expected, "{code}");
         }
-        assert!([NotNow, Unfit, Rejected, Barred, Refused].iter().all(|outcome| !outcome.is_of_address()));
+        assert!([NotNow, Rejected, Barred, Refused].iter().all(|outcome| !outcome.is_of_address()));
+        assert!([Failed, Unfit].iter().all(|outcome| outcome.is_of_address()));
+    }
+
+    #[test]
+    fn address_of_another_kind_has_accepted_the_credential_whatever_the_next_one_says() {
+        for (before, last, credential) in [
+            (&[Failed][..], Failed, Nothing),
+            (&[Unfit], Failed, Accepted),
+            (&[Unfit], Rejected, Late),
+            (&[Failed, Unfit], NotNow, Accepted),
+            (&[Failed], Rejected, OnCredential::Rejected),
+        ] {
+            let mut plan = plan(1, TargetSessionAttrs::PreferStandby);
+            assert_eq!(plan.next(), Some((0, TargetSessionAttrs::PreferStandby)));
+            plan.take_last(0, before.iter().copied().chain([last]), last);
+            assert_eq!(plan.conclusion().credential, credential, "{before:?} {last:?}");
+            let again = before.contains(&Unfit).then_some((0, TargetSessionAttrs::Any));
+            assert_eq!(plan.next(), again, "{before:?} {last:?}");
+        }
     }
 
     #[test]

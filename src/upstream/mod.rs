@@ -200,7 +200,10 @@ impl Upstream {
                     }
                     return Ok(logged_in);
                 }
-                Err(outcome) => plan.take(index, outcome),
+                Err(outcome) => {
+                    let ended = tried.get(before..).unwrap_or_default().iter().map(Outcome::of);
+                    plan.take_last(index, ended, outcome);
+                }
             }
             if let Some(error) = error::telling(tried.get(before..).unwrap_or_default()) {
                 self.note_failure(server, error);

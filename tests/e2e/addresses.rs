@@ -74,11 +74,11 @@ impl Addresses {
     }
 }
 
-fn address(last: u8, port: u16) -> SocketAddr {
+pub(crate) fn address(last: u8, port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 0, last), port).into()
 }
 
-async fn forward(listener: TcpListener, port: u16, taken: Arc<AtomicUsize>) {
+pub(crate) async fn forward(listener: TcpListener, port: u16, taken: Arc<AtomicUsize>) {
     let mut connections = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
         taken.fetch_add(1, Ordering::SeqCst);
@@ -98,7 +98,7 @@ async fn be_silent(listener: TcpListener, taken: Arc<AtomicUsize>) {
 }
 
 /// `addresses` are those of `pg-several`, by their last number. 127.0.0.2 alone is `pg-lost`.
-fn write_hosts(file: &Path, addresses: &[u8]) {
+pub(crate) fn write_hosts(file: &Path, addresses: &[u8]) {
     let line = |last: &u8| format!("127.0.0.{last} pg-several\n");
     let lines: String = addresses.iter().map(line).collect();
     fs::write(file, format!("127.0.0.1 localhost\n{lines}127.0.0.2 pg-lost\n")).unwrap();

@@ -1,15 +1,22 @@
 //! A primary and its standby: which of them serves, and what a failover is to sessions and to those who come.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
+use crate::addresses::{address, forward, write_hosts};
+use crate::namespace::pglease_with;
 use crate::raw::Raw;
 use crate::support::Servers;
 use crate::support::openbao::OpenBao;
 use crate::support::pglease::Pglease;
 use crate::support::postgres::{Database, Postgres, PostgresOptions};
 use crate::support::world::{World, WorldOptions};
-use crate::{pglease_with, rotate, until};
+use crate::{BINARY, rotate, until};
 
 #[tokio::test]
 async fn hosts_are_chosen_by_what_they_are_and_a_failover_needs_no_restart() {
@@ -21,9 +28,17 @@ async fn hosts_are_chosen_by_what_they_are_and_a_failover_needs_no_restart() {
     let standby = servers.postgres.standby().await;
     let world = World::create(&servers, WorldOptions { is_alone: true, ..WorldOptions::default() }).await;
     let hosts = Hosts { primary: servers.postgres.port(), standby: standby.port() };
-    let pglease = pglease_with(&(world.settings() + &hosts.routes(&world))).await;
+    let one_name = OneName::of(&hosts, &world).await;
+    let (program, route) = one_name
+        .as_ref()
+        .map_or((Path::new(BINARY), ""), |one_name| (one_name.program.as_path(), one_name.route.as_str()));
+    let pglease = Pglease::start(program, &(world.settings() + &hosts.routes(&world) + route)).await;
+    pglease.wait_ready().await;
 
     hosts.are_chosen_by_what_they_are(&pglease).await;
+    if one_name.is_some() {
+        hosts.expect(&pglease, "one-name", hosts.primary).await;
+    }
     hosts.all_serve_where_it_is_left_to_chance(&pglease).await;
     unix_socket_serves(&pglease).await;
     replica_that_lags_is_waited_for(&hosts, &world, &standby, &pglease).await;
@@ -101,6 +116,38 @@ impl Hosts {
             })
             .await;
         }
+    }
+}
+
+/// Case C38: one name for both servers, the standby's address first.
+struct OneName {
+    program: PathBuf,
+    route: String,
+    _forwarding: JoinSet<()>,
+}
+
+impl OneName {
+    /// `None` where this system does not let one have that.
+    async fn of(hosts: &Hosts, world: &World<'_>) -> Option<Self> {
+        let file = world.folder().join("hosts");
+        write_hosts(&file, &[2, 3]);
+        let program = pglease_with(world.folder(), &file, "/etc/hosts")?;
+        let (first, second, port) = loop {
+            let first = TcpListener::bind("127.0.0.2:0").await.unwrap();
+            let port = first.local_addr().unwrap().port();
+            if let Ok(second) = TcpListener::bind(address(3, port)).await {
+                break (first, second, port);
+            }
+        };
+        let mut forwarding = JoinSet::new();
+        forwarding.spawn(forward(first, hosts.standby, Arc::default()));
+        forwarding.spawn(forward(second, hosts.primary, Arc::default()));
+        let route = format!(
+            "[[route]]\nuser = \"one-name\"\nvault_path = {:?}\noptional = true\n\
+             upstream = \"postgresql://pg-several:{port}/app?sslmode=disable&target_session_attrs=read-write\"\n",
+            world.vault_path("db-app")
+        );
+        Some(Self { program, route, _forwarding: forwarding })
     }
 }
 

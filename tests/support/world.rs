@@ -19,8 +19,9 @@ pub(crate) struct WorldOptions {
     /// Whether the world has servers of its own, and so the plain names: database `app`, mounts `database` and
     /// `kubernetes`. Otherwise all its names are its own.
     pub(crate) is_alone: bool,
-    /// Whether its engine and its login are in an OpenBao namespace of its own.
-    pub(crate) has_namespace: bool,
+    /// Names of the OpenBao namespaces that its engine and its login are in, each in the one before; the first is the
+    /// world's own.
+    pub(crate) namespaces: &'static [&'static str],
     pub(crate) vault_roles: Vec<VaultRole>,
     /// Of the tokens, in Vault's notation.
     pub(crate) token_ttl: &'static str,
@@ -32,7 +33,7 @@ impl Default for WorldOptions {
     fn default() -> Self {
         Self {
             is_alone: false,
-            has_namespace: false,
+            namespaces: &[],
             vault_roles: vec![VaultRole::default()],
             token_ttl: "1h",
             token_max_ttl: "0",
@@ -116,17 +117,23 @@ impl<'a> World<'a> {
         let postgres = servers.postgres.connect("postgres").await;
         postgres.rows(&format!("CREATE DATABASE {database}")).await;
         let superuser = servers.postgres.connect(&database).await;
-        let world = Self {
+        let mut world = Self {
             servers,
             token_review: TokenReview::start(),
             superuser,
-            namespace: if options.has_namespace { format!("team{suffix}") } else { String::new() },
+            namespace: String::new(),
             suffix,
             folder: Folder::create(None),
         };
 
-        if options.has_namespace {
-            servers.openbao.write(&format!("sys/namespaces/{}", world.namespace), json!({})).await;
+        for name in options.namespaces {
+            let name = if world.namespace.is_empty() {
+                format!("{name}{}", world.suffix)
+            } else {
+                (*name).to_owned()
+            };
+            world.write(&format!("sys/namespaces/{name}"), json!({})).await;
+            world.namespace = world.api(&name);
         }
         world.set_up_database().await;
         world.set_up_engine().await;

@@ -12,6 +12,9 @@ use crate::config::{Host, SslMode, SslNegotiation};
 /// AuthenticationOk, BackendKeyData, ReadyForQuery.
 const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x07abcdZ\0\0\0\x05I";
 
+/// `AuthenticationCleartextPassword`.
+const CLEARTEXT: &[u8] = b"R\0\0\0\x08\0\0\0\x03";
+
 /// A listener, and an upstream that points to it.
 struct Place {
     listener: TcpListener,
@@ -265,6 +268,43 @@ async fn cancel_is_given_to_no_other_server() {
         assert!(identity.acceptor.accept(stream).await.is_err());
     });
     assert_eq!(cancelled.unwrap_err().reason(), "tls");
+}
+
+/// Case C47, of a cancel: its key goes to nobody without TLS where that is wanted, and nothing that is asked is answered.
+#[tokio::test]
+async fn case_c47_cancel_tells_a_false_server_nothing() {
+    let identity = Identity::new("127.0.0.1", &rcgen::PKCS_ECDSA_P256_SHA256);
+    let key = || CancelKey { pid: 7, secret: b"abcd".to_vec().into() };
+    for binding in [ChannelBinding::Disable, ChannelBinding::Prefer, ChannelBinding::Require] {
+        let place = Place::with_tls(&identity, SslMode::VerifyFull, binding).await;
+        let upstream = Upstream::load(&place.config).unwrap();
+        let target = upstream.cancel_target(key());
+        let (cancelled, rest) = tokio::join!(upstream.cancel(&target), async {
+            let mut stream = place.accept().await;
+            expect_ssl_request(&mut stream).await;
+            stream.write_all(b"N").await.unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            rest
+        });
+        assert_eq!((cancelled.unwrap_err().reason(), rest), ("tls", Vec::new()));
+
+        let target = upstream.cancel_target(key());
+        let (cancelled, rest) = tokio::join!(upstream.cancel(&target), async {
+            let mut stream = identity.accept(place.accept().await).await;
+            stream.startup().await;
+            for asked in [CLEARTEXT, WELCOME] {
+                stream.send(asked).await;
+            }
+            let mut stream = stream.into_stream();
+            stream.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            rest
+        });
+        cancelled.unwrap();
+        assert_eq!(rest, b"");
+    }
 }
 
 /// Case C47, of a credential's proof: what a false server says tells nothing of the credential.

@@ -21,14 +21,11 @@ use crate::support::listen_again;
 use crate::support::pglease::Pglease;
 use crate::support::pki::{Authority, Issued};
 use crate::support::world::{VaultRole, World, WorldOptions};
-use crate::{
-    PATIENCE, pglease_for, pglease_with, refused_revocations, start, until, until_alive, until_revoked,
-    user_of,
-};
+use crate::{PATIENCE, pglease_with, refused_revocations, start, until, until_alive, until_revoked, user_of};
 
 /// A world in a namespace whose leases can be renewed for long.
 fn in_a_namespace() -> WorldOptions {
-    WorldOptions { has_namespace: true, ..of(VaultRole { default_ttl: "20s", ..VaultRole::default() }) }
+    WorldOptions { namespaces: &["team"], ..of(VaultRole { default_ttl: "20s", ..VaultRole::default() }) }
 }
 
 /// Ends it, and waits until nothing that can log in is left of it.
@@ -41,9 +38,13 @@ async fn assert_cleans_up(world: &World<'_>, pglease: &Pglease) {
 
 #[tokio::test]
 async fn scenario_18_namespace_serves_with_its_suffixed_lease_ids_and_a_wrong_one_is_named() {
-    let world = World::shared(in_a_namespace()).await;
+    // Case C32: one within another, and with slashes around it.
+    let world = World::shared(WorldOptions { namespaces: &["team", "sub"], ..in_a_namespace() }).await;
     let namespace = world.namespace();
-    let pglease = pglease_for(&world).await;
+    assert!(namespace.ends_with("/sub"), "{namespace}");
+    let settings = world.settings() + &world.route("db-app");
+    let slashed = settings.replace(namespace, &format!("/{namespace}/"));
+    let pglease = pglease_with(&slashed).await;
     pglease.wait_for_event("lease.renewed", PATIENCE).await;
     let user = user_of(&pglease.connect("app").await.unwrap()).await;
     assert_eq!(world.living_roles().await, [user]);
@@ -52,7 +53,7 @@ async fn scenario_18_namespace_serves_with_its_suffixed_lease_ids_and_a_wrong_on
     assert!(leases.len() == 1 && leases[0].contains('.'), "{leases:?}");
     assert_cleans_up(&world, &pglease).await;
 
-    let wrong = (world.settings() + &world.route("db-app")).replace(namespace, "nowhere");
+    let wrong = settings.replace(namespace, "nowhere");
     let pglease = start(&wrong).await;
     let failed = pglease.wait_for_events("login.failed", 3, PATIENCE).await;
     assert_eq!(failed["code"], 404, "{failed}");
