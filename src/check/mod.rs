@@ -10,6 +10,7 @@ mod name;
 mod fault;
 mod report;
 mod text;
+mod end;
 mod throwaway;
 mod certificate;
 mod resolver;
@@ -176,7 +177,7 @@ impl Walk {
         let watched = hosts.look(&credentials, config.listen.max_sessions, &record).await;
         if let Some(login) = &login {
             let credentials: Vec<_> = credentials.iter().map(|(path, own)| (*path, own)).collect();
-            way.look_ahead(login, &credentials).await;
+            way.look_ahead(&throwaway, login, &credentials).await;
         }
         let given = vault::give_back(&throwaway, &record).await;
         watched.after_revocation(given, &record).await;

@@ -1,5 +1,8 @@
 //! The pod: whether what it gives is enough for the settings.
 
+mod control_group;
+
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -17,7 +20,8 @@ pub(super) async fn check(config: &Config, record: &Recorder) {
     let PodConfig { memory_limit, termination_grace, .. } = pod;
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     record.step(Name::PodDescriptors, "", async { descriptors(*max_sessions, *threads, routes, hard) }).await;
-    record.step(Name::PodMemory, "", async { memory(*max_sessions, *memory_limit) }).await;
+    let memory = async { memory(*max_sessions, *memory_limit, control_group::memory_limit(Path::new("/"))) };
+    record.step(Name::PodMemory, "", memory).await;
     record.step(Name::PodDeadline, "", async { deadline(drain.deadline, *termination_grace) }).await;
 }
 
@@ -41,20 +45,23 @@ fn descriptors(max_sessions: usize, threads: usize, routes: &[RouteConfig], hard
     )
 }
 
-fn memory(max_sessions: usize, limit: Option<u64>) -> Found {
-    let Some(limit) = limit else {
-        return Found::fine("no limit is told (pod.memory_limit)");
+/// The lower holds: of what the pod is `told` to have, and of what the `kernel` kills at.
+fn memory(max_sessions: usize, told: Option<u64>, kernel: Option<u64>) -> Found {
+    let told = told.map(|limit| (limit, "pod.memory_limit"));
+    let kernel = kernel.map(|limit| (limit, "of the control group"));
+    let Some((limit, whose)) = told.into_iter().chain(kernel).min_by_key(|(limit, _)| *limit) else {
+        return Found::fine("no limit is told (pod.memory_limit), and the control group has none");
     };
     let (needed, limit_mib) = (memory_mib(max_sessions), limit / MIB);
     if u64::try_from(needed).is_ok_and(|needed| needed <= limit_mib) {
         return Found::fine(format!(
-            "{needed} MiB for listen.max_sessions = {max_sessions}, of {limit_mib} MiB"
+            "{needed} MiB for listen.max_sessions = {max_sessions}, of {limit_mib} MiB ({whose})"
         ));
     }
     Found::warning(
         Warning::LittleMemory,
         format!(
-            "up to {needed} MiB for listen.max_sessions = {max_sessions}, and the limit is {limit_mib} MiB"
+            "up to {needed} MiB for listen.max_sessions = {max_sessions}, and the limit is {limit_mib} MiB ({whose})"
         ),
         "with so many busy sessions the kernel kills pglease, and every session with it",
         format!(
@@ -114,10 +121,19 @@ mod tests {
             assert_eq!(found.outcome(), outcome, "{sessions} {threads} {hard}");
         }
         assert!(descriptors(1000, 1, &[], 500).cure().unwrap().contains("listen.max_sessions = 100,"));
-        for (limit, outcome) in
-            [(None, Outcome::Passed), (Some(157 * MIB), Outcome::Passed), (Some(156 * MIB), Outcome::Warning)]
-        {
-            assert_eq!(memory(1000, limit).outcome(), outcome, "{limit:?}");
+        let (enough, little) = (Some(157 * MIB), Some(156 * MIB));
+        for (told, kernel, outcome, whose) in [
+            (None, None, Outcome::Passed, "has none"),
+            (enough, None, Outcome::Passed, "(pod.memory_limit)"),
+            (little, None, Outcome::Warning, "(pod.memory_limit)"),
+            (None, enough, Outcome::Passed, "(of the control group)"),
+            (None, little, Outcome::Warning, "(of the control group)"),
+            (enough, little, Outcome::Warning, "(of the control group)"),
+            (little, enough, Outcome::Warning, "(pod.memory_limit)"),
+        ] {
+            let found = memory(1000, told, kernel);
+            assert_eq!(found.outcome(), outcome, "{told:?} {kernel:?}");
+            assert!(found.found().ends_with(whose), "{found:?}");
         }
     }
 

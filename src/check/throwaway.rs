@@ -5,16 +5,19 @@
 //! the revocation a task: who asks for it after somebody who has been dropped meanwhile is told what became of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time;
 
+use super::end::End;
 use crate::credential::{Credential, DerivedKeys, Granted};
 use crate::ids::{GenerationId, LeaseId};
 use crate::lease::{LiveToken, Requests};
-use crate::vault::{Grant, Login, Operation, StaticCredential, TokenKind, Vault, VaultApi, VaultError};
+use crate::vault::{
+    Answer, Grant, Login, Operation, StaticCredential, TokenKind, Vault, VaultApi, VaultError,
+};
 
 /// The login and the leases of one check.
 #[derive(Debug)]
@@ -39,8 +42,7 @@ struct Giving {
 #[derive(Clone, Debug)]
 struct Made {
     token: Arc<LiveToken>,
-    /// `None` where it does not end.
-    token_ends_at: Option<SystemTime>,
+    token_end: End,
     leases: Vec<MadeLease>,
 }
 
@@ -48,7 +50,7 @@ struct Made {
 struct MadeLease {
     id: LeaseId,
     db_role: String,
-    ends_at: SystemTime,
+    end: End,
 }
 
 /// A login that the check may use.
@@ -76,11 +78,11 @@ pub(crate) struct GivenBack {
     pub(crate) left: Vec<Left>,
 }
 
-/// Something that is left, and until when; `None`: for ever.
+/// Something that is left, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) what: String,
-    pub(crate) until: Option<SystemTime>,
+    pub(crate) until: End,
 }
 
 impl Throwaway {
@@ -94,8 +96,8 @@ impl Throwaway {
         let login = async move {
             let Login { token, kind, grant, .. } = vault.log_in().await?;
             let token = Arc::new(LiveToken::new(token, kind));
-            let token_ends_at = grant.ttl.map(|ttl| SystemTime::now() + ttl);
-            *locked(&made) = Some(Made { token: Arc::clone(&token), token_ends_at, leases: Vec::new() });
+            let token_end = End::in_a(grant.ttl);
+            *locked(&made) = Some(Made { token: Arc::clone(&token), token_end, leases: Vec::new() });
             Ok(OwnLogin { token, grant })
         };
         self.to_its_end(login).await.unwrap_or(Err(lost(Operation::Login)))
@@ -111,9 +113,8 @@ impl Throwaway {
         let (token, vault_path) = (Arc::clone(&login.token), vault_path.to_owned());
         let read = login.token.run(async move {
             let lease = vault.read_creds(token.token(), &vault_path, CREDS_TIMEOUT).await?;
-            let ends_at = SystemTime::now() + lease.grant.ttl.unwrap_or_default();
-            let db_role = lease.user.clone();
-            let made_lease = MadeLease { id: lease.id.clone(), db_role, ends_at };
+            let end = End::in_a(lease.grant.ttl);
+            let made_lease = MadeLease { id: lease.id.clone(), db_role: lease.user.clone(), end };
             locked(&made).iter_mut().for_each(|made| made.leases.push(made_lease.clone()));
             let credential = Credential {
                 user: lease.user,
@@ -146,6 +147,39 @@ impl Throwaway {
         };
         let grant = Grant { ttl: Some(ttl), renewable: false };
         Ok(OwnCredential { credential: Arc::new(credential), grant })
+    }
+
+    /// Renews the token, or this lease of it. `longest` is what Vault may make of it, from now on: `None` is the end that
+    /// Vault has for it.
+    ///
+    /// Where the answer is lost, or this is dropped, that may have become its end.
+    pub(crate) async fn renew(
+        &self,
+        lease: Option<&LeaseId>,
+        longest: Option<Duration>,
+        renewal: impl Future<Output = Result<Grant, VaultError>>,
+    ) -> Result<Grant, VaultError> {
+        let Some(before) = self.set_end(lease, |end| end.or_later(longest)) else { return renewal.await };
+        let renewed = renewal.await;
+        match &renewed {
+            Ok(grant) => self.set_end(lease, |_| End::in_a(grant.ttl)),
+            Err(error) if has_refused(error) => self.set_end(lease, |_| before),
+            Err(_) => None,
+        };
+        renewed
+    }
+
+    /// Gives what it was before; `None` where there is no such thing any more.
+    fn set_end(&self, lease: Option<&LeaseId>, to: impl FnOnce(End) -> End) -> Option<End> {
+        let mut made = locked(&self.made);
+        let made = made.as_mut()?;
+        let end = match lease {
+            None => &mut made.token_end,
+            Some(id) => &mut made.leases.iter_mut().find(|lease| lease.id == *id)?.end,
+        };
+        let before = *end;
+        *end = to(before);
+        Some(before)
     }
 
     /// Gives back what was made, after what is under way. `None` where there is nothing.
@@ -217,12 +251,14 @@ impl Made {
     }
 
     fn left(&self, is_revoked: bool) -> Vec<Left> {
-        let token = Left { what: "the token of the check".to_owned(), until: self.token_ends_at };
+        let kind = self.token.kind();
+        let token = Left { what: "the token of the check".to_owned(), until: self.token_end };
         let lease = |lease: &MadeLease| Left {
             what: format!("the login of {}", lease.db_role),
-            until: Some(lease.ends_at),
+            // It ends with its token. Of one that is not ours we do not know when that is.
+            until: if kind == TokenKind::Foreign { lease.end } else { lease.end.or_with(self.token_end) },
         };
-        match (self.token.kind(), is_revoked) {
+        match (kind, is_revoked) {
             (TokenKind::Service | TokenKind::Foreign, true) => Vec::new(),
             (TokenKind::Batch, true) => vec![token],
             (TokenKind::Foreign, false) => self.leases.iter().map(lease).collect(),
@@ -231,6 +267,11 @@ impl Made {
             }
         }
     }
+}
+
+/// Whether Vault has done nothing, and said so.
+fn has_refused(error: &VaultError) -> bool {
+    matches!(error.answer(), Answer::Denied | Answer::BadRequest | Answer::NotFound | Answer::Unexpected)
 }
 
 /// Of a task that was broken off.
@@ -248,3 +289,71 @@ const CREDS_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a login or a read that was under way when the check was cut short: longer than either takes, so that none is
 /// dropped whose answer may come yet.
 const MAX_WAIT: Duration = Duration::from_secs(35);
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::{LoginConfig, LoginMethod, VaultConfig, VaultTls};
+    use crate::telemetry::Metrics;
+    use crate::vault::Token;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// With a token that does not end and a lease for an hour, of a Vault that nobody asks.
+    fn throwaway() -> (Throwaway, LeaseId) {
+        let method = LoginMethod::TokenFile { token_file: "/nonexistent".into() };
+        let config = VaultConfig {
+            address: "http://127.0.0.1:1".to_owned(),
+            namespace: None,
+            tls: VaultTls::default(),
+            redirect_hosts: vec![],
+            proxy: None,
+            state_dir: None,
+            login: LoginConfig { namespace: None, method },
+        };
+        let vault = Vault::load(&config, Arc::new(Metrics::new())).unwrap();
+        let (throwaway, id) = (Throwaway::new(Arc::new(vault)), LeaseId::from("lease"));
+        let token = Arc::new(LiveToken::new(Token::from_text("s.canary"), TokenKind::Service));
+        let lease = MadeLease { id: id.clone(), db_role: "v-1".to_owned(), end: End::in_a(Some(HOUR)) };
+        *locked(&throwaway.made) = Some(Made { token, token_end: End::Never, leases: vec![lease] });
+        (throwaway, id)
+    }
+
+    fn lease_end(throwaway: &Throwaway) -> End {
+        locked(&throwaway.made).as_ref().unwrap().left(false)[0].until
+    }
+
+    #[tokio::test]
+    async fn lease_ends_where_the_last_answer_has_put_it_or_nobody_knows() {
+        let (operation, source) = (Operation::StretchLease, None);
+        let day = || Ok(Grant { ttl: Some(HOUR * 24), renewable: true });
+        let refused = || {
+            let (texts, retry_after) = (String::new(), None);
+            Err(VaultError::Refused { operation, status: 403, texts, retry_after })
+        };
+        let (throwaway, id) = throwaway();
+        let first = lease_end(&throwaway);
+        let _ = throwaway.renew(Some(&id), None, ready(refused())).await;
+        assert_eq!(lease_end(&throwaway), first);
+
+        let began_at = SystemTime::now();
+        let _ = throwaway.renew(Some(&id), None, ready(day())).await;
+        let End::At(end) = lease_end(&throwaway) else { panic!("it was answered") };
+        assert!(end >= began_at + HOUR * 24 && end <= SystemTime::now() + HOUR * 24);
+        // One that asks for less, and is not heard of any more, leaves it so or makes it shorter.
+        let lost = Err(VaultError::NoAnswer { operation, source });
+        let _ = throwaway.renew(Some(&id), Some(HOUR), ready(lost)).await;
+        assert_eq!(lease_end(&throwaway), End::By(end));
+
+        let dropped = time::timeout(Duration::ZERO, throwaway.renew(Some(&id), None, pending())).await;
+        assert!(dropped.is_err());
+        assert_eq!(lease_end(&throwaway), End::ByMaxTtl);
+        // With its token, whatever else.
+        let _ = throwaway.renew(None, None, ready(day())).await;
+        let End::By(end) = lease_end(&throwaway) else { panic!("the token ends") };
+        assert!(end >= began_at + HOUR * 24);
+    }
+}

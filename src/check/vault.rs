@@ -22,6 +22,7 @@ use super::name::Name;
 use super::report::{Found, Recorder};
 use super::throwaway::{OwnCredential, OwnLogin, Throwaway};
 use crate::config::{self, LoginMethod, VaultConfig};
+use crate::ids::LeaseId;
 use crate::vault::{Answer, Health, Identity, TokenKind, Vault, VaultApi};
 
 use command::Commands;
@@ -190,15 +191,20 @@ impl Way {
     }
 
     /// How long token and leases last, whether both are renewed, and what of that the policies do not allow.
-    pub(super) async fn look_ahead(&self, login: &OwnLogin, credentials: &[(&str, &OwnCredential)]) {
+    pub(super) async fn look_ahead(
+        &self,
+        throwaway: &Throwaway,
+        login: &OwnLogin,
+        credentials: &[(&str, &OwnCredential)],
+    ) {
         let commands = Commands { config: &self.config };
         let mut tried = Vec::new();
-        let token = self.look_at_token(login, &mut tried).await;
+        let token = self.look_at_token(throwaway, login, &mut tried).await;
         let mut leases = Vec::new();
         for (vault_path, own) in credentials {
             if let Some(id) = &own.credential.lease {
                 let work = async {
-                    let lease = self.look_at_lease(login, id, own, &mut tried).await;
+                    let lease = self.look_at_lease(throwaway, login, (id, own), &mut tried).await;
                     term::judge_lease(&lease, vault_path, commands).with(lease)
                 };
                 if let Some(lease) = self.record.step(Name::VaultLease, *vault_path, work).await {
@@ -216,14 +222,21 @@ impl Way {
         }
     }
 
-    async fn look_at_token(&self, login: &OwnLogin, tried: &mut Vec<(String, Has)>) -> Token {
+    async fn look_at_token(
+        &self,
+        throwaway: &Throwaway,
+        login: &OwnLogin,
+        tried: &mut Vec<(String, Has)>,
+    ) -> Token {
         let begins_at = Instant::now();
         let (own, kind) = (login.token.token(), login.token.kind());
         login.token.look_up_once(&*self.vault).await;
         let facts = self.vault.look_at_self(own).await.map_err(|error| error.answer());
         tried.push((policy::LOOK_UP_SELF.to_owned(), has(facts.as_ref().err())));
         let renewed = if kind == TokenKind::Service && login.grant.ttl.is_some() && login.grant.renewable {
-            let renewed = self.vault.renew_self(own, RENEW_TIMEOUT).await.map_err(|error| error.answer());
+            let renewal = self.vault.renew_self(own, RENEW_TIMEOUT);
+            let renewed = throwaway.renew(None, login.grant.ttl, renewal).await;
+            let renewed = renewed.map_err(|error| error.answer());
             tried.push((policy::RENEW_SELF.to_owned(), has(renewed.as_ref().err())));
             Some(renewed)
         } else {
@@ -239,16 +252,18 @@ impl Way {
     /// Looks it up, stretches it to learn its maximum, and renews it as the proxy does, which undoes that.
     async fn look_at_lease(
         &self,
+        throwaway: &Throwaway,
         login: &OwnLogin,
-        id: &crate::ids::LeaseId,
-        own: &OwnCredential,
+        (id, own): (&LeaseId, &OwnCredential),
         tried: &mut Vec<(String, Has)>,
     ) -> Lease {
         let (token, commands) = (login.token.token(), Commands { config: &self.config });
         let looked_up = self.vault.look_up_lease(token, id).await.map_err(|error| error.answer());
         tried.push((commands.policy_path(policy::LOOK_UP), has(looked_up.as_ref().err())));
-        let stretched = self.vault.stretch_lease(token, id).await;
-        let renewed = self.vault.renew_lease(token, id, RENEW_TIMEOUT).await.map_err(|error| error.answer());
+        let stretched = throwaway.renew(Some(id), None, self.vault.stretch_lease(token, id)).await;
+        let renewal = self.vault.renew_lease(token, id, RENEW_TIMEOUT);
+        let renewed = throwaway.renew(Some(id), own.grant.ttl, renewal).await;
+        let renewed = renewed.map_err(|error| error.answer());
         tried.push((commands.policy_path(policy::RENEW), has(renewed.as_ref().err())));
         let is_capped_by_token = login.token.kind() == TokenKind::Batch;
         let longest = stretched.ok().and_then(|grant| grant.ttl).filter(|_| !is_capped_by_token);

@@ -1,7 +1,5 @@
 //! How giving back went. Pure.
 
-use std::time::SystemTime;
-
 use crate::check::fault::Fault;
 use crate::check::report::Found;
 use crate::check::throwaway::{GivenBack, Left};
@@ -46,9 +44,5 @@ fn explain(error: &VaultError) -> (Fault, &'static str, &'static str) {
 }
 
 fn left(left: &[Left]) -> String {
-    let until = |until: Option<SystemTime>| match until {
-        Some(until) => format!("ends at {}", humantime::format_rfc3339_seconds(until)),
-        None => "does not end".to_owned(),
-    };
-    left.iter().map(|left| format!("{} {}", left.what, until(left.until))).collect::<Vec<_>>().join(", ")
+    left.iter().map(|left| format!("{} {}", left.what, left.until)).collect::<Vec<_>>().join(", ")
 }

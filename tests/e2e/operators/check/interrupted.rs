@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time;
 
 use super::Patient;
@@ -26,6 +27,22 @@ fn asked(world: &World<'_>) -> usize {
     world.requests().iter().filter(|request| request.path == world.vault_path("db-app")).count()
 }
 
+/// A check that goes on beside the test.
+fn begin(file: &Path) -> Child {
+    let mut command = Command::new(BINARY);
+    command.args(["check", "--json", "--config-file"]).arg(file).env_clear().kill_on_drop(true);
+    command.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn send(check: &Child, signal: Signal) {
+    let pid = rustix::process::Pid::from_raw(check.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+async fn end(check: Child) -> Checked {
+    Checked::of(&time::timeout(PATIENCE, check.wait_with_output()).await.unwrap().unwrap())
+}
+
 #[tokio::test]
 async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
     let world = slow_world("SELECT pg_advisory_xact_lock(41);").await;
@@ -36,15 +53,11 @@ async fn check_that_is_cut_short_gives_back_what_it_has_begun() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let before = asked(&world);
         world.superuser.batch_execute("SELECT pg_advisory_lock(41)").await.unwrap();
-        let mut command = Command::new(BINARY);
-        command.args(["check", "--json", "--config-file"]).arg(&file).env_clear().kill_on_drop(true);
-        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let child = begin(&file);
         until(async || asked(&world) > before).await;
-        let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        send(&child, signal);
         world.superuser.batch_execute("SELECT pg_advisory_unlock(41)").await.unwrap();
-        let output = time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
-        let checked = Checked::of(&output);
+        let checked = end(child).await;
         let end = checked.only_trouble("check.end", "unfinished");
         assert!(end["found"].as_str().unwrap().starts_with("stopped by SIG"), "{end:#}");
         assert_eq!(checked.step("vault.revoke")["outcome"], "passed", "{:#}", checked.document);
@@ -102,6 +115,35 @@ async fn revocation_that_a_signal_meets_is_gone_to_its_end() {
         assert!(said.contains("not revoked: the login of "), "{said}");
     };
     until(async || !world.living_roles().await.contains(&db_role)).await;
+}
+
+/// Vault takes a renewal that may lengthen the lease and does not answer it, and is away from then on: until when the lease
+/// is there is what is true of it at the latest.
+#[tokio::test]
+async fn lease_that_may_have_been_lengthened_is_said_to_end_with_its_token_at_the_latest() {
+    let world = World::shared(WorldOptions { token_ttl: "2h", ..WorldOptions::default() }).await;
+    let openbao = world.servers.openbao.address();
+    let recorder = Recorder::before(&openbao).await;
+    let settings = (world.settings() + &world.route("db-app")).replace(&openbao, &recorder.url());
+    let file = world.folder().join("lengthening.toml");
+    std::fs::write(&file, settings).unwrap();
+    recorder.hold(Some("sys/leases/renew"));
+    let (path, status, location) = ("auth/token/revoke-self", 503, String::new());
+    recorder.answer(Some(Instead { path, status, location, body: Value::Null }));
+    let begins_at = SystemTime::now();
+    let child = begin(&file);
+    recorder.has_held().await;
+    send(&child, Signal::TERM);
+    let checked = end(child).await;
+    recorder.hold(None);
+    let left = checked.trouble("vault.revoke", "revoke-failed")["found"].as_str().unwrap();
+    let (_, left) = left.split_once(" ends at ").unwrap();
+    let (until, rest) = left.split_once(' ').unwrap();
+    assert!(rest.starts_with("at the latest"), "{left}");
+    let until = humantime::parse_rfc3339(until).unwrap();
+    // The lease's own hour is over before.
+    let [first, last] = [begins_at, SystemTime::now()].map(|now| now + Duration::from_hours(2));
+    assert!(until + Duration::from_secs(1) > first && until <= last, "{left}");
 }
 
 #[tokio::test]
