@@ -91,25 +91,29 @@ fn files(config: Config) -> Found<Parts> {
     if let Some(Err(error)) = config.listen.tls.as_ref().map(|files| ClientTls::load(files, &metrics)) {
         return fault(&error, "mend the files of listen.tls_cert_file and listen.tls_key_file");
     }
-    for config in &config.files {
-        if let Err(error) = file::format(config) {
+    let (mut targets, mut of_files) = (Vec::new(), Vec::new());
+    for file in &config.files {
+        if let Err(error) = file::format(file) {
             return fault(&error, "mend the template");
         }
-        if let Some(Err(error)) = config.upstream.as_ref().map(Upstream::load) {
-            return fault(&error, &format!("mend the file, or file.upstream of {}", config.path.display()));
+        match file.upstream.as_ref().map(|config| (config, Upstream::load(config))) {
+            Some((config, Ok(upstream))) => of_files.push(Target::of_file(file, config, upstream)),
+            Some((_, Err(error))) => {
+                return fault(&error, &format!("mend the file, or file.upstream of {}", file.path.display()));
+            }
+            None => {}
         }
     }
-    let mut targets = Vec::new();
     for route in &config.routes {
         match Upstream::load(&route.upstream) {
-            Ok(upstream) => {
-                targets.push(Target { route: route.clone(), upstream: Arc::new(upstream) });
-            }
+            Ok(upstream) => targets.push(Target::of_route(route, upstream)),
             Err(error) => {
                 return fault(&error, &format!("mend the file, or route.upstream {}", route.upstream));
             }
         }
     }
+    // What a route and a file both have is looked at for the route, which asks for more.
+    targets.extend(of_files);
     Found::fine("all files that the settings name can be used").with(Parts { config, vault, targets })
 }
 

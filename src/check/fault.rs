@@ -187,6 +187,7 @@ named! {
         PostgresCertificateEndsSoon = "postgres-certificate-ends-soon",
         PostgresUnbound = "postgres-unbound",
         Pooler = "pooler",
+        PoolerRefusesKeys = "pooler-refuses-keys",
         Trust = "trust",
         PostgresClock = "postgres-clock",
         ValidForEver = "valid-for-ever",
@@ -207,6 +208,7 @@ named! {
         AccessListLong = "access-list-long",
         PgHbaUnreadable = "pg-hba-unreadable",
         RevocationBlocked = "revocation-blocked",
+        ReadersHarmed = "readers-harmed",
     }
 }
 

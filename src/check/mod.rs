@@ -14,6 +14,7 @@ mod end;
 mod throwaway;
 mod certificate;
 mod resolver;
+mod target;
 mod config;
 mod pod;
 mod vault;
@@ -33,10 +34,10 @@ pub(crate) use text::{SCHEMA, json, line, summary};
 use fault::Fault;
 use name::Name;
 use report::{Found, Recorder};
+use target::{ANY_DATABASE, Target, Who};
 use throwaway::Throwaway;
 
-use crate::config::{Config, ConfigErrors, Loaded, RouteConfig};
-use crate::upstream::Upstream;
+use crate::config::{Config, ConfigErrors, Loaded};
 use crate::vault::Vault;
 
 use self::config::Parts;
@@ -49,13 +50,6 @@ pub(crate) struct Asked {
     pub(crate) offline: bool,
     /// For all steps but the last, which gives back what was made.
     pub(crate) limit: Duration,
-}
-
-/// A route and its upstream.
-#[derive(Debug)]
-struct Target {
-    route: RouteConfig,
-    upstream: Arc<Upstream>,
 }
 
 /// Does all steps, and tells each as it ends. `stop` resolves, with its reason, when somebody wants an end.
@@ -157,12 +151,12 @@ impl Walk {
         let Self { config, vault, targets, throwaway, record } = self;
         pod::check(&config, &record).await;
         let of_files = config.files.iter().map(|file| file.vault_path.as_str());
-        let of_routes = targets.iter().map(|target| target.route.vault_path.as_str());
+        let of_routes = config.routes.iter().map(|route| route.vault_path.as_str());
         let paths: BTreeSet<&str> = of_routes.chain(of_files).collect();
         let vault_paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let mut way = Way::new(vault, config.vault, vault_paths, record.clone());
         let is_reached = way.reach().await;
-        let hosts = postgres::Hosts::reach(&targets, &record).await;
+        let hosts = postgres::Hosts::reach(targets, &record).await;
         let login = if is_reached { way.log_in(&throwaway).await } else { None };
         let mut credentials = BTreeMap::new();
         for path in paths {
@@ -180,7 +174,7 @@ impl Walk {
             way.look_ahead(&throwaway, login, &credentials).await;
         }
         let given = vault::give_back(&throwaway, &record).await;
-        watched.after_revocation(given, &record).await;
+        watched.after_revocation(given, &config.files, &record).await;
     }
 }
 

@@ -1,6 +1,6 @@
-//! The way at PostgreSQL: each host of each route by itself, as sessions reach it and log in; then, from one session on
-//! the throw-away credential, what will hurt later; and in the end what became of that session and its role when the
-//! credential was revoked.
+//! The way at PostgreSQL: each host of each route and file by itself, as sessions reach it and log in; then, from one
+//! session on the throw-away credential, what will hurt later; and in the end what became of that session and its role
+//! when the credential was revoked.
 //!
 //! The shell: what is asked, and in which order. What the answers mean is judged by the modules below, which are pure
 //! but for their SQL.
@@ -29,28 +29,26 @@ use tokio::time::Instant;
 
 use super::report::Recorder;
 use super::throwaway::OwnCredential;
-use super::{Name, Target};
-use crate::config::RouteConfig;
+use super::{Name, Target, Who};
+use crate::config::{self, UpstreamConfig};
 use crate::credential::Credential;
-use crate::upstream::Upstream;
 
-use host::Host;
+use host::{Host, Logins};
+pub(super) use quote::identifier;
 pub(super) use watched::Watched;
 
-/// All hosts of all routes, each once.
+/// All hosts of all routes and files, each once.
 #[derive(Debug)]
 pub(super) struct Hosts {
     visits: Vec<Visit>,
 }
 
-/// What is looked at for one route, or for several that differ in nothing which matters here.
+/// What is looked at for one target, or for several that differ in nothing which matters here.
 #[derive(Debug)]
 struct Visit {
-    route: RouteConfig,
-    upstream: Arc<Upstream>,
-    /// In the order of the route.
+    target: Target,
+    /// In the order of the target.
     hosts: Vec<Host>,
-    database: String,
 }
 
 /// A visit's credential.
@@ -65,25 +63,22 @@ struct Own<'a> {
 
 impl Hosts {
     /// Looks hosts up, connects to each, and begins TLS.
-    pub(super) async fn reach(targets: &[Target], record: &Recorder) -> Self {
+    pub(super) async fn reach(targets: Vec<Target>, record: &Recorder) -> Self {
         let mut visits: Vec<Visit> = Vec::new();
-        for Target { route, upstream } in targets {
-            let database = route.upstream.database.as_deref().or(route.database.as_deref());
-            let database = database.unwrap_or(ANY_DATABASE).to_owned();
-            let is_known = |visit: &Visit| visit.is_for(route, &database);
-            if visits.iter().any(is_known) {
+        for target in targets {
+            if visits.iter().any(|visit| visit.covers(&target)) || is_visited(&visits, &target) {
                 continue;
             }
             let mut hosts = Vec::new();
-            for host in &route.upstream.hosts {
-                let alone = login::alone(&route.upstream, host);
+            for host in &target.config.hosts {
+                let alone = login::alone(&target.config, host);
                 let known = visits.iter().flat_map(|visit| &visit.hosts).find(|known| known.is_as(&alone));
                 match known {
                     Some(known) => hosts.push(known.clone()),
                     None => hosts.push(Host::reach(alone, host, record).await),
                 }
             }
-            visits.push(Visit { route: route.clone(), upstream: Arc::clone(upstream), hosts, database });
+            visits.push(Visit { target, hosts });
         }
         Self { visits }
     }
@@ -96,9 +91,9 @@ impl Hosts {
         record: &Recorder,
     ) -> Watched {
         let since = Instant::now();
-        let mut watched = Watched::default();
+        let (mut watched, mut logins) = (Watched::default(), Logins::default());
         for visit in self.visits {
-            let Some(own) = credentials.get(visit.route.vault_path.as_str()) else {
+            let Some(own) = credentials.get(visit.target.vault_path.as_str()) else {
                 for host in &visit.hosts {
                     record.skip(Name::PostgresLogin, host.name(), "vault.creds gave no credential").await;
                 }
@@ -106,7 +101,7 @@ impl Hosts {
             };
             let ttl = own.credential.lease.as_ref().and(own.grant.ttl);
             let own = Own { credential: &own.credential, ttl, since };
-            if let Some(session) = session::look(&visit, own, max_sessions, record).await {
+            if let Some(session) = session::look(&visit, own, &mut logins, max_sessions, record).await {
                 watched.add(session);
             }
         }
@@ -115,16 +110,29 @@ impl Hosts {
 }
 
 impl Visit {
-    fn is_for(&self, route: &RouteConfig, database: &str) -> bool {
-        let RouteConfig { upstream, vault_path, startup_role, at_lease_end, .. } = &self.route;
-        let same = (upstream, vault_path, startup_role, at_lease_end);
-        self.database == database
-            && same == (&route.upstream, &route.vault_path, &route.startup_role, &route.at_lease_end)
+    /// Whether all that the target's would show is seen here.
+    fn covers(&self, target: &Target) -> bool {
+        let Target { config, upstream: _, database, vault_path, who } = &self.target;
+        (config, database, vault_path, who)
+            == (&target.config, &target.database, &target.vault_path, &target.who)
+    }
+
+    fn has(&self, host: &UpstreamConfig) -> bool {
+        self.hosts.iter().any(|known| known.is_as(host))
     }
 }
 
-/// Where neither route nor upstream names one, as a proof of a credential has it.
-const ANY_DATABASE: &str = "postgres";
+/// Whether a reader's hosts have each been visited on its credential: there is nothing else to be seen for it.
+fn is_visited(visits: &[Visit], target: &Target) -> bool {
+    let is_same = |visit: &&Visit| {
+        visit.target.database == target.database && visit.target.vault_path == target.vault_path
+    };
+    let is_known = |host: &config::Host| {
+        let alone = login::alone(&target.config, host);
+        visits.iter().filter(is_same).any(|visit| visit.has(&alone))
+    };
+    target.who == Who::Readers && target.config.hosts.iter().all(is_known)
+}
 
 /// For one step of the way to one host.
 const STEP: Duration = Duration::from_secs(10);

@@ -25,7 +25,7 @@ pub(super) fn judge(shown: &Shown, upstream: &UpstreamConfig, now: Duration) -> 
                 Warning::PostgresUnverified,
                 found,
                 "sslmode=require takes any certificate: whoever is on the way can pass for the server",
-                "say sslmode=verify-full&sslrootcert=/path/ca.pem in the route's `upstream`",
+                "say sslmode=verify-full&sslrootcert=/path/ca.pem in `upstream`",
             );
         }
         SslMode::Disable | SslMode::VerifyCa | SslMode::VerifyFull => {}
@@ -62,6 +62,6 @@ pub(super) fn judge_plain(is_socket: bool) -> Found {
         Warning::PostgresPlain,
         "no TLS",
         "sslmode=disable: SCRAM keeps the password from who listens, and nothing else is kept from them",
-        "say sslmode=verify-full&sslrootcert=/path/ca.pem in the route's `upstream`",
+        "say sslmode=verify-full&sslrootcert=/path/ca.pem in `upstream`",
     )
 }

@@ -14,6 +14,7 @@ use super::{Own, STEP, Visit, certificate, login};
 use crate::check::fault::Fault;
 use crate::check::name::Name;
 use crate::check::report::{Found, Recorder};
+use crate::check::{ANY_DATABASE, Target};
 use crate::config::{self, UpstreamConfig};
 use crate::telemetry::Causes;
 use crate::upstream::{Address, Inquiry, LoggedIn, OnCredential, QueryError, Upstream, UpstreamError};
@@ -42,6 +43,16 @@ pub(super) struct Tried {
     rejected_for: Duration,
     result: Result<Server, Refusal>,
     elsewhere: Elsewhere,
+    /// Where a pooler has let us in.
+    keys: Option<Keys>,
+}
+
+/// What came of logins with what drivers say at a session's start.
+#[derive(Debug)]
+enum Keys {
+    /// These were refused, with this word on the first; all were taken where there are none.
+    Refused(Vec<&'static str>, Option<UpstreamError>),
+    Untold(UpstreamError),
 }
 
 #[derive(Debug)]
@@ -60,8 +71,8 @@ impl Host {
                 let found = Found::<()>::fault(
                     Fault::File,
                     Causes(&error).to_string(),
-                    "a file that the route's `upstream` names is not what it should be",
-                    "correct sslrootcert, sslcert, sslkey or sslcrl in the route's `upstream`, or the file",
+                    "a file that `upstream` names is not what it should be",
+                    "correct sslrootcert, sslcert, sslkey or sslcrl in `upstream`, or the file",
                 );
                 record.write(Name::PostgresTls, &name, Duration::ZERO, found).await;
                 return Self { config, name, reached: None };
@@ -110,7 +121,7 @@ impl Host {
                 other => break other,
             }
         };
-        let mut elsewhere = Elsewhere::default();
+        let (mut elsewhere, mut keys) = (Elsewhere::default(), None);
         let (took, rejected_for) =
             (begins_at.elapsed(), rejected_since.map_or(Duration::ZERO, |since: Instant| since.elapsed()));
         let result = match logged_in {
@@ -118,6 +129,9 @@ impl Host {
                 let (mut session, greeted_as) = session_of(logged_in);
                 let server = server(&mut session, greeted_as).await;
                 session.close().await;
+                if server.as_ref().is_ok_and(Server::is_behind_another) {
+                    keys = Some(Box::pin(try_keys(upstream, own, database)).await);
+                }
                 server.map_err(Refusal::Query)
             }
             Err(error) => {
@@ -127,7 +141,7 @@ impl Host {
                 Err(Refusal::Login(error))
             }
         };
-        Some(Tried { took, rejected_for, result, elsewhere })
+        Some(Tried { took, rejected_for, result, elsewhere, keys })
     }
 
     /// Writes down how the login went, beside those at the other hosts. Gives back whether it went well.
@@ -138,7 +152,7 @@ impl Host {
         accepted_elsewhere: bool,
         record: &Recorder,
     ) -> bool {
-        let Some(Tried { took, rejected_for, result, elsewhere }) = tried else {
+        let Some(Tried { took, rejected_for, result, elsewhere, keys }) = tried else {
             record.skip(Name::PostgresLogin, &self.name, "there is no way to this host").await;
             return false;
         };
@@ -150,16 +164,25 @@ impl Host {
             Err(Refusal::Login(error)) => {
                 let ours = self.reached.as_ref().and_then(|reached| reached.ours);
                 let place = Place {
-                    database: &visit.database,
-                    vault_path: &visit.route.vault_path,
-                    startup_role: visit.route.startup_role.as_deref(),
+                    database: &visit.target.database,
+                    vault_path: &visit.target.vault_path,
+                    startup_role: visit.target.startup_role(),
                     accepted_elsewhere,
                     ..place(&self.config, ours, &elsewhere)
                 };
                 fault(&error, &place)
             }
         };
-        record.write(Name::PostgresLogin, &self.name, took, found).await.is_some()
+        let is_in = record.write(Name::PostgresLogin, &self.name, took, found).await.is_some();
+        let found = match keys {
+            None => return is_in,
+            Some(Keys::Refused(refused, word)) => {
+                login::judge_keys(&refused, word.as_ref().map(|word| Causes(word).to_string()))
+            }
+            Some(Keys::Untold(error)) => Found::skipped(format!("cannot be told: {}", Causes(&error))),
+        };
+        record.write(Name::PostgresParameters, &self.name, Duration::ZERO, found).await;
+        is_in
     }
 
     pub(super) fn ours(&self) -> Option<IpAddr> {
@@ -174,6 +197,35 @@ impl Tried {
             Ok(_) | Err(Refusal::Query(_)) => true,
             Err(Refusal::Login(error)) => error.on_credential() == OnCredential::Accepted,
         }
+    }
+}
+
+/// How the logins at hosts went.
+#[derive(Debug, Default)]
+pub(super) struct Logins(Vec<Ended>);
+
+/// A login that was tried.
+#[derive(Debug)]
+struct Ended {
+    host: UpstreamConfig,
+    database: String,
+    vault_path: String,
+    /// Whether it went well.
+    is_in: bool,
+}
+
+impl Logins {
+    pub(super) fn add(&mut self, host: &Host, target: &Target, is_in: bool) {
+        let Target { database, vault_path, .. } = target;
+        let (database, vault_path) = (database.clone(), vault_path.clone());
+        self.0.push(Ended { host: host.config.clone(), database, vault_path, is_in });
+    }
+
+    /// How that at this host went for somebody else, if there was one.
+    pub(super) fn earlier(&self, host: &Host, target: &Target) -> Option<bool> {
+        let same = (&host.config, &target.database, &target.vault_path);
+        let ended = self.0.iter().find(|ended| (&ended.host, &ended.database, &ended.vault_path) == same);
+        ended.map(|ended| ended.is_in)
     }
 }
 
@@ -210,6 +262,31 @@ async fn reach(upstream: &Upstream, config: &UpstreamConfig) -> Found<(Address, 
     found.with((first, ours))
 }
 
+/// Logs in with all of [`KEYS`], and with each by itself where that is refused: who refuses names the first alone.
+async fn try_keys(upstream: &Upstream, own: Own<'_>, database: &str) -> Keys {
+    let tried = async |keys: &[(&str, &str)]| match log_in_with(upstream, own, database, keys).await {
+        Ok(logged_in) => {
+            session_of(logged_in).0.close().await;
+            Ok(None)
+        }
+        Err(error @ UpstreamError::Refused { .. }) => Ok(Some(error)),
+        Err(error) => Err(Keys::Untold(error)),
+    };
+    let trying = async {
+        let word = tried(KEYS).await?;
+        let mut refused = Vec::new();
+        if word.is_some() {
+            for key in KEYS {
+                if tried(&[*key]).await?.is_some() {
+                    refused.push(key.0);
+                }
+            }
+        }
+        Ok(Keys::Refused(refused, word))
+    };
+    trying.await.unwrap_or_else(|untold| untold)
+}
+
 /// Logs in at whichever host `upstream` has.
 pub(super) async fn log_in(
     upstream: &Upstream,
@@ -217,11 +294,22 @@ pub(super) async fn log_in(
     database: &str,
     role: Option<&str>,
 ) -> Result<LoggedIn, UpstreamError> {
+    let role = role.map(|role| ("role", role));
+    log_in_with(upstream, own, database, role.as_slice()).await
+}
+
+/// The same with further startup parameters.
+async fn log_in_with(
+    upstream: &Upstream,
+    own: Own<'_>,
+    database: &str,
+    further: &[(&str, &str)],
+) -> Result<LoggedIn, UpstreamError> {
     let mut parameters = StartupParameters::default();
     parameters.push("database", database);
     parameters.push("application_name", "pglease check");
-    if let Some(role) = role {
-        parameters.push("role", role);
+    for (name, value) in further {
+        parameters.push(name, value);
     }
     upstream.log_in(own.credential, &parameters, Instant::now() + STEP).await
 }
@@ -251,7 +339,7 @@ pub(super) async fn server(session: &mut Inquiry, greeted_as: Option<i32>) -> Re
 
 /// Groups and databases, as the one database that nearly every server has shows them.
 async fn look_elsewhere(upstream: &Upstream, own: Own<'_>) -> Option<Elsewhere> {
-    let logged_in = Box::pin(log_in(upstream, own, super::ANY_DATABASE, None)).await.ok()?;
+    let logged_in = Box::pin(log_in(upstream, own, ANY_DATABASE, None)).await.ok()?;
     let (mut session, _) = session_of(logged_in);
     let text = |row: &mut Row<'_>| row.text().map(str::to_owned);
     let groups = ask::rows(&mut session, GROUPS, text).await;
@@ -286,6 +374,10 @@ const GROUPS: &str = "SELECT g.rolname FROM pg_catalog.pg_auth_members m JOIN pg
 
 const DATABASES: &str =
     "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1 LIMIT 20";
+
+/// Startup parameters that drivers send and poolers refuse unless they are told to let them pass: JDBC's driver sends the
+/// one always, libpq and others the other where a connection string or `PGOPTIONS` has it. With values that do no harm.
+const KEYS: &[(&str, &str)] = &[("extra_float_digits", "2"), ("options", "-c geqo=on")];
 
 /// As a proof of a credential has it.
 const MAX_LAG: Duration = Duration::from_secs(5);

@@ -30,6 +30,11 @@ impl Server {
         }
     }
 
+    /// Whether somebody else has let us in than who we talk to.
+    pub(super) fn is_behind_another(&self) -> bool {
+        self.greeted_as != Some(self.pid)
+    }
+
     fn named(&self) -> String {
         format!("PostgreSQL {}.{}, {}", self.version / 10_000, self.version % 10_000, self.kind())
     }
@@ -43,7 +48,7 @@ pub(super) fn judge(server: &Server, upstream: &UpstreamConfig, rejected_for: Du
         format!(", after not knowing the role for {:.1} s", rejected_for.as_secs_f64())
     };
     let found = format!("{}{late}", server.named());
-    if server.greeted_as != Some(server.pid) {
+    if server.is_behind_another() {
         return Found::warning(
             Warning::Pooler,
             format!("{found}, behind something else"),
@@ -66,6 +71,27 @@ pub(super) fn judge(server: &Server, upstream: &UpstreamConfig, rejected_for: Du
         );
     }
     Found::fine(found)
+}
+
+/// Judges which startup parameters of drivers a pooler refuses, and how it has said so.
+pub(super) fn judge_keys(refused: &[&str], word: Option<String>) -> Found {
+    let Some(word) = word else {
+        return Found::fine("the pooler takes extra_float_digits and options, which drivers send");
+    };
+    // Together and not by itself: neither is to blame alone.
+    let refused =
+        if refused.is_empty() { "extra_float_digits, options".to_owned() } else { refused.join(", ") };
+    Found::warning(
+        Warning::PoolerRefusesKeys,
+        format!("the pooler refuses what drivers send at a session's start ({refused}): {word}"),
+        "clients that send it get no session: JDBC's driver always sends extra_float_digits, and whoever sets options or \
+         PGOPTIONS sends that",
+        format!(
+            "# in pgbouncer.ini, which then lets it pass and does nothing with it:\n\
+             ignore_startup_parameters = {refused}\n\
+             # and have what clients want so set by ALTER ROLE … SET or ALTER DATABASE … SET"
+        ),
+    )
 }
 
 /// Judges the host that sessions go to, of several, or of one that has to be of some kind.
@@ -128,6 +154,24 @@ mod tests {
             let found = judge(&server, &upstream, Duration::ZERO);
             assert_eq!(found.outcome(), expected, "{server:?}");
             assert!(found.found().contains(word), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_a_pooler_refuses_are_named_in_the_line_that_lets_them_pass() {
+        assert_eq!(judge_keys(&[], None).outcome(), Outcome::Passed);
+        for (refused, line) in [
+            (&["options"][..], "\nignore_startup_parameters = options\n"),
+            (
+                &["extra_float_digits", "options"],
+                "\nignore_startup_parameters = extra_float_digits, options\n",
+            ),
+            (&[], "\nignore_startup_parameters = extra_float_digits, options\n"),
+        ] {
+            let found = judge_keys(refused, Some("unsupported startup parameter".to_owned()));
+            assert_eq!(found.outcome(), Outcome::Warning);
+            assert!(found.cure().unwrap().contains(line), "{found:?}");
+            assert!(found.found().ends_with(": unsupported startup parameter"), "{found:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 use super::ask::{self, Row};
 use super::quote::{identifier, literal};
 use super::role::LeasedRole;
+use crate::check::Who;
 use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
@@ -35,7 +36,7 @@ pub(super) async fn creatable(session: &mut Inquiry) -> Result<Vec<Creatable>, Q
 }
 
 /// Without `startup_role`: what sessions make is the leased role's.
-pub(super) fn judge_without_startup_role(places: &[Creatable], role: &LeasedRole) -> Found {
+pub(super) fn judge_without_startup_role(places: &[Creatable], role: &LeasedRole, who: &Who) -> Found {
     if role.acts_as.is_some() {
         return Found::skipped(
             "cannot be told: a setting of role or database makes sessions act as another role, which a session may take \
@@ -51,9 +52,7 @@ pub(super) fn judge_without_startup_role(places: &[Creatable], role: &LeasedRole
     };
     let all: Vec<_> = places.iter().map(named).collect();
     let cure = if let Some(group) = first.by.iter().find(|by| *by != PUBLIC && **by != role.name) {
-        format!(
-            "say startup_role = \"{group}\" on the route, so that what sessions make belongs to a role that stays"
-        )
+        format!("say {}, so that what sessions make belongs to a role that stays", who.beginning_as(group))
     } else {
         let revokes: Vec<_> = places
             .iter()
@@ -67,7 +66,8 @@ pub(super) fn judge_without_startup_role(places: &[Creatable], role: &LeasedRole
             })
             .collect();
         format!(
-            "set startup_role to a role that owns the application's tables, or, if it makes none:\n{}",
+            "have sessions begin as a role that owns the application's tables ({}), or, if it makes none:\n{}",
+            who.place_of_role(),
             revokes.join("\n")
         )
     };
@@ -187,18 +187,21 @@ mod tests {
         for (places, expected, cure) in [
             (vec![], Outcome::Passed, ""),
             (vec![public.clone()], Outcome::Warning, "REVOKE CREATE ON SCHEMA public FROM PUBLIC;"),
-            (vec![owned], Outcome::Warning, "startup_role = \"app_owner\""),
+            (vec![owned], Outcome::Warning, "say ALTER ROLE \"{{name}}\" SET role = app_owner; in"),
             (
                 vec![public, database],
                 Outcome::Warning,
                 "REVOKE CREATE ON SCHEMA public FROM PUBLIC;\nREVOKE CREATE ON DATABASE wizard FROM \"v-1\";",
             ),
         ] {
-            let found = judge_without_startup_role(&places, &role(None));
+            let found = judge_without_startup_role(&places, &role(None), &Who::Readers);
             assert_eq!(found.outcome(), expected, "{places:?}");
             assert!(found.cure().unwrap_or_default().contains(cure), "{found:?}");
         }
-        assert_eq!(judge_without_startup_role(&[], &role(Some("app"))).outcome(), Outcome::Skipped);
+        assert_eq!(
+            judge_without_startup_role(&[], &role(Some("app")), &Who::Readers).outcome(),
+            Outcome::Skipped
+        );
     }
 
     #[test]

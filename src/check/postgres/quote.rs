@@ -1,7 +1,7 @@
 //! Names and texts as SQL has them: in what is asked, and in what a person is told to run. Pure.
 
 /// An identifier, in quotes where it needs them.
-pub(super) fn identifier(name: &str) -> String {
+pub(in crate::check) fn identifier(name: &str) -> String {
     let mut bytes = name.bytes();
     let is_plain = bytes.next().is_some_and(|first| first.is_ascii_lowercase() || first == b'_')
         && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');

@@ -3,6 +3,7 @@
 use super::ask::{self, Row};
 use super::quote::{identifier, literal};
 use super::trouble::creation_in;
+use crate::check::Who;
 use crate::check::fault::Warning;
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
@@ -114,7 +115,7 @@ impl Belongings {
 }
 
 /// Judges what leased roles own. `heir` is the role that it should go to.
-pub(super) fn judge_belongings(all: &[Belongings], heir: &str, has_startup_role: bool) -> Found {
+pub(super) fn judge_belongings(all: &[Belongings], heir: &str, who: &Who) -> Found {
     if all.is_empty() {
         return Found::fine("leased roles own nothing");
     }
@@ -127,10 +128,9 @@ pub(super) fn judge_belongings(all: &[Belongings], heir: &str, has_startup_role:
     kinds.dedup();
 
     let mut cure = Vec::new();
-    if !has_startup_role {
-        cure.push(
-            "-- so that no more come: startup_role on the route; then, for these, as a superuser:".to_owned(),
-        );
+    if !matches!(who, Who::Clients { startup_role: Some(_), .. }) {
+        let place = who.place_of_role();
+        cure.push(format!("-- so that no more come: {place}; then, for these, as a superuser:"));
     }
     for Belongings { role, database, is_here, .. } in all.iter().take(MAX_SHOWN) {
         let role = identifier(role);
@@ -281,6 +281,7 @@ const MAX_SHOWN: usize = 5;
 mod tests {
     use super::*;
     use crate::check::report::Outcome;
+    use crate::config::AtLeaseEnd;
 
     #[test]
     fn roles_that_stay_behind_are_told_of_when_they_are_many_or_not_ended() {
@@ -307,13 +308,18 @@ mod tests {
             count: 2,
             is_here,
         };
-        assert_eq!(judge_belongings(&[], "app_owner", false).outcome(), Outcome::Passed);
+        let at_lease_end = AtLeaseEnd::Auto;
+        let clients = |startup_role: Option<&str>| Who::Clients {
+            startup_role: startup_role.map(str::to_owned),
+            at_lease_end,
+        };
+        assert_eq!(judge_belongings(&[], "app_owner", &Who::Readers).outcome(), Outcome::Passed);
         let all = [
             of("v-1", Some("wizard"), &["pg_class", "pg_user_mapping"], true),
             of("v-1", Some("other"), &["pg_default_acl"], false),
             of("v-2", None, &["pg_subscription", "pg_ts_dict"], true),
         ];
-        let found = judge_belongings(&all, "app_owner", false);
+        let found = judge_belongings(&all, "app_owner", &clients(None));
         assert_eq!(
             found.found(),
             "things belong to 2 leased roles: default privileges, subscriptions, tables, sequences or views, ts_dict, \
@@ -329,7 +335,7 @@ mod tests {
         );
         let many: Vec<_> =
             (0..9).map(|number| of(&format!("v-{number}"), None, &["pg_class"], true)).collect();
-        let found = judge_belongings(&many, "app_owner", true);
+        let found = judge_belongings(&many, "app_owner", &clients(Some("app_owner")));
         assert!(found.cure().unwrap().ends_with("DROP OWNED BY \"v-4\";\n-- and 4 more"), "{found:?}");
     }
 

@@ -4,12 +4,13 @@
 use super::quote::identifier;
 use crate::check::fault::{Fault, Warning};
 use crate::check::report::Found;
-use crate::config::{AtLeaseEnd, RouteConfig};
+use crate::check::{Target, Who};
+use crate::config::AtLeaseEnd;
 use crate::lease::{Effect, MAX_WATCH};
 use crate::telemetry::Causes;
 use crate::upstream::QueryError;
 
-/// What was seen from a session like those of the route.
+/// What was seen from a session like those of the route or the file.
 #[derive(Debug)]
 pub(super) enum Seen {
     Effect {
@@ -34,32 +35,43 @@ pub(super) enum Afterwards {
     Untold,
 }
 
-/// Judges it for one route.
-pub(super) fn judge(seen: &Seen, route: &RouteConfig, db_role: &str) -> Found {
+/// Judges what a session of the target has seen for the sessions of `who`: of the target itself, or of readers of its
+/// credential.
+pub(super) fn judge(seen: &Seen, target: &Target, who: &Who, db_role: &str) -> Found {
     let (effect, session) = match seen {
         Seen::Effect { effect, session } => (*effect, session),
         Seen::Unclear(error) => {
             let error = error.as_ref().map_or_else(String::new, |error| format!(": {}", Causes(error)));
             return Found::skipped(format!("cannot be told: the session that watched has ended{error}"));
         }
-        Seen::Nothing => return blocked(db_role, &route.vault_path),
+        Seen::Nothing => return blocked(db_role, &target.vault_path),
     };
-    let has_startup_role = route.startup_role.is_some();
-    let effective = match route.at_lease_end {
+    match who {
+        Who::Clients { at_lease_end, startup_role } => {
+            for_clients(effect, session, *at_lease_end, startup_role.is_some())
+        }
+        // What a session that began as another role has met with, one of theirs need not.
+        Who::Readers if target.startup_role().is_some() => {
+            for_readers(effect, &Afterwards::Untold, &target.vault_path)
+        }
+        Who::Readers => for_readers(effect, session, &target.vault_path),
+    }
+}
+
+fn for_clients(
+    effect: Effect,
+    session: &Afterwards,
+    at_lease_end: AtLeaseEnd,
+    has_startup_role: bool,
+) -> Found {
+    let effective = match at_lease_end {
         AtLeaseEnd::Auto if has_startup_role || effect == Effect::NoLogin => AtLeaseEnd::Leave,
         AtLeaseEnd::Auto => AtLeaseEnd::Close,
         as_written @ (AtLeaseEnd::Leave | AtLeaseEnd::Close) => as_written,
     };
     let found = format!("{}; {}", of_role(effect), of_session(session));
-    let hurts = match session {
-        Afterwards::Refused(_) | Afterwards::Ended => true,
-        // Where nothing could be tried, what the role lost tells.
-        Afterwards::Untold => {
-            effect == Effect::Terminated || (effect != Effect::NoLogin && !has_startup_role)
-        }
-        Afterwards::LivesOn => false,
-    };
-    let written = word(route.at_lease_end);
+    let hurts = hurts(effect, session, has_startup_role);
+    let written = word(at_lease_end);
     match (effective, hurts) {
         (AtLeaseEnd::Leave, true) => Found::fault(
             Fault::SessionsHarmed,
@@ -68,7 +80,7 @@ pub(super) fn judge(seen: &Seen, route: &RouteConfig, db_role: &str) -> Found {
                 "at_lease_end = {written} leaves sessions open over the end of their lease, and that harms them: the \
                  application would see errors in the middle of its work"
             ),
-            if route.at_lease_end == AtLeaseEnd::Leave && !has_startup_role {
+            if at_lease_end == AtLeaseEnd::Leave && !has_startup_role {
                 "say at_lease_end = \"auto\" on the route: sessions then end with 57P01 before that, at an idle point; or \
                  have the vault_role's revocation_statements say:\nALTER ROLE \"{{name}}\" NOLOGIN;"
             } else {
@@ -84,6 +96,37 @@ pub(super) fn judge(seen: &Seen, route: &RouteConfig, db_role: &str) -> Found {
         (AtLeaseEnd::Close | AtLeaseEnd::Auto, _) => Found::fine(format!(
             "{found}: at_lease_end = {written} ends sessions all the same; \"auto\" would leave them open"
         )),
+    }
+}
+
+/// pglease is not in the way of these, and cannot end them before.
+fn for_readers(effect: Effect, session: &Afterwards, vault_path: &str) -> Found {
+    if !hurts(effect, session, false) {
+        return Found::fine(format!("{}: sessions of the file's readers work on", of_role(effect)));
+    }
+    let vault_role = vault_path.replacen("/creds/", "/roles/", 1);
+    Found::warning(
+        Warning::ReadersHarmed,
+        format!("{}; sessions of the file's readers are open over that", of_role(effect)),
+        "pglease is not in between and cannot end them before: at the end of each lease statements of old sessions fail in \
+         the middle of the readers' work",
+        format!(
+            "have the revocation_statements of {vault_role} leave open sessions alone:\n\
+             ALTER ROLE \"{{{{name}}}}\" NOLOGIN;\n\
+             -- or the readers' pools end each connection well before the lease's max_ttl (maxLifetime)"
+        ),
+    )
+}
+
+/// Whether the end of the lease harms such a session.
+fn hurts(effect: Effect, session: &Afterwards, has_startup_role: bool) -> bool {
+    match session {
+        Afterwards::Refused(_) | Afterwards::Ended => true,
+        // Where nothing could be tried, what the role lost tells.
+        Afterwards::Untold => {
+            effect == Effect::Terminated || (effect != Effect::NoLogin && !has_startup_role)
+        }
+        Afterwards::LivesOn => false,
     }
 }
 
@@ -136,22 +179,26 @@ fn blocked(db_role: &str, vault_path: &str) -> Found {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::check::report::{Class, Outcome};
     use crate::config::UpstreamConfig;
+    use crate::upstream::Upstream;
 
-    fn route(at_lease_end: AtLeaseEnd, startup_role: Option<&str>) -> RouteConfig {
-        RouteConfig {
-            database: None,
-            user: None,
-            upstream: UpstreamConfig::plain("db", 5432),
-            vault_path: "database/creds/db-app".to_owned(),
-            startup_role: startup_role.map(str::to_owned),
-            at_lease_end,
-            max_session_age: None,
-            warm: 0,
-            optional: false,
-        }
+    fn target(who: Who) -> Target {
+        let config = UpstreamConfig::plain("db", 5432);
+        let upstream = Arc::new(Upstream::load(&config).unwrap());
+        let vault_path = "database/creds/db-app".to_owned();
+        Target { config, upstream, database: "app".to_owned(), vault_path, who }
+    }
+
+    fn clients(at_lease_end: AtLeaseEnd, startup_role: Option<&str>) -> Who {
+        Who::Clients { startup_role: startup_role.map(str::to_owned), at_lease_end }
+    }
+
+    fn judged(seen: &Seen, who: &Who) -> Found {
+        judge(seen, &target(who.clone()), who, "v-1")
     }
 
     #[test]
@@ -179,14 +226,37 @@ mod tests {
             (Effect::Terminated, Afterwards::Ended, Close, owner, Outcome::Passed, "57P01 before that"),
         ] {
             let said = format!("{effect:?} {session:?} {at_lease_end:?} {startup_role:?}");
-            let found = judge(&Seen::Effect { effect, session }, &route(at_lease_end, startup_role), "v-1");
+            let found = judged(&Seen::Effect { effect, session }, &clients(at_lease_end, startup_role));
             assert_eq!(found.outcome(), expected, "{said}");
             assert!(format!("{found:?}").replace("\\\"", "\"").contains(word), "{said}: {found:?}");
         }
-        let route = route(Auto, None);
-        assert_eq!(judge(&Seen::Unclear(None), &route, "v-1").outcome(), Outcome::Skipped);
-        let found = judge(&Seen::Nothing, &route, "v-1");
+        let who = clients(Auto, None);
+        assert_eq!(judged(&Seen::Unclear(None), &who).outcome(), Outcome::Skipped);
+        let found = judged(&Seen::Nothing, &who);
         assert_eq!(found.outcome(), Outcome::Warning);
         assert!(found.cure().unwrap().contains("revocation_statements of database/roles/db-app"));
+    }
+
+    #[test]
+    fn readers_of_a_file_are_harmed_by_what_takes_rights_away() {
+        let route = clients(AtLeaseEnd::Auto, Some("app_owner"));
+        let denied = || Afterwards::Refused("42501".to_owned());
+        for (effect, session, seen_by, expected) in [
+            (Effect::NoLogin, Afterwards::LivesOn, &Who::Readers, Outcome::Passed),
+            (Effect::NoLogin, Afterwards::Untold, &Who::Readers, Outcome::Passed),
+            (Effect::NoLogin, Afterwards::LivesOn, &route, Outcome::Passed),
+            (Effect::Denied, Afterwards::LivesOn, &Who::Readers, Outcome::Passed),
+            (Effect::Dropped, denied(), &Who::Readers, Outcome::Warning),
+            (Effect::Dropped, Afterwards::Untold, &Who::Readers, Outcome::Warning),
+            // A session that began as the owner works on, and one of a reader would not.
+            (Effect::Dropped, Afterwards::LivesOn, &route, Outcome::Warning),
+            (Effect::Terminated, Afterwards::Ended, &Who::Readers, Outcome::Warning),
+        ] {
+            let said = format!("{effect:?} {session:?} {seen_by:?}");
+            let seen = Seen::Effect { effect, session };
+            let found = judge(&seen, &target(seen_by.clone()), &Who::Readers, "v-1");
+            assert_eq!(found.outcome(), expected, "{said}: {found:?}");
+            assert!(found.cure().is_none_or(|cure| cure.contains("of database/roles/db-app")), "{found:?}");
+        }
     }
 }

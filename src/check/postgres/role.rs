@@ -4,6 +4,7 @@ use super::ask::{self, Row};
 use super::clock::ValidUntil;
 use super::quote::{identifier, literal};
 use super::trouble::creation_in;
+use crate::check::Who;
 use crate::check::fault::{Fault, Warning};
 use crate::check::report::Found;
 use crate::upstream::{Inquiry, QueryError};
@@ -62,7 +63,7 @@ impl LeasedRole {
 }
 
 /// Without `startup_role`: whether sessions have any right.
-pub(super) fn judge_without_startup_role(role: &LeasedRole) -> Found {
+pub(super) fn judge_without_startup_role(role: &LeasedRole, who: &Who) -> Found {
     if role.is_superuser {
         return Found::warning(
             Warning::ActsAsSuperuser,
@@ -81,7 +82,7 @@ pub(super) fn judge_without_startup_role(role: &LeasedRole) -> Found {
                 "the role is a member of {} without INHERIT, so its rights hold for who becomes that role only",
                 identifier(&group.name)
             ),
-            format!("say startup_role = \"{}\" on the route, or INHERIT in creation_statements", group.name),
+            format!("say {}, or INHERIT in creation_statements", who.beginning_as(&group.name)),
         ),
         (None, _) => Found::fine("none: sessions act as the leased role, which is in no group"),
         (Some(_), _) => match &role.acts_as {
@@ -203,6 +204,7 @@ const GROUPS: &str = "SELECT DISTINCT g.rolname, pg_catalog.pg_has_role(m.member
 mod tests {
     use super::*;
     use crate::check::report::{Class, Outcome};
+    use crate::config::AtLeaseEnd;
 
     fn leased(groups: &[(&str, bool)]) -> LeasedRole {
         let groups = groups.iter().map(|&(name, inherited)| Group { name: name.to_owned(), inherited });
@@ -214,6 +216,10 @@ mod tests {
             is_superuser: false,
             groups: groups.collect(),
         }
+    }
+
+    fn clients() -> Who {
+        Who::Clients { startup_role: None, at_lease_end: AtLeaseEnd::Auto }
     }
 
     #[test]
@@ -228,12 +234,17 @@ mod tests {
             (set, Outcome::Passed, "act as app_owner"),
             (superuser, Outcome::Warning, "superuser"),
         ] {
-            let found = judge_without_startup_role(&role);
+            let found = judge_without_startup_role(&role, &clients());
             assert_eq!(found.outcome(), expected, "{role:?}");
             assert!(found.found().contains(word), "{found:?}");
         }
-        let cure = judge_without_startup_role(&leased(&[("app_owner", false)]));
-        assert!(cure.cure().unwrap().contains("startup_role = \"app_owner\""));
+        for (who, word) in [
+            (clients(), "startup_role = \"app_owner\" on the route"),
+            (Who::Readers, "ALTER ROLE \"{{name}}\" SET role = app_owner;"),
+        ] {
+            let found = judge_without_startup_role(&leased(&[("app_owner", false)]), &who);
+            assert!(found.cure().unwrap().contains(word), "{found:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::clock::{self, Ahead};
-use super::host::{self, log_in, session_of};
+use super::host::{self, Logins, Tried, log_in, session_of};
 use super::login;
 use super::ownership::{self, Made};
 use super::remains::{self, Belongings, Grants, Roles};
@@ -15,6 +15,7 @@ use super::watched::Session;
 use super::{Own, Visit, ask, naming, quote};
 use crate::check::name::Name;
 use crate::check::report::{Found, Recorder};
+use crate::check::{Target, Who};
 use crate::telemetry::Causes;
 use crate::upstream::{Inquiry, QueryError};
 
@@ -22,10 +23,11 @@ use crate::upstream::{Inquiry, QueryError};
 pub(super) async fn look(
     visit: &Visit,
     own: Own<'_>,
+    logins: &mut Logins,
     max_sessions: usize,
     record: &Recorder,
 ) -> Option<Session> {
-    if !log_in_everywhere(visit, own, record).await {
+    if !log_in_everywhere(visit, own, logins, record).await {
         return None;
     }
     let (mut session, subject) = Box::pin(choose(visit, own, record)).await?;
@@ -37,16 +39,21 @@ pub(super) async fn look(
     Box::pin(looking.as_sessions_do(&role, may_act)).await
 }
 
-/// Whether a host has let us in.
-async fn log_in_everywhere(visit: &Visit, own: Own<'_>, record: &Recorder) -> bool {
-    let mut all = Vec::new();
+/// Whether a host has let us in. What a route's sessions were told, a file's readers would be.
+async fn log_in_everywhere(visit: &Visit, own: Own<'_>, logins: &mut Logins, record: &Recorder) -> bool {
+    let target = &visit.target;
+    let (mut all, mut is_in) = (Vec::new(), false);
     for host in &visit.hosts {
-        all.push(Box::pin(host.try_login(own, &visit.database)).await);
+        match logins.earlier(host, target).filter(|_| target.who == Who::Readers) {
+            Some(let_in) => is_in |= let_in,
+            None => all.push((host, Box::pin(host.try_login(own, &target.database)).await)),
+        }
     }
-    let accepted = all.iter().flatten().filter(|tried| tried.has_accepted()).count();
-    let mut is_in = false;
-    for (host, tried) in visit.hosts.iter().zip(all) {
-        is_in |= host.write(visit, tried, accepted > 0, record).await;
+    let is_taken = is_in || all.iter().any(|(_, tried)| tried.as_ref().is_some_and(Tried::has_accepted));
+    for (host, tried) in all {
+        let let_in = host.write(visit, tried, is_taken, record).await;
+        logins.add(host, target, let_in);
+        is_in |= let_in;
     }
     is_in
 }
@@ -54,16 +61,16 @@ async fn log_in_everywhere(visit: &Visit, own: Own<'_>, record: &Recorder) -> bo
 /// Logs in as sessions do, at the host that they would go to; says where.
 async fn choose(visit: &Visit, own: Own<'_>, record: &Recorder) -> Option<(Inquiry, String)> {
     let choosing = async {
-        match log_in(&visit.upstream, own, &visit.database, None).await {
+        match log_in(&visit.target.upstream, own, &visit.target.database, None).await {
             Ok(logged_in) => {
                 let address = logged_in.address.host().to_string();
-                login::judge_choice(&address, &visit.route.upstream).with((session_of(logged_in).0, address))
+                login::judge_choice(&address, &visit.target.config).with((session_of(logged_in).0, address))
             }
             Err(error) => fault(&error, &visit.place(None, false, &Elsewhere::default())),
         }
     };
     let name = visit.hosts.iter().map(host::Host::name).collect::<Vec<_>>().join(",");
-    let (session, address) = if login::is_choice(&visit.route.upstream) {
+    let (session, address) = if login::is_choice(&visit.target.config) {
         record.step(Name::PostgresChoice, name, choosing).await?
     } else {
         // The step before has said all; where it goes wrong now, it is said all the same.
@@ -76,7 +83,7 @@ async fn choose(visit: &Visit, own: Own<'_>, record: &Recorder) -> Option<(Inqui
             }
         }
     };
-    Some((session, format!("{address}/{}", visit.database)))
+    Some((session, format!("{address}/{}", visit.target.database)))
 }
 
 impl Visit {
@@ -87,10 +94,10 @@ impl Visit {
         elsewhere: &'a Elsewhere,
     ) -> Place<'a> {
         Place {
-            upstream: &self.route.upstream,
-            database: &self.database,
-            vault_path: &self.route.vault_path,
-            startup_role: self.route.startup_role.as_deref(),
+            upstream: &self.target.config,
+            database: &self.target.database,
+            vault_path: &self.target.vault_path,
+            startup_role: self.target.startup_role(),
             as_startup_role,
             ours,
             accepted_elsewhere: true,
@@ -110,7 +117,7 @@ struct Looking<'a> {
 impl Looking<'_> {
     /// All that can be told as the leased role itself. Gives the role, and whether sessions can act as they should.
     async fn around(&self, session: &mut Inquiry, max_sessions: usize) -> Option<(LeasedRole, bool)> {
-        let startup_role = self.visit.route.startup_role.as_deref();
+        let startup_role = self.visit.target.startup_role();
         self.clock(session).await;
         let role = match LeasedRole::ask(session).await {
             Ok(role) => role,
@@ -122,17 +129,22 @@ impl Looking<'_> {
         self.valid_until(&role).await;
         let may_act = self.startup_role(session, &role).await;
         if startup_role.is_none() {
-            let judge = |places: Vec<_>| ownership::judge_without_startup_role(&places, &role);
+            let judge = |places: Vec<_>| {
+                ownership::judge_without_startup_role(&places, &role, &self.visit.target.who)
+            };
             self.step(Name::PostgresOwnership, ownership::creatable(session), judge).await;
         }
         let heir = role.heir(startup_role);
-        let wanted = Wanted {
-            max_sessions: u64::try_from(max_sessions).unwrap_or(u64::MAX),
-            role_limit: role.connection_limit,
-            database: &self.visit.database,
-            group: &heir,
-        };
-        self.step(Name::PostgresConnections, Room::ask(session), |room| room::judge(room, wanted)).await;
+        // How many sessions readers have, nobody has told.
+        if self.visit.target.who != Who::Readers {
+            let wanted = Wanted {
+                max_sessions: u64::try_from(max_sessions).unwrap_or(u64::MAX),
+                role_limit: role.connection_limit,
+                database: &self.visit.target.database,
+                group: &heir,
+            };
+            self.step(Name::PostgresConnections, Room::ask(session), |room| room::judge(room, wanted)).await;
+        }
         self.remains(session, &role, &heir).await;
         match remains::hba_faults(session).await {
             Ok(Some(faults)) => self.write(Name::PostgresHba, remains::judge_hba(&faults)).await,
@@ -158,15 +170,15 @@ impl Looking<'_> {
         // A role that stays has no end that a lease could be held against.
         let Some(ttl) = self.own.ttl else { return };
         let left = ttl.saturating_sub(self.own.since.elapsed());
-        let found = clock::judge_valid_until(role.valid_until, left, &self.visit.route.vault_path);
+        let found = clock::judge_valid_until(role.valid_until, left, &self.visit.target.vault_path);
         self.write(Name::PostgresValidUntil, found).await;
     }
 
     /// Whether the route's sessions may begin as they are to.
     async fn startup_role(&self, session: &mut Inquiry, role: &LeasedRole) -> bool {
-        let route = &self.visit.route;
-        let Some(name) = route.startup_role.as_deref() else {
-            self.write(Name::PostgresStartupRole, role::judge_without_startup_role(role)).await;
+        let target = &self.visit.target;
+        let Some(name) = target.startup_role() else {
+            self.write(Name::PostgresStartupRole, role::judge_without_startup_role(role, &target.who)).await;
             return true;
         };
         let asking = async {
@@ -174,7 +186,7 @@ impl Looking<'_> {
             StartupRole::ask(session, name, server.version).await
         };
         let found = match asking.await {
-            Ok(seen) => role::judge_startup_role(name, seen, role, &route.vault_path),
+            Ok(seen) => role::judge_startup_role(name, seen, role, &target.vault_path),
             Err(error) => Found::skipped(format!("cannot be told: {}", Causes(&error))),
         };
         self.record.write(Name::PostgresStartupRole, self.subject, Duration::ZERO, found).await.is_some()
@@ -197,8 +209,8 @@ impl Looking<'_> {
             self.record.skip(Name::PostgresStaleRoles, self.subject, because).await;
             return;
         };
-        let has_startup_role = self.visit.route.startup_role.is_some();
-        let judge = |all: Vec<Belongings>| remains::judge_belongings(&all, heir, has_startup_role);
+        let who = &self.visit.target.who;
+        let judge = |all: Vec<Belongings>| remains::judge_belongings(&all, heir, who);
         self.step(Name::PostgresBelongings, Belongings::ask(session, &pattern), judge).await;
         let judge = |roles| remains::judge_roles(roles, &pattern);
         self.step(Name::PostgresStaleRoles, Roles::ask(session, &pattern), judge).await;
@@ -206,14 +218,14 @@ impl Looking<'_> {
 
     /// Logs in as sessions of the route do, has what they make looked at, and stays.
     async fn as_sessions_do(&self, role: &LeasedRole, may_act: bool) -> Option<Session> {
-        let startup_role = self.visit.route.startup_role.as_deref();
+        let startup_role = self.visit.target.startup_role();
         if !may_act {
             let because = "postgres.startup_role failed";
             self.record.skip(Name::PostgresOwnership, self.subject, because).await;
             return None;
         }
-        let logged_in = match log_in(&self.visit.upstream, self.own, &self.visit.database, startup_role).await
-        {
+        let Target { upstream, database, .. } = &self.visit.target;
+        let logged_in = match log_in(upstream, self.own, database, startup_role).await {
             Ok(logged_in) => logged_in,
             Err(error) => {
                 let ours = self.visit.hosts.iter().find_map(host::Host::ours);
@@ -229,7 +241,7 @@ impl Looking<'_> {
         }
         Session::begin(
             session,
-            self.visit.route.clone(),
+            self.visit.target.clone(),
             self.subject.to_owned(),
             role.name.clone(),
             self.own,

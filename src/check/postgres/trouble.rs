@@ -65,7 +65,7 @@ fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
         UpstreamError::Resolve { .. } => Trouble::new(
             Fault::PostgresNameUnknown,
             "no name server knows the name",
-            "correct the host in the route's `upstream`; a Service of another namespace is \
+            "correct the host in `upstream`; a Service of another namespace is \
              <service>.<namespace>.svc",
         ),
         UpstreamError::Connect { source, .. } => unreachable_for(source),
@@ -82,11 +82,11 @@ fn explain(error: &UpstreamError, place: &Place<'_>) -> Trouble {
         UpstreamError::Unfit { .. } => Trouble::new(
             Fault::NoHostOfThatKind,
             "target_session_attrs asks for another kind of server",
-            "add a host of that kind to the route's `upstream`, or ask for another: target_session_attrs=any",
+            "add a host of that kind to `upstream`, or ask for another: target_session_attrs=any",
         ),
         UpstreamError::Cancel { .. } | UpstreamError::NoHost(_) => Trouble::new(
             Fault::NoHost,
-            "no host of the route serves",
+            "no host of `upstream` serves",
             "see what the steps of the single hosts say",
         ),
     }
@@ -97,14 +97,14 @@ fn unreachable_for(source: &io::Error) -> Trouble {
         (
             Fault::PostgresNothingListens,
             "nothing listens there",
-            "start PostgreSQL, or correct the port in the route's `upstream`; the server listens where \
+            "start PostgreSQL, or correct the port in `upstream`; the server listens where \
              `listen_addresses` and `port` of postgresql.conf say",
         )
     } else if source.kind() == io::ErrorKind::NotFound {
         (
             Fault::SocketMissing,
             "there is no such socket",
-            "correct the directory in the route's `upstream`: it is one of `unix_socket_directories` of \
+            "correct the directory in `upstream`: it is one of `unix_socket_directories` of \
              postgresql.conf, and has to be mounted here",
         )
     } else if source.kind() == io::ErrorKind::PermissionDenied {
@@ -117,7 +117,7 @@ fn unreachable_for(source: &io::Error) -> Trouble {
         (
             Fault::PostgresNoWay,
             "there is no way to this address",
-            "correct the host in the route's `upstream`, or let connections through: routes, NetworkPolicy, firewall",
+            "correct the host in `upstream`, or let connections through: routes, NetworkPolicy, firewall",
         )
     };
     Trouble::new(fault, cause, cure)
@@ -170,12 +170,12 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
             Fault::BindingNotOffered,
             "channel_binding=require, and the server offers no SCRAM-SHA-256-PLUS: something that ends TLS is in \
              between, as poolers are, or the role's password is stored in another way",
-            "connect to PostgreSQL itself, or say channel_binding=prefer in the route's `upstream`",
+            "connect to PostgreSQL itself, or say channel_binding=prefer in `upstream`",
         ),
         LoginError::Scram(ScramError::NoMechanism) => Trouble::new(
             Fault::BindingNotOffered,
             "the server offers no kind of SCRAM that goes with channel_binding as it is",
-            "say channel_binding=prefer in the route's `upstream`",
+            "say channel_binding=prefer in `upstream`",
         ),
         LoginError::Scram(ScramError::Iterations { asked }) => Trouble::new(
             Fault::ScramRounds,
@@ -194,7 +194,7 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
         LoginError::Version(_) => Trouble::new(
             Fault::ProtocolVersion,
             "server and pglease do not agree on a version of the protocol",
-            "take min_protocol_version and max_protocol_version out of the route's `upstream`",
+            "take min_protocol_version and max_protocol_version out of `upstream`",
         ),
         LoginError::UserName | LoginError::Password => Trouble::new(
             Fault::ZeroByte,
@@ -207,7 +207,7 @@ fn unfinished(source: &LoginError, place: &Place<'_>) -> Trouble {
         LoginError::Frame(_) | LoginError::Unexpected { .. } | LoginError::Malformed { .. } => Trouble::new(
             Fault::ProtocolUnknown,
             "what answers there does not speak PostgreSQL's protocol",
-            "correct host and port in the route's `upstream`",
+            "correct host and port in `upstream`",
         ),
         // The caller has these as an error of their own.
         LoginError::Refused { response, .. } => refusal::of_session(response, place),

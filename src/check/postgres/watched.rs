@@ -1,12 +1,13 @@
 //! Sessions that stay open over the revocation of their credential, and what becomes of them.
 
-use std::time::Duration;
+use tokio::time::Instant;
 
 use super::revocation::{self, Afterwards, Seen};
 use super::{Own, ask};
 use crate::check::name::Name;
 use crate::check::report::{Found, Recorder};
-use crate::config::RouteConfig;
+use crate::check::{Target, Who};
+use crate::config::FileConfig;
 use crate::lease::{self, Footing, RoleWitness, Witness};
 use crate::upstream::{Inquiry, QueryError};
 
@@ -16,11 +17,11 @@ pub(in crate::check) struct Watched {
     sessions: Vec<Session>,
 }
 
-/// One that is like those of its route.
+/// One that is like those of its route or file.
 #[derive(Debug)]
 pub(super) struct Session {
     witness: RoleWitness,
-    route: RouteConfig,
+    target: Target,
     subject: String,
     db_role: String,
     /// `None` where its role could not be seen.
@@ -33,7 +34,7 @@ impl Session {
     /// Takes note of how it stands now. `None` for a credential that is not revoked in the end.
     pub(super) async fn begin(
         mut session: Inquiry,
-        route: RouteConfig,
+        target: Target,
         subject: String,
         db_role: String,
         own: Own<'_>,
@@ -51,7 +52,7 @@ impl Session {
         }
         let mut witness = RoleWitness::new(session);
         let before = witness.look().await.ok().flatten().filter(|footing| footing.can_login);
-        Some(Self { witness, route, subject, db_role, before, table })
+        Some(Self { witness, target, subject, db_role, before, table })
     }
 
     async fn see(&mut self) -> Seen {
@@ -85,22 +86,43 @@ impl Watched {
         self.sessions.push(session);
     }
 
-    /// Says what the revocation did, if there was one.
-    pub(in crate::check) async fn after_revocation(self, is_revoked: bool, record: &Recorder) {
-        for mut session in self.sessions {
-            let subject = session.subject.clone();
-            if is_revoked {
-                let judging = async {
-                    let seen = session.see().await;
-                    revocation::judge(&seen, &session.route, &session.db_role)
-                };
-                record.step(Name::PostgresRevocation, subject, judging).await;
-            } else {
-                let found = Found::<()>::skipped("vault.revoke failed");
-                record.write(Name::PostgresRevocation, subject, Duration::ZERO, found).await;
+    /// Says what the revocation did, if there was one: to sessions of each route, and to those of each file's readers.
+    pub(in crate::check) async fn after_revocation(
+        self,
+        is_revoked: bool,
+        files: &[FileConfig],
+        record: &Recorder,
+    ) {
+        let telling: Vec<_> = files.iter().map(|file| self.that_tells(&file.vault_path)).collect();
+        for (index, mut session) in self.sessions.into_iter().enumerate() {
+            let of_session = files.iter().zip(&telling).filter(|(_, telling)| **telling == Some(index));
+            let begins_at = Instant::now();
+            let seen = if is_revoked { Some(session.see().await) } else { None };
+            let took = begins_at.elapsed();
+            let Session { witness, target, subject, db_role, .. } = session;
+            let judged = |who: &Who| match &seen {
+                Some(seen) => revocation::judge(seen, &target, who, &db_role),
+                None => Found::skipped("vault.revoke failed"),
+            };
+            if target.who != Who::Readers {
+                record.write(Name::PostgresRevocation, &subject, took, judged(&target.who)).await;
             }
-            session.witness.close().await;
+            for (file, _) in of_session {
+                let subject = file.path.display().to_string();
+                record.write(Name::PostgresRevocation, subject, took, judged(&Who::Readers)).await;
+            }
+            witness.close().await;
         }
+    }
+
+    /// The session that tells what one of a reader would meet with: of those on the same credential one that begins as
+    /// the leased role itself, if there is one.
+    fn that_tells(&self, vault_path: &str) -> Option<usize> {
+        let of_path = |session: &Session| session.target.vault_path == vault_path;
+        let as_itself = |session: &Session| session.target.startup_role().is_none();
+        let mut sessions = self.sessions.iter();
+        let first = sessions.clone().position(of_path);
+        sessions.position(|session| of_path(session) && as_itself(session)).or(first)
     }
 }
 

@@ -6,6 +6,7 @@ mod way;
 mod interrupted;
 mod pod;
 mod upstream;
+mod files;
 mod server;
 mod front;
 mod impostor;

@@ -44,7 +44,7 @@ pub(super) fn of_credential(response: &ErrorResponse, place: &Place<'_>) -> Trou
          another server, its clock is behind the server's so that VALID UNTIL is over, or a pooler in between has a \
          list of users of its own",
         format!(
-            "vault read {}\n-- connection_url there has to lead to the server of the route's `upstream`, and \
+            "vault read {}\n-- connection_url there has to lead to the server of `upstream`, and \
              creation_statements have to say:\n{}",
             connection(place.vault_path),
             creation(place)
@@ -133,10 +133,7 @@ fn no_database(place: &Place<'_>) -> Trouble {
     Trouble::new(
         Fault::DatabaseMissing,
         format!("the server has no database {}{there}", identifier(place.database)),
-        format!(
-            "correct the database in the route's `upstream`, or:\nCREATE DATABASE {};",
-            identifier(place.database)
-        ),
+        format!("correct the database in `upstream`, or:\nCREATE DATABASE {};", identifier(place.database)),
     )
 }
 

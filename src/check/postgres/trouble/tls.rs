@@ -13,13 +13,10 @@ pub(super) fn explain(error: &NegotiationError, upstream: &UpstreamConfig) -> Tr
     match error {
         NegotiationError::Refused => Trouble::new(
             Fault::PostgresNoTls,
-            format!(
-                "the server does no TLS, and the route's sslmode={} insists on it",
-                upstream.ssl_mode.name()
-            ),
+            format!("the server does no TLS, and sslmode={} insists on it", upstream.ssl_mode.name()),
             "-- with ssl_cert_file and ssl_key_file in the server's data folder:\n\
              ALTER SYSTEM SET ssl = on;\nSELECT pg_reload_conf();\n\
-             -- or, to do without TLS knowingly, in the route's `upstream`: sslmode=disable",
+             -- or, to do without TLS knowingly, in `upstream`: sslmode=disable",
         ),
         NegotiationError::Stranger { .. }
         | NegotiationError::Stuffed
@@ -38,19 +35,19 @@ pub(super) fn explain(error: &NegotiationError, upstream: &UpstreamConfig) -> Tr
         NegotiationError::NoAlpn => Trouble::new(
             Fault::NotTlsAtOnce,
             "sslnegotiation=direct, and the server has not agreed to speak PostgreSQL's protocol",
-            "take sslnegotiation=direct out of the route's `upstream`: only PostgreSQL 17 and later do that",
+            "take sslnegotiation=direct out of `upstream`: only PostgreSQL 17 and later do that",
         ),
         NegotiationError::CertificateNotShown => Trouble::new(
             Fault::ClientCertificateNotAsked,
             "sslcertmode=require, and the server does not ask for a certificate",
-            "set ssl_ca_file in the server's postgresql.conf and reload it, or take sslcertmode=require out of the \
-             route's `upstream`",
+            "set ssl_ca_file in the server's postgresql.conf and reload it, or take sslcertmode=require out of \
+             `upstream`",
         ),
         NegotiationError::EndPoint(_) => no_binding(),
         NegotiationError::NoTls => Trouble::new(
             Fault::NoTlsToBindTo,
             "channel_binding=require, and there is no TLS to bind to",
-            "say sslmode=verify-full in the route's `upstream`",
+            "say sslmode=verify-full in `upstream`",
         ),
         NegotiationError::Handshake { source, is_direct: false } => handshake(source, upstream),
     }
@@ -62,7 +59,7 @@ pub(in crate::check::postgres) fn no_binding() -> Trouble {
         Fault::NothingToBindTo,
         "channel_binding=require, and nobody has defined what a certificate with such a signature is bound by",
         "give the server a certificate that is signed with RSA or ECDSA and SHA-256, or say channel_binding=prefer in \
-         the route's `upstream`",
+         `upstream`",
     )
 }
 
@@ -71,20 +68,20 @@ fn not_postgres(error: &NegotiationError) -> Trouble {
         (
             Fault::TlsAtOnce,
             "what listens there wants TLS at once",
-            "say sslnegotiation=direct in the route's `upstream` if it is PostgreSQL 17 or later; else correct the port",
+            "say sslnegotiation=direct in `upstream` if it is PostgreSQL 17 or later; else correct the port",
         )
     } else if matches!(error, NegotiationError::Handshake { .. }) {
         (
             Fault::NotTlsAtOnce,
             "sslnegotiation=direct: the server does not take TLS at once, or its certificate is not believed",
-            "take sslnegotiation=direct out of the route's `upstream`, which every server understands; this check then \
+            "take sslnegotiation=direct out of `upstream`, which every server understands; this check then \
              tells of the certificate",
         )
     } else {
         (
             Fault::NotPostgres,
             "what answers there is not PostgreSQL: another service, a proxy, or a mesh",
-            "correct host and port in the route's `upstream`; have a mesh leave this port alone",
+            "correct host and port in `upstream`; have a mesh leave this port alone",
         )
     };
     Trouble::new(fault, cause, cure)
@@ -118,16 +115,16 @@ pub(super) fn alert_received(alert: AlertDescription) -> Trouble {
     let (fault, cause, cure) = if alert == AlertDescription::ProtocolVersion {
         (
             Fault::PostgresTlsVersion,
-            "the server speaks no version of TLS that the route allows",
+            "the server speaks no version of TLS that `upstream` allows",
             "ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1.2';\n\
              ALTER SYSTEM RESET ssl_max_protocol_version;\nSELECT pg_reload_conf();\n\
-             -- and take ssl_min_protocol_version and ssl_max_protocol_version out of the route's `upstream`",
+             -- and take ssl_min_protocol_version and ssl_max_protocol_version out of `upstream`",
         )
     } else if is_of_client_certificate {
         (
             Fault::PostgresClientCertificate,
             "the server does not take the client certificate, or wants one",
-            "set sslcert and sslkey in the route's `upstream` to a certificate that the server's ssl_ca_file vouches \
+            "set sslcert and sslkey in `upstream` to a certificate that the server's ssl_ca_file vouches \
              for",
         )
     } else {
@@ -154,7 +151,7 @@ fn certificate(fault: &CertificateError, upstream: &UpstreamConfig) -> Trouble {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => (
             Fault::PostgresCaUnknown,
             format!("the server's certificate was issued by a CA that {ca} does not have"),
-            "name the file with that CA's certificate in the route's `upstream`: sslrootcert=/path/ca.pem; have the \
+            "name the file with that CA's certificate in `upstream`: sslrootcert=/path/ca.pem; have the \
              server's ssl_cert_file hold the certificates in between"
                 .to_owned(),
         ),
@@ -171,9 +168,7 @@ fn certificate(fault: &CertificateError, upstream: &UpstreamConfig) -> Trouble {
         CertificateError::NotValidForNameContext { presented, .. } => (
             Fault::PostgresCertificateName,
             format!("the server's certificate is for {}", named(presented)),
-            format!(
-                "name the host so in the route's `upstream` (its address can go into hostaddr), or {reissued}"
-            ),
+            format!("name the host so in `upstream` (its address can go into hostaddr), or {reissued}"),
         ),
         CertificateError::NotValidForName => (
             Fault::PostgresCertificateName,
@@ -190,7 +185,9 @@ fn certificate(fault: &CertificateError, upstream: &UpstreamConfig) -> Trouble {
         other => (
             Fault::PostgresCertificateUnusable,
             format!("the server's certificate cannot be verified here: {other}"),
-            format!("{reissued}\n-- of RSA, ECDSA with P-256 or P-384, or Ed25519, version 3, for server use"),
+            format!(
+                "{reissued}\n-- of RSA, ECDSA with P-256 or P-384, or Ed25519, version 3, for server use"
+            ),
         ),
     };
     Trouble::new(name, cause, cure)

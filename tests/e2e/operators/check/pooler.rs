@@ -63,13 +63,27 @@ async fn pgbouncer_is_known_by_what_it_does_and_made_to_work_by_what_is_printed(
     patient.settings = route(&patient, bouncer.port, &tls);
     let cure = patient.finds("postgres.login", "pooler-refuses-startup").await;
     assert!(cure.contains("auth_query and auth_user"), "{cure}");
-    bouncer.ask_the_server();
+    bouncer.ask_the_server("");
     until(async || patient.check().await.step("postgres.login")["outcome"] == "warning").await;
     let cure = patient.finds_beside_others("postgres.login", "pooler").await;
     assert!(cure.contains("pool_mode = session"), "{cure}");
 
     let cure = patient.finds("postgres.startup_role", "pooler-refuses-role").await;
     without_startup_role(&mut patient, &cure).await;
+
+    let cure = patient.finds("postgres.parameters", "pooler-refuses-keys").await;
+    let line = cure.lines().find(|line| line.starts_with("ignore_startup_parameters = ")).unwrap();
+    assert_eq!(line, "ignore_startup_parameters = extra_float_digits, options");
+    bouncer.ask_the_server("ignore_startup_parameters = options\n");
+    until(async || {
+        let checked = patient.check().await;
+        let cure = checked.step("postgres.parameters")["cure"].as_str().unwrap();
+        cure.contains("ignore_startup_parameters = extra_float_digits\n")
+    })
+    .await;
+    bouncer.ask_the_server(&format!("{line}\n"));
+    until(async || patient.check().await.step("postgres.parameters")["outcome"] == "passed").await;
+    patient.cured("postgres.parameters", "pooler-refuses-keys").await;
 
     patient.settings = patient.settings.replace("?sslmode", "?channel_binding=require&sslmode");
     let cure = patient.finds("postgres.login", "binding-not-offered").await;
@@ -136,12 +150,12 @@ impl Bouncer {
         }
     }
 
-    /// What the cure says; from soon on.
-    fn ask_the_server(&self) {
+    /// What the cure says, with `more` of the kind; from soon on.
+    fn ask_the_server(&self, more: &str) {
         let database =
             format!("{} = host=127.0.0.1 port={} auth_user=postgres\n", self.database, self.server);
         let query = "auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename=$1\n";
-        write_config(self.folder.path(), self.uid, self.port, &database, query);
+        write_config(self.folder.path(), self.uid, self.port, &database, &format!("{query}{more}"));
         self.process.signal(Signal::HUP);
     }
 }
