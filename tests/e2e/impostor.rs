@@ -18,7 +18,7 @@ use crate::{PATIENCE, pglease_with};
 
 /// What it does instead of a login.
 #[derive(Clone, Copy, Debug)]
-enum Attack {
+pub(crate) enum Attack {
     /// These messages at once.
     Ask(&'static [u8]),
     /// Offers both mechanisms, and then this; `{}` stands for the client's nonce.
@@ -28,7 +28,7 @@ enum Attack {
 }
 
 /// The server's side of one connection, which it ends.
-async fn attack(stream: TcpStream, acceptor: &TlsAcceptor, attack: Attack) -> std::io::Result<()> {
+pub(crate) async fn attack(stream: TcpStream, acceptor: &TlsAcceptor, attack: Attack) -> std::io::Result<()> {
     let mut stream = stream;
     stream.read_exact(&mut [0; 8]).await?;
     stream.write_all(b"S").await?;
@@ -82,8 +82,8 @@ fn request(code: u32, data: &[u8]) -> Vec<u8> {
     [b"R", &len.to_be_bytes()[..], &code.to_be_bytes(), data].concat()
 }
 
-const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
-const WRONG: &[u8] = b"R\0\0\0\x36\0\0\0\x0cv=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+pub(crate) const OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+pub(crate) const WRONG: &[u8] = b"R\0\0\0\x36\0\0\0\x0cv=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// Case C47: nothing that a false server does is a login, or is held against the credential.
 #[tokio::test]

@@ -2,9 +2,15 @@
 
 use std::fs;
 
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
 use super::Patient;
 use super::front::{Does, Front, acceptor};
+use crate::check::check;
+use crate::impostor::{Attack, OK, WRONG, attack};
 use crate::support::pki::Authority;
+use crate::support::world::{World, WorldOptions};
 
 /// What a cure comes to.
 enum Mended<'a> {
@@ -97,3 +103,67 @@ async fn who_is_no_postgresql_or_hides_it_is_told_apart_and_what_is_printed_lead
 
 const NO_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\r\n";
 const NO_SUCH_USER: &[u8] = b"E\0\0\0\x28SFATAL\0VFATAL\0C08P01\0Mno such user\0\0";
+
+/// Case C47, of `check`: nothing that a false server does is a login, each is told of by its name, and nothing is held
+/// against the credential.
+#[tokio::test]
+async fn case_c47_false_server_is_not_trusted_by_a_check_and_costs_no_credential() {
+    const NOT_PROVEN: [&str; 3] = ["server-not-proven"; 3];
+    const OTHER_METHOD: [&str; 3] = ["auth-method"; 3];
+    const TOO_MANY: [&str; 3] = ["scram-rounds"; 3];
+    let world = World::shared(WorldOptions::default()).await;
+    let authority = Authority::create();
+    let acceptor = acceptor(&authority.issue(&["localhost"]));
+    let ca_file = world.folder().join("impostor.pem");
+    fs::write(&ca_file, authority.pem()).unwrap();
+    let (vault_path, mut settings) = (world.vault_path("db-app"), world.settings());
+    let (mut impostors, mut expected) = (JoinSet::new(), Vec::new());
+    for (script, faults) in [
+        (Attack::Ask(b"R\0\0\0\x08\0\0\0\x03"), &OTHER_METHOD[..]),
+        (Attack::Ask(b"R\0\0\0\x0c\0\0\0\x05salt"), &OTHER_METHOD),
+        (Attack::Ask(b"R\0\0\0\x0f\0\0\0\x0cv=abcde"), &NOT_PROVEN),
+        (Attack::Continue("r=theirs,s=c2FsdA==,i=4096"), &NOT_PROVEN),
+        (Attack::Continue("m=ext,r={}x,s=c2FsdA==,i=4096"), &NOT_PROVEN),
+        (Attack::Continue("r={}x,s=c2FsdA==,i=2147483647"), &TOO_MANY),
+        (Attack::Final(OK), &NOT_PROVEN),
+        (Attack::Final(WRONG), &NOT_PROVEN),
+        (Attack::Final(b"R\0\0\0\x0a\0\0\0\x0cv="), &NOT_PROVEN),
+        (Attack::Final(b"R\0\0\0\x15\0\0\0\x0ce=other-error"), &NOT_PROVEN),
+        (Attack::Final(b"R\0\0\0\x0b\0\0\0\x0br=x"), &NOT_PROVEN),
+        // Where nothing is asked, `none` of require_auth and a binding that is not required let it pass.
+        (Attack::Ask(OK), &["not-bound"]),
+        (Attack::Ask(b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"), &["binding-not-offered"]),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = acceptor.clone();
+        impostors.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // The check hangs up on it, and closes its first connections unused.
+                let _ = attack(stream, &acceptor, script).await;
+            }
+        });
+        for (binding, fault) in ["require", "prefer", "disable"].iter().zip(faults.iter().rev()) {
+            let upstream = format!(
+                "postgresql://localhost:{port}/x?hostaddr=127.0.0.1&channel_binding={binding}&sslrootcert={}",
+                ca_file.display()
+            );
+            let database = format!("database = \"x{}\"", expected.len());
+            let route =
+                format!("[[route]]\n{database}\nupstream = {upstream:?}\nvault_path = {vault_path:?}\n");
+            settings += &route;
+            expected.push((format!("localhost:{port}"), *fault, format!("{script:?} {binding}")));
+        }
+    }
+    let checked = check(&world, &settings, &[]).await;
+    let logins: Vec<_> = checked.steps().iter().filter(|step| step["name"] == "postgres.login").collect();
+    assert_eq!(logins.len(), expected.len(), "{:#}", checked.document);
+    for (login, (host, fault, what)) in logins.iter().zip(&expected) {
+        let said = (login["subject"].as_str().unwrap(), login["fault"].as_str().unwrap_or_default());
+        assert_eq!(said, (host.as_str(), *fault), "{what}: {login:#}");
+    }
+    assert!(impostors.try_join_next().is_none(), "one has met what it did not expect");
+    assert_eq!(world.leased_roles().await.len(), 1);
+    assert_eq!(checked.step("vault.revoke")["outcome"], "passed");
+}
