@@ -23,7 +23,7 @@ async fn hosts_that_cannot_be_reached_are_told_apart() {
     let host = format!("localhost:{}", postgres.port());
     patient.settings = at(&patient, &host, "255.255.255.255:5432");
     let cure = patient.finds("postgres.reach", "postgres-no-way").await;
-    assert!(cure.starts_with("correct the host in the route's `upstream`"), "{cure}");
+    assert!(cure.starts_with("correct the host in `upstream`"), "{cure}");
     patient.settings.clone_from(&well);
     let has_direct_tls = postgres.major() >= 17;
     if has_direct_tls {
