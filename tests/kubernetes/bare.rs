@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::Reply;
+use crate::patience::until;
 use crate::site::{Site, container, variable};
 
 /// Case C27.
@@ -76,6 +77,42 @@ async fn pod_without_what_is_required_is_refused_by_the_name_of_the_annotation()
         pod["metadata"]["annotations"][&name] = json!(value);
         let reply = expect_refusal(&site, &pod, &name).await;
         assert!(reply.message().contains(said), "{}", reply.message());
+    }
+}
+
+#[tokio::test]
+async fn kubectl_shows_what_the_pages_have_people_look_at() {
+    let site = Site::injected().await;
+    let shell = async |command: &str| {
+        site.control_plane.shell(&format!("{command} --namespace {}", site.namespace)).await
+    };
+    let wrong = "pglease.dev/at-lease-end";
+    let mut template = site.template("web");
+    template["metadata"]["annotations"][wrong] = json!("later");
+    site.create_deployment("web", 1, template).await;
+    for command in ["kubectl describe replicaset", "kubectl describe replicaset --selector app=web"] {
+        until(async || shell(command).await.contains(wrong)).await;
+    }
+
+    site.create_deployment("well", 1, site.template("well")).await;
+    site.pods_of("well", 1).await;
+    for (command, part) in
+        [("kubectl get pod", "well-"), ("kubectl describe pod", "Init Containers:\n  pglease:")]
+    {
+        let said = shell(command).await;
+        assert!(said.contains(part), "{command}: {said}");
+    }
+
+    let mut pod = site.pod("bare");
+    pod["kind"] = json!("Pod");
+    pod["apiVersion"] = json!("v1");
+    for (name, value) in [(wrong, "later"), ("pglease.dev/upstrem-ca", "configmap/postgres-ca")] {
+        let mut pod = pod.clone();
+        pod["metadata"]["annotations"][name] = json!(value);
+        let apply = ["apply", "--dry-run=server", "--namespace", &site.namespace, "--filename=-"];
+        let output = site.control_plane.kubectl(&apply, &pod.to_string()).await;
+        let said = crate::control_plane::text(&output);
+        assert!(said.contains(name) && output.status.success() == (name != wrong), "{said}");
     }
 }
 

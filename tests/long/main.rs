@@ -28,6 +28,7 @@ mod report;
 
 mod coupled;
 mod crash;
+mod demo;
 mod fleet;
 mod inserts;
 mod rotations;
