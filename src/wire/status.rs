@@ -487,28 +487,8 @@ impl Flow {
     }
 }
 
-/// For tests of what becomes of a session whose tracker has one.
 #[cfg(test)]
-pub(crate) mod bug {
-    use std::cell::Cell;
-
-    thread_local! {
-        /// What trackers of this thread stumble at, if it is all that comes.
-        static BUG: Cell<&'static [u8]> = const { Cell::new(&[]) };
-    }
-
-    /// Makes trackers of this thread stumble at `bytes`, once.
-    pub(crate) fn make(bytes: &'static [u8]) {
-        BUG.set(bytes);
-    }
-
-    pub(super) fn meet(bytes: &[u8]) {
-        if !bytes.is_empty() && bytes == BUG.get() {
-            BUG.set(&[]);
-            panic!("as the test wants it");
-        }
-    }
-}
+pub(crate) mod bug;
 
 #[cfg(test)]
 mod tests;

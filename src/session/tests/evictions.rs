@@ -4,16 +4,16 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::ReadBuf;
+use tokio::io::{ReadBuf, ReadHalf, join, split};
 use tokio::task::JoinSet;
 
 use super::cancels;
 use super::*;
 
-/// A connection whose place goes to newer ones while its first words are being read: by the time they are judged it is
+/// What is read of a connection whose place goes to newer ones while its first words are being read: by the time they are judged it is
 /// lost, and its task has not been told.
 struct Overtaken {
-    stream: DuplexStream,
+    reader: ReadHalf<DuplexStream>,
     places: Arc<Places>,
     newer: Vec<Place>,
 }
@@ -25,25 +25,11 @@ impl AsyncRead for Overtaken {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut self.reader).poll_read(cx, buf);
         if buf.filled().len() > before && self.newer.is_empty() {
             self.newer = (0..2 * SPARE_PLACES).map(|_| self.places.take()).collect();
         }
         read
-    }
-}
-
-impl AsyncWrite for Overtaken {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -52,7 +38,8 @@ async fn overtaken(proxy: &Proxy, sent: &[u8]) -> Vec<u8> {
     let (stream, mut client) = duplex(1024);
     let places = Arc::clone(proxy.shared.places());
     let place = places.take();
-    let client_stream = ClientStream::Plain(Overtaken { stream, places, newer: Vec::new() });
+    let (reader, writer) = split(stream);
+    let client_stream = ClientStream::Plain(join(Overtaken { reader, places, newer: Vec::new() }, writer));
     let session = run(client_stream, SOMEBODY, place, Arc::clone(&proxy.shared));
     let talk = async {
         client.write_all(sent).await.unwrap();
