@@ -220,7 +220,7 @@ impl Metrics {
         );
         registry.register(
             "warm",
-            "Clients of a route with route.warm: hit where a session was ready, miss where not; and sessions that no client had: expired at the age of a minute, flushed for a rotation, a reload, a drain or a client without room, closed by upstream, stuck where it could not be given to the thread of its client, or failed to log in",
+            "Clients of a route with route.warm: hit where a session was ready, miss where not; and sessions that no client had: expired at the age of a minute, flushed for a rotation, a reload, a drain or a client without room, closed by upstream, stuck where it could not be given to the thread of its client, or failed to log in; panic where a bug of pglease ended what was ready",
             self.warm.clone(),
         );
         registry.register(

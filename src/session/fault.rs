@@ -1,4 +1,5 @@
-//! A panic is a bug of ours, and ends one session: its client is told, and the others do not notice.
+//! A panic is a bug of ours, and ends one session: its client is told, and the others do not notice. One beside the
+//! sessions ends what is ready for clients that are to come.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};

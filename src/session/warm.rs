@@ -7,14 +7,16 @@
 //! One task for each route with `warm`, begun with its first session: it logs in, one at a time and while nobody else
 //! does, and ends what has become too old, is of a credential that is not the newest, or has been ended by upstream. It
 //! ends with the route, or when no new session may begin any more, and each session that is left with it. Of several
-//! threads it runs on the one that the first session was on; what it has made ready goes to clients on any.
+//! threads it runs on the one that the first session was on; what it has made ready goes to clients on any. A panic ends
+//! what is ready, and the task goes on.
 
 mod packets;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -28,9 +30,10 @@ use tokio::task::yield_now;
 use tokio::time::{self, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::close;
+use super::fault::{Panicked, caught};
 use super::login::Login;
 use super::watch;
 use crate::config::RouteConfig;
@@ -43,6 +46,8 @@ use crate::wire::frame::split_frame;
 use crate::wire::message::TERMINATE;
 use crate::wire::message::backend::{NOTICE_RESPONSE, PARAMETER_STATUS, READY_FOR_QUERY};
 use crate::wire::startup::StartupParameters;
+#[cfg(test)]
+use crate::wire::status::bug;
 
 use packets::Packets;
 
@@ -244,6 +249,13 @@ impl Pool {
         let counter = self.metrics.warm.get_or_create_owned(&ResultLabels { result });
         counter.inc_by(u64::try_from(sessions).unwrap_or(u64::MAX));
     }
+
+    /// A panic has broken off the making of sessions.
+    fn panicked(&self) {
+        let RouteLabels { database, user } = &self.route;
+        error!(event = "warm.fault", database, user, "a bug of pglease: no session is ready for a minute");
+        self.count("panic");
+    }
 }
 
 impl Ready {
@@ -276,6 +288,8 @@ impl Ready {
             match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
                 Poll::Pending => return is_calm(after_key),
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() && after_key.len() < MAX_SAID_LEN => {
+                    #[cfg(test)]
+                    bug::meet(buf.filled());
                     after_key.extend_from_slice(buf.filled());
                 }
                 Poll::Ready(_) => return false,
@@ -311,6 +325,26 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self) {
+        let keeps = async {
+            loop {
+                let Err(Panicked) = caught(pin!(self.make_ready())).await;
+                self.pool.panicked();
+                // Any of them may be what it has stumbled at.
+                self.end_stale(None);
+                time::sleep(MAX_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {}
+            () = watch::refused(self.phase.clone()) => {}
+            never = keeps => match never {},
+        }
+        self.end_stale(None);
+    }
+
+    /// Never ends by itself. Cancel safe.
+    async fn make_ready(&self) -> Infallible {
         let mut failures = 0;
         let mut not_before = Instant::now();
         loop {
@@ -326,8 +360,6 @@ impl Keeper {
             };
             let made = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
-                () = watch::refused(self.phase.clone()) => break,
                 () = self.source.other_than(generation) => continue,
                 made = work => made,
             };
@@ -344,7 +376,6 @@ impl Keeper {
                 None => {}
             }
         }
-        self.end_stale(None);
     }
 
     /// Ends what is too old, not of `generation`, ended by upstream, or left by its client.
@@ -355,7 +386,9 @@ impl Keeper {
         for left in std::mem::take(&mut state.left) {
             self.end(left);
         }
-        for mut ready in std::mem::take(&mut state.ready) {
+        let mut index = 0;
+        // Each is judged where it is: what a panic breaks off is still counted as ready, and is so.
+        while let Some(ready) = state.ready.get_mut(index) {
             let result = if Some(ready.generation()) != generation || !ready.is_kept() {
                 "flushed"
             } else if ready.until <= now {
@@ -363,11 +396,11 @@ impl Keeper {
             } else if !ready.poll_said(&mut cx) {
                 "closed"
             } else {
-                state.ready.push_back(ready);
+                index += 1;
                 continue;
             };
             self.pool.gone(1, result);
-            self.end(ready);
+            state.ready.remove(index).into_iter().for_each(|ready| self.end(ready));
         }
     }
 

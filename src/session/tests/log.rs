@@ -13,11 +13,11 @@ use super::*;
 
 /// What is logged.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     /// On this thread, for as long as the guard lives.
-    fn begin() -> (Self, impl Drop) {
+    pub(super) fn begin() -> (Self, impl Drop) {
         // With a thread's own log alone, a line that another thread comes to first is taken for one that nobody wants.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
         let lines = Self::default();
@@ -26,11 +26,11 @@ impl Lines {
         (lines, tracing::subscriber::set_default(subscriber))
     }
 
-    /// The events of sessions, whole.
-    fn of_sessions(&self) -> Vec<Value> {
+    /// The events whose names begin so, whole.
+    pub(super) fn of(&self, kind: &str) -> Vec<Value> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        events.filter(|event| event["event"].as_str().unwrap_or_default().starts_with("session.")).collect()
+        events.filter(|event| event["event"].as_str().unwrap_or_default().starts_with(kind)).collect()
     }
 }
 
@@ -98,7 +98,7 @@ async fn session_whose_client_cannot_be_told_that_it_has_begun_ends_in_the_log_a
         };
         tokio::join!(session, client_side);
 
-        let events = lines.of_sessions();
+        let events = lines.of("session.");
         let named = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
         let (starts, ends) = (named("session.start"), named("session.end"));
         assert_eq!((starts.len(), ends.len(), named("session.refused").len()), (1, 1, 0), "{events:?}");
@@ -125,7 +125,7 @@ async fn session_that_runs_to_its_end_has_one_start_and_one_end() {
         expect_end(&mut stream).await;
     };
     tokio::join!(session, talk);
-    let events = lines.of_sessions();
+    let events = lines.of("session.");
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["session.start", "session.end"]);
     assert_eq!(events[0]["client"], SOMEBODY.to_string());

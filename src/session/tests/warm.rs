@@ -6,11 +6,13 @@ use std::thread;
 
 use tokio::runtime::Builder;
 
+use super::log::Lines;
 use super::*;
 use crate::config::DrainConfig;
 use crate::session::warm::Warm;
 use crate::telemetry::{ResultLabels, RouteLabels};
 use crate::wire::startup::StartupParameters;
+use crate::wire::status::bug;
 
 const ONE_MORE: &[u8] = b"S\0\0\0\x0aTimeZ\0";
 const NO_ROOM: &[u8] = b"E\0\0\0\x13SFATAL\0C53300\0\0";
@@ -206,6 +208,28 @@ async fn session_is_ready_for_a_minute_at_most() {
     ended(stream).await;
     assert_eq!(counted(&proxy, "expired"), 1);
     made_ready(&proxy, &server).await;
+}
+
+#[tokio::test]
+async fn panic_ends_what_is_ready_and_the_next_is_made_ready_a_minute_later() {
+    let server = Server::bind().await;
+    let (proxy, issued, mut stream) = one_ready(&server).await;
+    let (lines, _logging) = Lines::begin();
+    bug::make(ONE_MORE);
+    stream.write_all(ONE_MORE).await.unwrap();
+    ended(stream).await;
+    issued.holds().wait_for(|holds| *holds == 0).await.unwrap();
+    assert_eq!((ready(&proxy), counted(&proxy, "flushed")), (0, 1));
+
+    time::pause();
+    time::advance(Duration::from_mins(1)).await;
+    time::resume();
+    let (stream, _) = made_ready(&proxy, &server).await;
+    session(&proxy, &startup(), ended(stream)).await;
+    assert_eq!(["hit", "panic", "failed"].map(|result| counted(&proxy, result)), [1, 1, 0]);
+    let faults = lines.of("warm.fault");
+    assert_eq!(faults.len(), 1);
+    assert_eq!((&faults[0]["level"], &faults[0]["database"]), (&"ERROR".into(), &"wizard".into()));
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
-//! A bug of the tracker, for tests of what becomes of a session that meets one.
+//! A bug, for tests of what becomes of a session that meets one.
 
 use std::cell::Cell;
 
-/// Makes trackers of this thread stumble at `bytes`, once.
+/// Makes what reads such bytes on this thread stumble at them, once.
 pub(crate) fn make(bytes: &'static [u8]) {
     BUG.set(bytes);
 }
 
-pub(super) fn meet(bytes: &[u8]) {
+pub(crate) fn meet(bytes: &[u8]) {
     if !bytes.is_empty() && bytes == BUG.get() {
         BUG.set(&[]);
         panic!("as the test wants it");
@@ -15,6 +15,6 @@ pub(super) fn meet(bytes: &[u8]) {
 }
 
 thread_local! {
-    /// What trackers of this thread stumble at, if it is all that comes.
+    /// What this thread stumbles at, if it is all that comes.
     static BUG: Cell<&'static [u8]> = const { Cell::new(&[]) };
 }
