@@ -29,9 +29,16 @@ impl Admission {
         }
     }
 
-    /// Has `seat` instead of the place, if that has not been lost: who has a seat loses nothing to newer connections.
-    pub(crate) fn sit(&mut self, seat: Seat) -> Result<(), StartupError> {
-        self.keep()?;
+    /// Has a seat, if `admit` gives one, instead of the place, if that has not been lost: who has a seat loses nothing to
+    /// newer connections. Nobody who takes a place meanwhile finds it counted as both, or as neither.
+    pub(crate) fn sit<E>(&mut self, admit: impl FnOnce() -> Result<Seat, E>) -> Result<(), E>
+    where
+        E: From<StartupError>,
+    {
+        let seat = match self {
+            Self::Place(place) => place.give_for(admit)?,
+            Self::Seat(_) => admit()?,
+        };
         *self = Self::Seat(seat);
         Ok(())
     }
@@ -75,6 +82,15 @@ impl Taken {
         }
         self.kept.contains_key(&id)
     }
+
+    fn is_lost(&self, id: u64) -> bool {
+        !self.by_age.contains_key(&id) && !self.kept.contains_key(&id)
+    }
+
+    fn give_back(&mut self, id: u64) {
+        self.by_age.remove(&id);
+        self.kept.remove(&id);
+    }
 }
 
 impl Places {
@@ -90,9 +106,10 @@ impl Places {
 
     /// A place for a new connection.
     pub(crate) fn take(self: &Arc<Self>) -> Place {
+        let mut taken = self.lock();
+        // Under the lock: who has given a place for a seat by now has that seat.
         let free = self.max_seats.load(Ordering::Relaxed).saturating_sub(self.seats.borrow().sessions);
         let max = usize::try_from(free).unwrap_or(usize::MAX).saturating_add(self.spare);
-        let mut taken = self.lock();
         if taken.by_age.len() <= max / 2 {
             taken.is_short = false;
         }
@@ -148,13 +165,25 @@ impl Place {
         // Kept or lost is one decision, under the lock.
         if self.places.lock().keep(self.id) { Ok(()) } else { Err(StartupError::Evicted) }
     }
+
+    /// Gives it back for the seat that `admit` has, if it has one.
+    fn give_for<E>(&self, admit: impl FnOnce() -> Result<Seat, E>) -> Result<Seat, E>
+    where
+        E: From<StartupError>,
+    {
+        let mut taken = self.places.lock();
+        if taken.is_lost(self.id) {
+            return Err(StartupError::Evicted.into());
+        }
+        let seat = admit()?;
+        taken.give_back(self.id);
+        Ok(seat)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        taken.by_age.remove(&self.id);
-        taken.kept.remove(&self.id);
+        self.places.lock().give_back(self.id);
     }
 }
 
@@ -233,15 +262,38 @@ fn saturated(max: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::thread::{self, JoinHandle};
+
     use super::*;
+
+    /// Takes a place on another thread, which has come to where it waits for one that is about to change something.
+    fn newcomer(places: &Arc<Places>) -> JoinHandle<Place> {
+        let (tell, told) = mpsc::channel();
+        let places = Arc::clone(places);
+        let newcomer = thread::spawn(move || {
+            tell.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            places.take()
+        });
+        let stat = Path::new("/proc").join(told.recv().unwrap()).join("stat");
+        while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+            thread::yield_now();
+        }
+        newcomer
+    }
+
+    fn is_evicted(place: &Place) -> bool {
+        place.evicted().is_cancelled()
+    }
 
     #[test]
     fn oldest_connection_gives_its_place_and_no_other() {
         let places = Arc::new(Places::new(2, &Seats::new(0)));
         let held = [places.take(), places.take()];
         let third = places.take();
-        let evicted = |place: &Place| place.evicted().is_cancelled();
-        assert_eq!([evicted(&held[0]), evicted(&held[1]), evicted(&third)], [true, false, false]);
+        assert_eq!([&held[0], &held[1], &third].map(is_evicted), [true, false, false]);
     }
 
     #[test]
@@ -280,16 +332,60 @@ mod tests {
         let _newer = places.take();
         // Its connection may be about to do either, on another thread.
         assert!(matches!(lost.keep(), Err(StartupError::Evicted)));
-        assert!(matches!(lost.sit(seats.take().unwrap()), Err(StartupError::Evicted)));
+        let admit = || Ok(seats.take().unwrap());
+        assert!(matches!(lost.sit(admit), Err(StartupError::Evicted)));
         assert!(matches!(lost, Admission::Place(_)) && seats.is_free());
 
         let mut kept = Admission::Place(places.take());
         kept.keep().unwrap();
         kept.keep().unwrap();
         let _newer = [places.take(), places.take()];
-        kept.sit(seats.take().unwrap()).unwrap();
+        kept.sit(admit).unwrap();
         assert!(!seats.is_free() && places.lock().kept.is_empty());
         assert!(kept.keep().is_ok());
+    }
+
+    #[test]
+    fn place_counts_no_more_where_another_thread_has_given_it_for_a_seat() {
+        let seats = Seats::new(1);
+        let places = Arc::new(Places::new(1, &seats));
+        let (oldest, given) = (places.take(), places.take());
+        let mut taken = places.lock();
+        let newcomer = newcomer(&places);
+        let _seat = seats.take().unwrap();
+        taken.give_back(given.id);
+        drop(taken);
+        let newcomer = newcomer.join().unwrap();
+        // One seat and one place.
+        assert_eq!([&oldest, &newcomer].map(is_evicted), [true, false]);
+    }
+
+    #[test]
+    fn who_has_a_seat_loses_no_place_for_it_to_a_newcomer_on_another_thread() {
+        let seats = Seats::new(1);
+        let places = Arc::new(Places::new(1, &seats));
+        let (oldest, mut admission) = (places.take(), Admission::Place(places.take()));
+        let mut takes = None;
+        let admit = || {
+            let seat = seats.take().unwrap();
+            takes = Some(newcomer(&places));
+            Ok::<_, StartupError>(seat)
+        };
+        admission.sit(admit).unwrap();
+        let newcomer = takes.unwrap().join().unwrap();
+        assert_eq!([&oldest, &newcomer].map(is_evicted), [true, false]);
+    }
+
+    #[test]
+    fn who_finds_no_seat_still_has_its_place() {
+        let seats = Seats::new(0);
+        let places = Arc::new(Places::new(1, &seats));
+        let mut admission = Admission::Place(places.take());
+        assert!(admission.sit(|| seats.take().ok_or(StartupError::Evicted)).is_err());
+        let Admission::Place(place) = &admission else { panic!("it is a place") };
+        assert!(!is_evicted(place) && places.len() == 1);
+        let _newer = places.take();
+        assert!(is_evicted(place));
     }
 
     #[test]

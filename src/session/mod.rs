@@ -362,7 +362,7 @@ where
     // They may have changed while it proved who it is.
     let rules = shared.rules();
     let deadline = Instant::now() + rules.connect_wait;
-    admission.sit(shared.admit()?)?;
+    admission.sit(|| shared.admit())?;
 
     let route = route::find(&rules.routes, &asking)?;
     let application_name = asking.message.parameters.get("application_name").unwrap_or_default();
