@@ -67,7 +67,7 @@ impl Counted {
     async fn start(ssl_mode: &str) -> Self {
         let world = World::shared(WorldOptions::default()).await;
         let (library, counts) = (world.folder().join("count.so"), world.folder().join("counts"));
-        compile(&library);
+        compile("calls/count.c", &library);
         let mut route = world.route("db-app");
         if ssl_mode == "disable" {
             // A CA would promise what is not looked at.
@@ -98,8 +98,9 @@ impl Counted {
     }
 }
 
-fn compile(library: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/operators/calls/count.c");
+/// Makes a library of a source beside this file.
+pub(super) fn compile(source: &str, library: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/operators").join(source);
     let mut command = Command::new("cc");
     command.args(["-O1", "-shared", "-fPIC", "-o"]).args([library, &source]).arg("-ldl");
     let output = command.output().expect("cc, which Rust links with");

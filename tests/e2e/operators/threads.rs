@@ -1,16 +1,18 @@
 //! Sessions on several threads: spread evenly, and none the worse for it.
 
+use std::fs;
 use std::path::Path;
 
 use tokio::task::JoinSet;
 use tokio_postgres::Config;
 use tokio_postgres::error::SqlState;
 
+use super::calls::compile;
 use super::warm::{cancelled, that_was_ready};
 use crate::support::pglease::Pglease;
 use crate::support::postgres::Database;
 use crate::support::world::{World, WorldOptions};
-use crate::{PATIENCE, pglease_with, rotate, until, until_revoked, user_of};
+use crate::{BINARY, PATIENCE, pglease_with, rotate, until, until_revoked, user_of};
 
 /// pglease with three threads, for nine sessions, and with a Unix socket in its world's folder; ready.
 async fn pglease_of(world: &World<'_>, of_route: &str) -> Pglease {
@@ -124,4 +126,42 @@ async fn session_that_was_made_ready_on_one_thread_is_had_by_a_client_on_another
     let pid = session.rows("SELECT pg_backend_pid()").await[0][0].clone().unwrap();
     world.superuser.rows(&format!("SELECT pg_terminate_backend({pid})")).await;
     assert_eq!(session.last_words().await.unwrap().code(), &SqlState::ADMIN_SHUTDOWN);
+}
+
+/// tokio gives a thread up that cannot wait for its sockets. No kernel does that to one at will: `threads/fail.c` stands
+/// in front of it.
+#[tokio::test]
+async fn thread_that_dies_ends_all_sessions_and_the_process_which_gives_back_what_it_has() {
+    for (threads, dying) in [(1, "data"), (2, "data-1"), (2, "data-2")] {
+        let world = World::shared(WorldOptions::default()).await;
+        let [library, file] = ["fail.so", "fail"].map(|name| world.folder().join(name));
+        compile("threads/fail.c", &library);
+        let listen = format!("threads = {threads}\n");
+        let settings = world.settings_with("info", &world.servers.openbao.address(), &listen);
+        let load = format!(
+            "export LD_PRELOAD='{}' FAIL_FILE='{}' FAIL_THREAD={dying}",
+            library.display(),
+            file.display()
+        );
+        let settings = settings + &world.route("db-app");
+        let pglease = Pglease::start_after(&load, Path::new(BINARY), &settings).await;
+        pglease.wait_ready().await;
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            sessions.push(pglease.connect(&world.database()).await.unwrap());
+        }
+        fs::write(&file, "").unwrap();
+        for session in &sessions {
+            // One that is on the other thread may be answered still.
+            let _ = session.batch_execute("SELECT 1").await;
+        }
+
+        assert_eq!(pglease.wait_exit(PATIENCE).await.code(), Some(1), "{dying}");
+        for session in sessions {
+            assert!(session.batch_execute("SELECT 1").await.is_err(), "{dying}");
+        }
+        let told = ["process.fault", "process.end"].map(|event| pglease.events(event).len());
+        assert_eq!(told, [1, 0], "{dying}: {}", pglease.lines().tail());
+        until_revoked(&world, &pglease).await;
+    }
 }
