@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time;
 
 use crate::net;
+use crate::telemetry::Causes;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +24,13 @@ pub(crate) enum AskError {
     Connect { address: SocketAddr, error: io::Error },
     #[error("no answer from admin.address {address} within {limit:?}")]
     TimedOut { address: SocketAddr, limit: Duration },
-    #[error("{address} has gone while it was asked")]
-    Gone { address: SocketAddr, source: hyper::Error },
+    #[error(
+        "{address} has closed the connection without an answer ({}): unless pglease was just ending, that is not its \
+         admin.address but another port, as PostgreSQL's; --admin-address, PGLEASE_ADMIN_ADDRESS or --config-file would \
+         name the right one",
+        Causes(error)
+    )]
+    Gone { address: SocketAddr, error: hyper::Error },
     #[error(
         "what {address} answers is not what pglease answers at admin.address: is it http.address, or another program's?"
     )]
@@ -68,9 +74,11 @@ pub(crate) fn address(address: SocketAddr, explicit: bool) -> SocketAddr {
 
 async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), AskError> {
     let foreign = || AskError::Foreign { address };
-    let gone = |source| AskError::Gone { address, source };
+    let broken = |error: hyper::Error| {
+        if error.is_parse() { foreign() } else { AskError::Gone { address, error } }
+    };
     let stream = TcpStream::connect(address).await.map_err(|error| AskError::Connect { address, error })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -78,7 +86,7 @@ async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(St
         .body(Body::empty())
         .map_err(|_| foreign())?;
     let answer = async move {
-        let answer = sender.send_request(request).await.map_err(gone)?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
         let said = body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_LEN).await;
         let said = said.ok().and_then(|said| String::from_utf8(said.to_vec()).ok());

@@ -99,7 +99,7 @@ mod tests {
                 let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
                 let request = sender.send_request(Request::new(Body::empty()));
                 let (answer, _) = tokio::join!(request, connection);
-                Err(AskError::Gone { address, source: answer.unwrap_err() })
+                Err(AskError::Gone { address, error: answer.unwrap_err() })
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
             (&[Refused][..], "nobody listens"),
             (&[Unconnected], "nobody listens"),
             (&[Denied], "not allowed"),
-            (&[Gone], "has gone"),
+            (&[Gone], "without an answer"),
             (&[Gone, Late], "no answer"),
             (&[Draining, Denied], "not allowed"),
         ] {

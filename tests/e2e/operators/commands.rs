@@ -70,8 +70,13 @@ async fn command_that_asks_another_port_says_so() {
     let world = World::shared(WorldOptions::default()).await;
     let pglease = pglease_for(&world).await;
     let http = pglease.http_url("").replace("http://", "");
+    let [listener, postgres] =
+        [pglease.port(), world.servers.postgres.port()].map(|port| format!("127.0.0.1:{port}"));
+    let not_its = "that is not its admin.address but another port, as PostgreSQL's; --admin-address";
     for (arguments, said) in [
         (&["status", "--admin-address", &http][..], "is it http.address, or another program's?"),
+        (&["status", "--admin-address", &postgres], not_its),
+        (&["status", "--admin-address", &listener], not_its),
         (
             &["wait", "--max", "0s", "--admin-address", "", "--http-address", pglease.admin()],
             "is not pglease's",
