@@ -46,8 +46,10 @@ pub(crate) enum Unusable {
     NoSecretId,
     #[error("no lease in it: is it a static role?")]
     NoLease,
-    #[error("no user name or password in it, or one that PostgreSQL cannot carry")]
+    #[error("no user name or password in it")]
     NoCredential,
+    #[error("the user name or the password in it has a zero byte, which PostgreSQL cannot carry")]
+    ZeroByte,
     #[error("a duration of {seconds} s")]
     Duration { seconds: i64 },
     #[error("the token may be used a limited number of times: set token_num_uses of the auth role to 0")]
@@ -124,9 +126,10 @@ struct Creds {
 impl Creds {
     /// User name and password, where PostgreSQL can carry them.
     fn usable(self) -> Result<(String, SecretString), Unusable> {
-        let password = self.password.filter(|password| is_c_string(password.expose_secret()));
-        let password = password.filter(|_| is_c_string(&self.username)).ok_or(Unusable::NoCredential)?;
-        Ok((self.username, password))
+        let Self { username, password, .. } = self;
+        let password = password.filter(|_| !username.is_empty()).ok_or(Unusable::NoCredential)?;
+        let is_cut = [username.as_str(), password.expose_secret()].iter().any(|text| text.contains('\0'));
+        if is_cut { Err(Unusable::ZeroByte) } else { Ok((username, password)) }
     }
 }
 
@@ -279,10 +282,6 @@ fn refuse_limited(num_uses: i64) -> Result<(), Unusable> {
     if num_uses == 0 { Ok(()) } else { Err(Unusable::LimitedUses) }
 }
 
-fn is_c_string(text: &str) -> bool {
-    !text.is_empty() && !text.contains('\0')
-}
-
 /// Visible ASCII, as RFC 9110 §5.5 wants it of a field value that needs no quoting.
 fn is_header_value(token: &SecretString) -> bool {
     token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic())
@@ -353,12 +352,14 @@ mod tests {
     #[test]
     fn creds_that_cannot_serve_are_refused() {
         let good = r#"{"username":"u","password":"p"}"#;
-        let cases: [(Vec<u8>, Unusable); 8] = [
+        let cases: [(Vec<u8>, Unusable); 10] = [
             (creds(r#""""#, "10", good), Unusable::NoLease),
             (creds(r#""l""#, "0", good), Unusable::Duration { seconds: 0 }),
             (creds(r#""l""#, "-5", good), Unusable::Duration { seconds: -5 }),
             (creds(r#""l""#, "10", "{}"), Unusable::NoCredential),
-            (creds(r#""l""#, "10", r#"{"username":"u\u0000","password":"p"}"#), Unusable::NoCredential),
+            (creds(r#""l""#, "10", r#"{"username":"","password":"p"}"#), Unusable::NoCredential),
+            (creds(r#""l""#, "10", r#"{"username":"u\u0000","password":"p"}"#), Unusable::ZeroByte),
+            (creds(r#""l""#, "10", r#"{"username":"u","password":"\u0000p"}"#), Unusable::ZeroByte),
             (creds(r#""l""#, "10", r#"{"username":"u","password":""}"#), Unusable::NoCredential),
             (b"<html>".to_vec(), Unusable::Shape { at: 1 }),
             (b"".to_vec(), Unusable::Shape { at: 0 }),

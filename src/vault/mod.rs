@@ -294,13 +294,13 @@ impl Vault {
         Ok(Outgoing { method: call.method.clone(), url, headers, body: bytes })
     }
 
-    /// What Vault answers 404 to, and to some 403, where the namespace is wrong.
+    /// What Vault answers 404 to, and to some 403, where the namespace is wrong; nothing of what is asked in none.
     fn namespace_in_question(&self, operation: Operation, status: StatusCode) -> Option<String> {
         let VaultConfig { namespace, login, .. } = &self.config;
-        let (setting, namespace) = if operation.scope() != Scope::Login || login.namespace == *namespace {
-            (NAMESPACE, namespace)
-        } else {
-            (LOGIN_NAMESPACE, &login.namespace)
+        let (setting, namespace) = match operation.scope() {
+            Scope::Server => return None,
+            Scope::Login if login.namespace != *namespace => (LOGIN_NAMESPACE, &login.namespace),
+            Scope::Login | Scope::Secrets => (NAMESPACE, namespace),
         };
         let is_in_question = matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
         namespace.as_ref().filter(|_| is_in_question).map(|namespace| format!("in {setting} {namespace:?}"))

@@ -40,7 +40,7 @@ struct Hold {
 /// What is answered to requests for one path, which Vault does not see.
 #[derive(Clone, Debug)]
 pub(crate) struct Instead {
-    pub(crate) path: &'static str,
+    pub(crate) path: String,
     pub(crate) status: u16,
     /// Of a redirect; else empty.
     pub(crate) location: String,

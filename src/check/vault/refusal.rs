@@ -8,7 +8,7 @@ use super::command::Commands;
 use super::way;
 use crate::check::fault::Fault;
 use crate::check::report::Found;
-use crate::config::{LoginMethod, VaultConfig};
+use crate::config::{self, LoginMethod, VaultConfig};
 use crate::telemetry::Causes;
 use crate::vault::{Answer, Claims, FileProblem, Identity, Operation, Unusable, VaultError};
 
@@ -56,14 +56,11 @@ fn explain(error: &VaultError, asked: Asked<'_>) -> Explained {
              creds wait"
                 .to_owned(),
         ),
+        (VaultError::Unusable { source: Unusable::ZeroByte, .. }, _) => return zero_byte(asked),
         (VaultError::Unusable { .. }, Operation::ReadCreds | Operation::ReadStaticCreds) => {
             return of_another_kind(asked);
         }
-        (VaultError::Unusable { .. }, _) => (
-            Fault::VaultNotVault,
-            "what answers there is not Vault: another service, or a proxy's own page",
-            "correct vault.address (annotation pglease.dev/vault-address)".to_owned(),
-        ),
+        (VaultError::Unusable { .. }, _) => return not_vault(),
         (VaultError::Refused { operation, texts, status, .. }, _) => {
             return refused(error, &Refusal { operation: *operation, texts, status: *status }, asked);
         }
@@ -104,15 +101,18 @@ fn refused(error: &VaultError, refusal: &Refusal<'_>, asked: Asked<'_>) -> Expla
         }
         _ => {}
     }
-    if operation == Operation::Health && !asked.config.address.starts_with("https://") {
-        let https = asked.config.address.replacen("http://", "https://", 1);
-        return (
-            Fault::VaultNotVault,
-            "what answers there is not Vault, or speaks TLS".to_owned(),
-            format!("set vault.address = \"{https}\" (annotation pglease.dev/vault-address), or correct it"),
-        );
-    }
     match operation {
+        Operation::Health if asked.config.address.starts_with("https://") => not_vault(),
+        Operation::Health => {
+            let https = asked.config.address.replacen("http://", "https://", 1);
+            (
+                Fault::VaultNotVault,
+                "what answers there is not Vault, or speaks TLS".to_owned(),
+                format!(
+                    "set vault.address = \"{https}\" (annotation pglease.dev/vault-address), or correct it"
+                ),
+            )
+        }
         Operation::Login => login(&texts, error.answer(), asked),
         Operation::ReadCreds | Operation::ReadStaticCreds => creds(&texts, error.answer(), asked),
         _ => (
@@ -121,6 +121,14 @@ fn refused(error: &VaultError, refusal: &Refusal<'_>, asked: Asked<'_>) -> Expla
             "see what vault.policy says, and Vault's log".to_owned(),
         ),
     }
+}
+
+fn not_vault() -> Explained {
+    (
+        Fault::VaultNotVault,
+        "what answers there is not Vault: another service, or a proxy's own page".to_owned(),
+        "correct vault.address (annotation pglease.dev/vault-address)".to_owned(),
+    )
 }
 
 fn namespace(asked: Asked<'_>, operation: Operation) -> Explained {
@@ -315,7 +323,7 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> Explained {
     let path = asked.vault_path;
     let has = |words: &str| texts.contains(words);
     let (mount, role) = in_two(path);
-    let kind = if crate::config::is_static(path) { "static-roles" } else { "roles" };
+    let kind = kind_of_role(path);
     match answer {
         Answer::Denied => (
             Fault::CredsNotAllowed,
@@ -350,9 +358,8 @@ fn creds(texts: &str, answer: Answer, asked: Asked<'_>) -> Explained {
             "Vault could not make a role in PostgreSQL: its own connection there fails, or its creation_statements do"
                 .to_owned(),
             format!(
-                "# PostgreSQL's words are above, or in Vault's log; the connection is the role's db_name:\n{}\n{}",
-                asked.commands().read(&format!("{mount}/{kind}/{role}"), ""),
-                asked.commands().read(&format!("{mount}/config/<connection>"), ""),
+                "# PostgreSQL's words are above, or in Vault's log; the connection is the role's db_name:\n{}",
+                role_and_connection(asked),
             ),
         ),
     }
@@ -366,6 +373,17 @@ fn of_another_kind(asked: Asked<'_>) -> Explained {
             "# route.vault_path (annotation pglease.dev/vault-path) is <mount>/creds/<role>, or \
              <mount>/static-creds/<role>, of a mount with type database:\n{}",
             asked.commands().run("secrets list", "", "")
+        ),
+    )
+}
+
+fn zero_byte(asked: Asked<'_>) -> Explained {
+    (
+        Fault::ZeroByte,
+        "PostgreSQL takes no zero byte, neither in a name nor in a password".to_owned(),
+        format!(
+            "# username_template and password_policy of the connection, which is the role's db_name, make them:\n{}",
+            role_and_connection(asked),
         ),
     )
 }
@@ -430,6 +448,22 @@ fn policy_name(vault_path: &str) -> &str {
 fn in_two(vault_path: &str) -> (&str, &str) {
     let (engine, role) = vault_path.rsplit_once('/').unwrap_or((vault_path, vault_path));
     (engine.rsplit_once('/').map_or(engine, |(mount, _)| mount), role)
+}
+
+/// Shows what a credential is made by.
+fn role_and_connection(asked: Asked<'_>) -> String {
+    let (mount, role) = in_two(asked.vault_path);
+    let kind = kind_of_role(asked.vault_path);
+    format!(
+        "{}\n{}",
+        asked.commands().read(&format!("{mount}/{kind}/{role}"), ""),
+        asked.commands().read(&format!("{mount}/config/<connection>"), ""),
+    )
+}
+
+/// Where the engine has the roles of such a path.
+fn kind_of_role(vault_path: &str) -> &'static str {
+    if config::is_static(vault_path) { "static-roles" } else { "roles" }
 }
 
 fn said(text: &str) -> &str {

@@ -128,7 +128,7 @@ async fn lease_that_may_have_been_lengthened_is_said_to_end_with_its_token_at_th
     let file = world.folder().join("lengthening.toml");
     std::fs::write(&file, settings).unwrap();
     recorder.hold(Some("sys/leases/renew"));
-    let (path, status, location) = ("auth/token/revoke-self", 503, String::new());
+    let (path, status, location) = ("auth/token/revoke-self".to_owned(), 503, String::new());
     recorder.answer(Some(Instead { path, status, location, body: Value::Null }));
     let begins_at = SystemTime::now();
     let child = begin(&file);
@@ -173,9 +173,9 @@ async fn auth_role_that_is_gone_ends_the_renewals_of_its_tokens() {
 }
 
 /// What a real Vault does not do at the moment that it is wanted, somebody in front of it does: refuse a revocation, send
-/// elsewhere, and have another clock.
+/// elsewhere, have another clock, and make a password that PostgreSQL would not take.
 #[tokio::test]
-async fn vault_that_goes_away_sends_elsewhere_or_has_another_clock_is_told_of() {
+async fn vault_that_goes_away_sends_elsewhere_has_another_clock_or_makes_zero_bytes_is_told_of() {
     let mut patient = Patient::new().await;
     let openbao = &patient.world.servers.openbao;
     let recorder = Recorder::before(&openbao.address()).await;
@@ -185,8 +185,8 @@ async fn vault_that_goes_away_sends_elsewhere_or_has_another_clock_is_told_of() 
         serde_json::from_str(&health.send().await.unwrap().text().await.unwrap()).unwrap();
     let now = health["server_time_utc"].as_i64().unwrap();
     health["server_time_utc"] = (now - 3600).into();
-    let instead = |path, status, location: &str, body| {
-        let location = location.to_owned();
+    let instead = |path: &str, status, location: &str, body| {
+        let (path, location) = (path.to_owned(), location.to_owned());
         recorder.answer(Some(Instead { path, status, location, body }));
     };
 
@@ -200,18 +200,27 @@ async fn vault_that_goes_away_sends_elsewhere_or_has_another_clock_is_told_of() 
     patient.cured("vault.health", "vault-redirects").await;
     patient.settings = well;
 
+    let vault_path = patient.world.vault_path("db-app");
+    let creds = json!({
+        "lease_id": "other", "lease_duration": 60, "renewable": true,
+        "data": { "username": "v-other", "password": "before\0behind" },
+    });
     for (name, fault, path, status, body) in [
         ("vault.revoke", "revoke-failed", "auth/token/revoke-self", 503, Value::Null),
         ("vault.health", "vault-not-vault", "sys/health", 200, Value::Null),
         ("vault.clock", "vault-clock", "sys/health", 200, health),
+        ("vault.creds", "zero-byte", &*vault_path, 200, creds),
     ] {
         instead(path, status, "", body);
         let cure = patient.finds(name, fault).await;
         recorder.answer(None);
         if fault == "revoke-failed" {
-            let path = patient.world.vault_path("db-app");
-            patient.follow(&cure.replace("<vault_path>", &path)).await;
+            patient.follow(&cure.replace("<vault_path>", &vault_path)).await;
             until(async || patient.world.living_roles().await.is_empty()).await;
+        }
+        if fault == "zero-byte" {
+            let said = patient.follow(&cure.replace("<connection>", "pg")).await;
+            assert!(said[0].contains("db_name") && said[1].contains("password_policy"), "{cure}: {said:?}");
         }
         patient.cured(name, fault).await;
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::black_hole;
 use super::Patient;
-use super::front::{Does, Front};
+use super::front::{Does, Front, acceptor};
 use crate::check::{Checked, check, promised};
 use crate::support::install::Install;
 use crate::support::openbao::OpenBao;
@@ -166,6 +166,30 @@ async fn way_to_vault_is_gone_step_by_step() {
         checked.cured(name, fault);
     }
     openbao.stop().await;
+}
+
+#[tokio::test]
+async fn web_server_that_knows_nothing_of_vault_is_told_from_it_with_tls_as_without() {
+    let world = World::shared(WorldOptions::default()).await;
+    let (root, authority) = (Root::of(&world), Authority::create());
+    let web = Front::that(Does::Say(b"HTTP/1.1 404 Not Found\r\n\r\n<html>")).await;
+    let acceptor = acceptor(&authority.issue(&["127.0.0.1"]));
+    let with_tls = Front::that(Does::EndTls { acceptor, at_once: true, port: web.port() }).await;
+    let ca_file = world.folder().join("web.pem");
+    fs::write(&ca_file, authority.pem()).unwrap();
+    let ca = format!("ca_file = {}", json!(ca_file));
+    for (scheme, port, further, cure) in [
+        ("http", web.port(), "", "or correct it"),
+        ("https", with_tls.port(), &*ca, "correct vault.address"),
+        // In which nobody has asked for anything.
+        ("https", with_tls.port(), &format!("{ca}\nnamespace = \"team\""), "correct vault.address"),
+    ] {
+        let address = format!("{scheme}://127.0.0.1:{port}");
+        let said = root.finds(&address, further, "vault.health", "vault-not-vault").await;
+        assert!(said.contains(cure), "{cure}: {said}");
+    }
+    let checked = root.well(&world.servers.openbao.address(), "").await;
+    checked.cured("vault.health", "vault-not-vault");
 }
 
 /// One that nobody has initialised: `bao server` without `-dev`.
