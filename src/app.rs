@@ -34,10 +34,9 @@ use crate::file::FileSetupError;
 use crate::http::{self, Health};
 use crate::listener;
 use crate::net::Absent;
-use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
 use crate::session::encryption::ClientTls;
-use crate::session::turn;
+use crate::session::{self, Shared};
 use crate::telemetry::{self, Metrics};
 use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
@@ -325,7 +324,7 @@ fn fit_descriptors(Config { listen, routes, .. }: &mut Config) {
 }
 
 fn current_thread() -> io::Result<Runtime> {
-    runtime::Builder::new_current_thread().enable_all().on_thread_park(turn::ends).build()
+    runtime::Builder::new_current_thread().enable_all().on_thread_park(session::turn_ends).build()
 }
 
 fn join(addresses: &[SocketAddr]) -> String {

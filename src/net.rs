@@ -1,12 +1,13 @@
 //! The connections that sessions run over, and their socket options.
 
 mod absent;
+pub(crate) mod batch;
 mod client;
 mod low_mark;
 mod seats;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -58,6 +59,14 @@ impl Copies {
     }
 }
 
+/// A connection that may be a socket and nothing else.
+pub(crate) trait Direct {
+    /// The socket, where what is written to it is what goes out. It is the connection's, and never waits.
+    fn direct(&self) -> Option<RawFd> {
+        None
+    }
+}
+
 /// A connection to an upstream.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -88,6 +97,19 @@ impl Stream {
         }
     }
 }
+
+impl Direct for Stream {
+    fn direct(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_raw_fd()),
+            Self::Unix(stream) => Some(stream.as_raw_fd()),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Direct for tokio::io::DuplexStream {}
 
 /// In place, by a second descriptor: TLS does not let go of its connection.
 fn come_here(stream: &mut TcpStream) -> io::Result<()> {

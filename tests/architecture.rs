@@ -143,11 +143,14 @@ fn what_each_message_passes_through_takes_no_lock_and_writes_nothing_that_thread
 /// What a message meets on its way through the relay.
 const EACH_MESSAGE: &[&str] = &[
     "session/relay.rs",
+    "session/relay/outbox.rs",
+    "session/relay/pump.rs",
     "session/bell.rs",
     "wire/frame.rs",
     "wire/status.rs",
     "wire/sqlstate.rs",
     "net.rs",
+    "net/batch.rs",
     "net/client.rs",
 ];
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -11,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use super::Direct;
 
 /// What the listener has accepted.
 #[derive(Debug)]
@@ -25,6 +28,15 @@ impl ClientSocket {
         match self {
             Self::Tcp(stream) => stream.into_std().and_then(TcpStream::from_std).map(Self::Tcp),
             Self::Unix(stream) => stream.into_std().and_then(UnixStream::from_std).map(Self::Unix),
+        }
+    }
+}
+
+impl Direct for ClientSocket {
+    fn direct(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(stream) => Some(stream.as_raw_fd()),
+            Self::Unix(stream) => Some(stream.as_raw_fd()),
         }
     }
 }
@@ -100,6 +112,15 @@ where
     /// a reset follows them.
     pub(crate) fn has_goodbye(&self) -> bool {
         matches!(self, Self::Tls(_) | Self::Refused(_))
+    }
+}
+
+impl<T: Direct> Direct for ClientStream<T> {
+    fn direct(&self) -> Option<RawFd> {
+        match self {
+            Self::Plain(socket) => socket.direct(),
+            Self::Tls(_) | Self::Refused(_) | Self::Gone => None,
+        }
     }
 }
 

@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::drain::Phase;
 use crate::ids::SessionId;
-use crate::net::{ClientStream, Peer};
+use crate::net::{ClientStream, Direct, Peer};
 use crate::roster::{Newcomer, Roster};
 use crate::telemetry::Metrics;
 use crate::upstream::Ahead;
@@ -55,6 +55,7 @@ use fault::{caught, tried};
 use login::{Attempt, Login};
 use opened::Opened;
 use record::{Name, Record};
+use relay::outbox;
 use route::{Outbound, Route};
 use startup::{Startup, StartupError};
 use warm::Keeping;
@@ -212,6 +213,12 @@ impl Shared {
     }
 }
 
+/// The thread is about to wait. Its runtime says so.
+pub(crate) fn turn_ends() {
+    outbox::turn_ends();
+    turn::ends();
+}
+
 /// Serves one connection to its end.
 pub(crate) fn run<T>(
     client: ClientStream<T>,
@@ -220,7 +227,7 @@ pub(crate) fn run<T>(
     shared: Arc<Shared>,
 ) -> impl Future<Output = ()> + Send
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Direct + Unpin + Send,
 {
     let id = SessionId(shared.last_id.fetch_add(1, Ordering::Relaxed) + 1);
     let record = Record::new(id, Arc::clone(&shared.metrics));
@@ -249,10 +256,14 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self {
-                Self::Begins(begins) => match ready!(begins.as_mut().poll(cx)) {
-                    Some(relays) => *self = Self::Relays(relays),
-                    None => return Poll::Ready(()),
-                },
+                Self::Begins(begins) => {
+                    // Which may take long, as key agreement does.
+                    outbox::send();
+                    match ready!(begins.as_mut().poll(cx)) {
+                        Some(relays) => *self = Self::Relays(relays),
+                        None => return Poll::Ready(()),
+                    }
+                }
                 Self::Relays(relays) => return relays.as_mut().poll(cx),
             }
         }
@@ -268,7 +279,7 @@ async fn begin<T>(
     mut record: Record,
 ) -> Option<Pin<Box<impl Future<Output = ()> + Send>>>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Direct + Unpin + Send,
 {
     let id = record.id();
     let evicted = place.evicted();
@@ -332,7 +343,7 @@ async fn open<T>(
     record: &mut Record,
 ) -> Result<Option<Box<Opened>>, SessionError>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send,
+    T: AsyncRead + AsyncWrite + Direct + Unpin + Send,
 {
     let mut early = BytesMut::new();
     let rules = shared.rules();

@@ -24,7 +24,7 @@ use crate::config::AtLeaseEnd;
 use crate::credential::{CredentialSource, Hold};
 use crate::drain::Phase;
 use crate::ids::SessionId;
-use crate::net::Stream;
+use crate::net::{Direct, Stream};
 use crate::roster::{Listed, State};
 use crate::wire::error::{ClientError, SqlState};
 use crate::wire::status::Tracker;
@@ -57,14 +57,16 @@ impl Opened {
         record: Record,
     ) -> impl Future<Output = ()> + Send
     where
-        C: AsyncRead + AsyncWrite + Unpin + Send,
+        C: AsyncRead + AsyncWrite + Direct + Unpin + Send,
     {
         let Self { upstream, after_key, early, hold, registration, at_lease_end, removed, max_age, listed } =
             *self;
         let seed = fastrand::f64();
         let tally = Tally::new(shared.metrics.bytes.here(), &listed);
+        let outlets = (client.direct(), upstream.direct());
         let relay = Relay::new(client, upstream, Tracker::new(), tally);
-        let mut relay = relay.gathering(Stream::set_low_mark);
+        let relay = relay.gathering(Stream::set_low_mark);
+        let mut relay = relay.gathering_writes(outlets.0, outlets.1);
         let begun = tried(|| relay.begin(&after_key, &early));
         let mut watch = Watch {
             standing: hold.standing(),

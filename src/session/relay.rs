@@ -1,23 +1,27 @@
 //! Bytes both ways, aware of frame boundaries.
 //!
-//! One future polls both directions. What was read goes out in the same poll, from a buffer that all sessions of
-//! the thread share; only what the other side does not take is kept, and nothing more is read for that side until
-//! it has. So an idle session owns no buffer, and a stalled one [`SCRATCH_LEN`] bytes each way at most. Messages
-//! are never collected, and no timer is set unless the session is to end or an answer is long.
+//! One future polls both directions. What was read goes out in the same poll, or at the end of the thread's turn, from a
+//! buffer that all sessions of the thread share; only what the other side does not take is kept, and nothing more is read
+//! for that side until it has. So an idle session owns no buffer, and a stalled one [`outbox::READ_LEN`] bytes each way at most.
+//! Messages are never collected, and no timer is set unless the session is to end or an answer is long.
 
 mod gather;
+pub(super) mod outbox;
+mod pump;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
+use std::io;
+use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::gather::{Gather, Seen, SetMark};
+use self::pump::{Progress, Pump, PumpError, PumpState};
 use super::bell::Rarely;
 use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
@@ -48,13 +52,14 @@ enum Direction {
 /// Two connections and all that is known of what goes over them.
 #[derive(Debug)]
 pub(crate) struct Relay<C, U> {
-    pub(crate) client: C,
-    pub(crate) upstream: U,
-    pub(crate) tracker: Tracker,
+    // Dropped before the sockets that they have posted something to.
     /// Client to upstream.
     pub(crate) frontend: Pump,
     /// Upstream to client.
     pub(crate) backend: Pump,
+    pub(crate) client: C,
+    pub(crate) upstream: U,
+    pub(crate) tracker: Tracker,
     upstream_error: Option<io::Error>,
     /// The direction that is being polled. A panic leaves it so: bytes that the tracker has seen may not have been
     /// written, or it may not have seen them.
@@ -92,11 +97,11 @@ where
     pub(crate) fn new(client: C, upstream: U, tracker: Tracker, tally: Tally) -> Self {
         let Tally { bytes: [frontend_bytes, backend_bytes], line } = tally;
         Self {
+            frontend: Pump::new(frontend_bytes, true),
+            backend: Pump::new(backend_bytes, false),
             client,
             upstream,
             tracker,
-            frontend: Pump { closes_writer: true, ..Pump::new(frontend_bytes) },
-            backend: Pump::new(backend_bytes),
             upstream_error: None,
             polled: Cell::default(),
             quiet: false,
@@ -125,11 +130,21 @@ where
         Self { gather: Gather::new(Some(set_mark)), ..self }
     }
 
+    /// Has what is small go out at the end of the thread's turn, to the sockets of `client` and `upstream`, which never
+    /// wait; `None` for what is no socket alone. They are open as long as the relay is there.
+    pub(crate) fn gathering_writes(mut self, client: Option<RawFd>, upstream: Option<RawFd>) -> Self {
+        (self.frontend.outlet, self.backend.outlet) = (upstream, client);
+        self
+    }
+
     /// Relays until one side ends or `watch` says so. Not cancel safe.
     ///
     /// Client EOF closes upstream's write side, and upstream goes on answering; upstream EOF ends the relay.
     pub(crate) async fn run(&mut self, watch: &mut Watch) -> RelayEnd {
         loop {
+            if self.frontend.is_owed() || self.backend.is_owed() {
+                self.quiet = false;
+            }
             // Nothing is awaited between the poll that found both sides quiet and this verdict on it.
             let look = match watch.judge(self.doing()) {
                 Verdict::End(order) => return RelayEnd::Ordered(order),
@@ -192,11 +207,11 @@ where
     /// Moves what can be moved.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Option<RelayEnd> {
         let Self { client, upstream, tracker, frontend, backend, polled, .. } = self;
-        let (sent, received) = SCRATCH.with_borrow_mut(|scratch| {
+        let (sent, received) = outbox::with(|outbox| {
             polled.set(Some(Direction::Frontend));
-            let sent = frontend.poll(cx, client, upstream, scratch, |bytes| tracker.frontend(bytes));
+            let sent = frontend.poll(cx, client, upstream, outbox, |bytes| tracker.frontend(bytes));
             polled.set(Some(Direction::Backend));
-            let received = backend.poll(cx, upstream, client, scratch, |bytes| tracker.backend(bytes));
+            let received = backend.poll(cx, upstream, client, outbox, |bytes| tracker.backend(bytes));
             polled.set(None);
             (sent, received)
         });
@@ -263,230 +278,6 @@ where
         true
     }
 }
-
-/// One direction.
-#[derive(Debug)]
-pub(crate) struct Pump {
-    /// What was read and not taken; from `stash_start` on it is still to be written.
-    stash: Vec<u8>,
-    stash_start: usize,
-    state: PumpState,
-    /// Half-close: the end of the reader is passed on. Else there are words of our own to be said first.
-    closes_writer: bool,
-    unflushed: bool,
-    /// Since it was last looked at.
-    moved: bool,
-    /// Bytes read.
-    pub(crate) bytes: u64,
-    counter: ByteCounter,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PumpState {
-    Open,
-    /// The reader has ended: what is stashed goes out, and then the word that it has.
-    Finishing,
-    Finished,
-    /// One of the two broke before the reader had ended.
-    Failed,
-}
-
-/// How a pump stands when it returns; but for `Done` it will wake the task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    /// Nothing to read, nothing to write.
-    Quiet,
-    /// The writer takes no more.
-    Blocked,
-    /// Others' turn: there may be more to read.
-    Busy,
-    Done,
-}
-
-#[derive(Debug)]
-enum PumpError {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-impl Pump {
-    fn new(counter: ByteCounter) -> Self {
-        Self {
-            stash: Vec::new(),
-            stash_start: 0,
-            state: PumpState::Open,
-            closes_writer: false,
-            unflushed: false,
-            moved: false,
-            bytes: 0,
-            counter,
-        }
-    }
-
-    /// What was read and never written.
-    pub(crate) fn take_stash(&mut self) -> Vec<u8> {
-        let mut stash = std::mem::take(&mut self.stash);
-        stash.drain(..std::mem::take(&mut self.stash_start).min(stash.len()));
-        stash
-    }
-
-    fn count(&mut self, len: usize) {
-        let len = u64::try_from(len).unwrap_or(u64::MAX);
-        self.bytes = self.bytes.saturating_add(len);
-        self.counter.add(len);
-    }
-
-    /// Reads and writes until one of them is pending, at most [`MAX_READS`] times. An error leaves the pump
-    /// finished. `seen` is shown the bytes before they are written.
-    fn poll<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        scratch: &mut [u8],
-        mut seen: impl FnMut(&[u8]),
-    ) -> Result<Progress, PumpError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        let progress = self.poll_open(cx, reader, writer, scratch, &mut seen);
-        if progress.is_err() {
-            let was_open = self.state == PumpState::Open;
-            self.state = if was_open { PumpState::Failed } else { PumpState::Finished };
-            self.moved = true;
-        }
-        progress
-    }
-
-    fn poll_open<R, W>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-        scratch: &mut [u8],
-        seen: &mut impl FnMut(&[u8]),
-    ) -> Result<Progress, PumpError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        for _ in 0..MAX_READS {
-            if matches!(self.state, PumpState::Finished | PumpState::Failed) {
-                return Ok(Progress::Done);
-            }
-            if self.poll_unstash(cx, writer).map_err(PumpError::Write)?.is_pending() {
-                return Ok(Progress::Blocked);
-            }
-            if self.state == PumpState::Finishing {
-                return self.poll_finish(cx, writer);
-            }
-            let mut buf = ReadBuf::new(scratch);
-            match Pin::new(&mut *reader).poll_read(cx, &mut buf) {
-                Poll::Pending => return self.poll_flush(cx, writer),
-                Poll::Ready(read) => read.map_err(PumpError::Read)?,
-            }
-            self.moved = true;
-            if buf.filled().is_empty() {
-                self.state = PumpState::Finishing;
-                continue;
-            }
-            seen(buf.filled());
-            self.count(buf.filled().len());
-            self.poll_write(cx, writer, buf.filled()).map_err(PumpError::Write)?;
-        }
-        let _ = self.poll_flush(cx, writer)?;
-        turn::ends();
-        cx.waker().wake_by_ref();
-        Ok(Progress::Busy)
-    }
-
-    /// Writes what the writer takes, and stashes the rest.
-    fn poll_write<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-        mut bytes: &[u8],
-    ) -> io::Result<()> {
-        self.unflushed = true;
-        while !bytes.is_empty() {
-            match Pin::new(&mut *writer).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Err(ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Poll::Pending => {
-                    self.stash = bytes.to_vec();
-                    self.stash_start = 0;
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the stash; once it is empty its memory is given back.
-    fn poll_unstash<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-    ) -> io::Result<Poll<()>> {
-        while let Some(bytes) = self.stash.get(self.stash_start..).filter(|bytes| !bytes.is_empty()) {
-            self.unflushed = true;
-            match Pin::new(&mut *writer).poll_write(cx, bytes)? {
-                Poll::Ready(0) => return Err(ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => self.stash_start += written,
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-            self.moved = true;
-        }
-        if self.stash_start > 0 {
-            self.stash = Vec::new();
-            self.stash_start = 0;
-        }
-        Ok(Poll::Ready(()))
-    }
-
-    /// TLS keeps back what the socket did not take.
-    fn poll_flush<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-    ) -> Result<Progress, PumpError> {
-        if self.unflushed {
-            match Pin::new(writer).poll_flush(cx) {
-                Poll::Ready(flushed) => flushed.map_err(PumpError::Write)?,
-                Poll::Pending => return Ok(Progress::Blocked),
-            }
-            self.unflushed = false;
-        }
-        Ok(Progress::Quiet)
-    }
-
-    /// Says to the writer that nothing more comes, or at least that this was all for now.
-    fn poll_finish<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        writer: &mut W,
-    ) -> Result<Progress, PumpError> {
-        let writer = Pin::new(writer);
-        let finished = if self.closes_writer { writer.poll_shutdown(cx) } else { writer.poll_flush(cx) };
-        let Poll::Ready(finished) = finished else {
-            return Ok(Progress::Blocked);
-        };
-        self.state = PumpState::Finished;
-        self.moved = true;
-        finished.map(|()| Progress::Done).map_err(PumpError::Write)
-    }
-}
-
-thread_local! {
-    /// Borrowed for one poll at a time, never across an await.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
-}
-
-/// What one read takes at most, in bytes: enough for COPY to spend its time in the kernel.
-const SCRATCH_LEN: usize = 64 * 1024;
-/// Reads of one direction in one poll, after which other sessions have their turn.
-const MAX_READS: usize = 8;
 
 #[cfg(test)]
 mod tests;

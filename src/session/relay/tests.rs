@@ -6,15 +6,17 @@ mod isolation;
 mod long;
 mod pipeline;
 mod tls;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::watch as channel;
 use tokio::time;
 
+use super::outbox::READ_LEN;
 use super::*;
 use crate::config::AtLeaseEnd;
 use crate::credential::{self, Credential, CredentialSource, DerivedKeys, Issued, Publisher};
@@ -206,8 +208,8 @@ async fn what_a_stalled_client_does_not_take_is_bounded() {
     })
     .await;
     // Two pipes and one read.
-    assert!(taken <= 2000 + SCRATCH_LEN, "{taken}");
-    assert!(relay.backend.stash.len() <= SCRATCH_LEN);
+    assert!(taken <= 2000 + READ_LEN, "{taken}");
+    assert!(relay.backend.stash.len() <= READ_LEN);
 }
 
 #[tokio::test(start_paused = true)]

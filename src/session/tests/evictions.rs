@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{ReadBuf, ReadHalf, join, split};
+use tokio::io::{Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 use tokio::task::JoinSet;
 
 use super::cancels;
@@ -17,6 +17,8 @@ struct Overtaken {
     places: Arc<Places>,
     newer: Vec<Place>,
 }
+
+impl Direct for Join<Overtaken, WriteHalf<DuplexStream>> {}
 
 impl AsyncRead for Overtaken {
     fn poll_read(

@@ -51,6 +51,8 @@ struct Deaf {
     stumbles: bool,
 }
 
+impl Direct for Deaf {}
+
 impl AsyncRead for Deaf {
     fn poll_read(
         mut self: Pin<&mut Self>,

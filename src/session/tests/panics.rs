@@ -17,6 +17,8 @@ struct Stumbling {
     at_end: bool,
 }
 
+impl Direct for Stumbling {}
+
 impl AsyncRead for Stumbling {
     fn poll_read(
         mut self: Pin<&mut Self>,

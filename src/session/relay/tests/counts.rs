@@ -1,5 +1,6 @@
 //! What a round trip costs, in counts, which come out the same however busy the machine is.
 
+use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use tokio::io::copy_bidirectional;
@@ -8,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::session::turn_ends;
 
 /// A client and an upstream over loopback, all on one thread.
 struct Bench {
@@ -25,7 +27,9 @@ impl Bench {
             let (client, far_client) = connection().await;
             let (upstream, far_upstream) = connection().await;
             let Scene { relay, mut watch, far } = scene(1).await;
-            let mut relay = Relay::new(client, upstream, relay.tracker, Tally::default());
+            let outlets = [&client, &upstream].map(|socket| Some(socket.as_raw_fd()));
+            let relay = Relay::new(client, upstream, relay.tracker, Tally::default());
+            let mut relay = relay.gathering_writes(outlets[0], outlets[1]);
             tokio::task::spawn_local(async move {
                 // The credential is held for as long as the relay runs.
                 let _far = far;
@@ -47,7 +51,7 @@ impl Bench {
     }
 
     fn set_up(connected: impl Future<Output = (TcpStream, TcpStream)>) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = Builder::new_current_thread().enable_all().on_thread_park(turn_ends).build().unwrap();
         let tasks = LocalSet::new();
         let (client, upstream) = tasks.block_on(&runtime, connected);
         Self { runtime, tasks, client, upstream }

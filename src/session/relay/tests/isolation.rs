@@ -27,7 +27,7 @@ struct Side {
 }
 
 fn sides() -> impl Strategy<Value = Side> {
-    let write = prop_oneof![4 => 1..300_usize, 1 => 1..SCRATCH_LEN + 3000];
+    let write = prop_oneof![4 => 1..300_usize, 1 => 1..READ_LEN + 3000];
     let vanishes_after = prop_oneof![3 => Just(None), 1 => (0..5000_usize).prop_map(Some)];
     (prop::collection::vec(write, 0..12), 1..5000_usize, vanishes_after)
         .prop_map(|(writes, read_len, vanishes_after)| Side { writes, read_len, vanishes_after })

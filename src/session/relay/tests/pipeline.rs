@@ -49,6 +49,6 @@ async fn client_that_writes_all_before_it_reads_gets_at_least_as_far_as_directly
         })
         .await;
         assert!(through >= directly, "{through} bytes, {directly} directly");
-        assert!(relay.frontend.stash.len() <= SCRATCH_LEN && relay.backend.stash.len() <= SCRATCH_LEN);
+        assert!(relay.frontend.stash.len() <= READ_LEN && relay.backend.stash.len() <= READ_LEN);
     }
 }

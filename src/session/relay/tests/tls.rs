@@ -1,6 +1,7 @@
 //! The relay where one side or both speak TLS: what a layer has decrypted, or not yet sent, must neither stay there
 //! nor keep the session busy.
 
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
@@ -229,11 +230,11 @@ async fn what_is_kept_within_layers_for_a_stalled_client_is_bounded() {
                     taken += written.unwrap();
                 }
                 let rustls = (usize::from(client_tls) + 2 * usize::from(upstream_tls)) * (64 + 16) * 1024;
-                let most = 2 * pipe_len + SCRATCH_LEN + rustls;
+                let most = 2 * pipe_len + READ_LEN + rustls;
                 assert!(taken <= most, "{taken} of {most}");
             })
             .await;
-        assert!(layers.relay.backend.stash.len() <= SCRATCH_LEN);
+        assert!(layers.relay.backend.stash.len() <= READ_LEN);
     }
 }
 

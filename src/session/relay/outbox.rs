@@ -1,0 +1,179 @@
+//! What a thread's sessions have to say to sockets in one turn, which goes out together.
+//!
+//! A thread that is busy is told by the kernel of several sessions at once. What is small waits until all of them have had
+//! their poll, and then goes out by one system call: [`Batch`] says why. Who is alone waits for nobody.
+
+use std::cell::RefCell;
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::fd::RawFd;
+use std::task::{Context, Waker};
+
+use crate::net::batch::{self, Batch};
+
+thread_local! {
+    static OUTBOX: RefCell<Outbox> = const { RefCell::new(Outbox::new()) };
+}
+
+/// Borrows the outbox of the thread, for one poll and never across an await.
+pub(super) fn with<T>(use_it: impl FnOnce(&mut Outbox) -> T) -> T {
+    OUTBOX.with_borrow_mut(use_it)
+}
+
+/// The thread is about to do what may take long: what its sessions have to say goes out first.
+pub(crate) fn send() {
+    with(Outbox::send);
+}
+
+/// The thread is about to wait. On one that never says so nothing is kept back.
+pub(crate) fn turn_ends() {
+    with(|outbox| {
+        outbox.has_turns = true;
+        outbox.send();
+    });
+}
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// What has been read and is to be sent, from [`Self::used`] on free.
+    bytes: Vec<u8>,
+    used: usize,
+    letters: Vec<Letter>,
+    /// The number of the letter that comes next.
+    next: NonZeroU64,
+    /// Letters that were not taken as a whole, and nobody has asked for yet.
+    returned: Vec<(Posted, io::Result<Vec<u8>>)>,
+    /// The thread says when it waits.
+    has_turns: bool,
+    /// Made when it is first wanted; where the system has none, it is the error.
+    batch: Option<io::Result<Batch>>,
+}
+
+#[derive(Debug)]
+struct Letter {
+    posted: Posted,
+    to: RawFd,
+    bytes: Range<usize>,
+    sender: Waker,
+}
+
+/// The number of a letter, of one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Posted(NonZeroU64);
+
+/// What a read has brought: its place in the outbox.
+#[derive(Debug)]
+pub(super) struct Read(Range<usize>);
+
+impl Outbox {
+    const fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            used: 0,
+            letters: Vec::new(),
+            next: NonZeroU64::MIN,
+            returned: Vec::new(),
+            has_turns: false,
+            batch: None,
+        }
+    }
+
+    /// Room for one read of [`READ_LEN`] bytes.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; LETTERS_LEN + READ_LEN];
+        }
+        self.bytes.get_mut(self.used..self.used + READ_LEN).unwrap_or_default()
+    }
+
+    /// The first `len` bytes of the room, where they lie until the next read.
+    pub(super) fn read(&self, len: usize) -> Read {
+        Read(self.used..self.used + len)
+    }
+
+    pub(super) fn bytes(&self, read: &Read) -> &[u8] {
+        self.bytes.get(read.0.clone()).unwrap_or_default()
+    }
+
+    /// Whether `read` may be posted.
+    pub(super) fn takes(&self, read: &Read) -> bool {
+        self.has_turns && read.0.len() <= LETTER_LEN
+    }
+
+    /// Has `read` sent to `to` at the end of the turn, a socket that never waits and stays open until then. Where not all
+    /// of it is taken the task is woken and finds the rest by [`Self::settle`].
+    pub(super) fn post(&mut self, to: RawFd, read: Read, cx: &Context<'_>) -> Posted {
+        let posted = Posted(self.next);
+        self.next = self.next.saturating_add(1);
+        self.used = read.0.end;
+        self.letters.push(Letter { posted, to, bytes: read.0, sender: cx.waker().clone() });
+        if self.letters.len() == batch::MAX || self.used > LETTERS_LEN {
+            self.send();
+        }
+        posted
+    }
+
+    /// Whether `posted` has not been sent yet.
+    pub(super) fn has(&self, posted: Posted) -> bool {
+        self.letters.first().is_some_and(|first| first.posted <= posted)
+    }
+
+    /// Sees to it that `posted` is sent, and whether some of it was not taken.
+    pub(super) fn is_owed(&mut self, posted: Posted) -> bool {
+        self.send_posted(posted);
+        self.returned.iter().any(|(returned, _)| *returned == posted)
+    }
+
+    /// Sees to it that `posted` is sent, and gives back what of it was not taken.
+    pub(super) fn settle(&mut self, posted: Posted) -> io::Result<Vec<u8>> {
+        self.send_posted(posted);
+        let found = self.returned.iter().position(|(returned, _)| *returned == posted);
+        found.map_or_else(|| Ok(Vec::new()), |found| self.returned.swap_remove(found).1)
+    }
+
+    fn send_posted(&mut self, posted: Posted) {
+        if self.has(posted) {
+            self.send();
+        }
+    }
+
+    /// Sends what was posted.
+    pub(super) fn send(&mut self) {
+        let Self { bytes, letters, returned, batch, .. } = self;
+        let text = |letter: &Letter| bytes.get(letter.bytes.clone()).unwrap_or_default();
+        let mut done = |number: usize, written: io::Result<usize>| {
+            let Some(letter) = letters.get(number) else { return };
+            let rest = match written {
+                Ok(len) if len >= letter.bytes.len() => return,
+                Ok(len) => Ok(text(letter).get(len..).unwrap_or_default().to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(text(letter).to_vec()),
+                Err(error) => Err(error),
+            };
+            returned.push((letter.posted, rest));
+            letter.sender.wake_by_ref();
+        };
+        let writes = letters.iter().map(|letter| (letter.to, text(letter)));
+        let together = match letters.len() {
+            0 => return,
+            1 => None,
+            _ => batch.get_or_insert_with(Batch::new).as_mut().ok(),
+        };
+        match together {
+            Some(batch) => batch.write(writes, done),
+            None => writes.enumerate().for_each(|(number, (to, text))| done(number, batch::write(to, text))),
+        }
+        self.letters.clear();
+        self.used = 0;
+    }
+}
+
+/// What one read takes at most, in bytes: enough for COPY to spend its time in the kernel.
+pub(super) const READ_LEN: usize = 64 * 1024;
+/// Longer reads are passed on at once: to gather them would save little.
+const LETTER_LEN: usize = 4 * 1024;
+/// What letters may have in all but the last one.
+const LETTERS_LEN: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests;
