@@ -27,7 +27,7 @@ define run-tests
 done
 endef
 
-.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench bench-quick bench-doc bench-micro bench-fleet bench-admission bench-ready fuzz check fmt servers clients
+.PHONY: help demo up test test-all test-long test-image test-kubernetes test-browser test-monitoring bench bench-quick bench-doc bench-micro bench-fleet bench-admission bench-ready order fuzz check fmt servers clients
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -102,6 +102,19 @@ bench-admission: ## 100 reviews a second over HTTPS: p50 and p99 of the injector
 bench-ready: MAJORS := 18
 bench-ready: servers ## start of a sidecar to its readiness, on real servers: shortest, median and longest of 20
 	@$(CARGO) bench --quiet --locked --bench ready
+
+# The demo takes the program beside its own folder: there it is one that runs the image's and looks what that calls.
+order: MAJORS := 18
+order: ORDER := $(CURDIR)/target/order
+order: servers ## which functions come first in the image's program, deploy/order.ld: those that `make demo` needs
+	@$(CARGO) build --locked --bin pglease --example demo
+	@mkdir -p $(ORDER)/examples
+	@cp target/debug/examples/demo $(ORDER)/examples
+	@program=$$(deploy/build.sh release -C link-arg=-Wl,-Map=$(ORDER)/map) && python=$$(python3 -c 'import sys; print(sys.executable)') && \
+		printf '#!/bin/sh\nexec %s %s %s %s %s "$$@"\n' "$$python" $(CURDIR)/deploy/order.py $(CURDIR)/deploy/order.ld \
+		$(ORDER)/map "$$program" >$(ORDER)/pglease
+	@chmod +x $(ORDER)/pglease
+	@$(RUN) $(ORDER)/examples/demo
 
 # Of each target, in seconds; all of them run side by side.
 FUZZ_TIME ?= 900
