@@ -34,9 +34,10 @@ use crate::file::FileSetupError;
 use crate::http::{self, Health};
 use crate::listener;
 use crate::net::Absent;
+use crate::session::Shared;
 use crate::session::auth::{Auth, AuthFileError};
 use crate::session::encryption::ClientTls;
-use crate::session::{self, Shared};
+use crate::session::turn;
 use crate::telemetry::{self, Metrics};
 use crate::tls::TlsError;
 use crate::vault::{Vault, VaultSetupError};
@@ -324,7 +325,7 @@ fn fit_descriptors(Config { listen, routes, .. }: &mut Config) {
 }
 
 fn current_thread() -> io::Result<Runtime> {
-    runtime::Builder::new_current_thread().enable_all().on_thread_park(session::turn_ends).build()
+    runtime::Builder::new_current_thread().enable_all().on_thread_park(turn::ends).build()
 }
 
 fn join(addresses: &[SocketAddr]) -> String {

@@ -111,6 +111,20 @@ impl Direct for Stream {
 #[cfg(test)]
 impl Direct for tokio::io::DuplexStream {}
 
+#[cfg(test)]
+impl Direct for TcpStream {
+    fn direct(&self) -> Option<RawFd> {
+        Some(self.as_raw_fd())
+    }
+}
+
+#[cfg(test)]
+impl Direct for UnixStream {
+    fn direct(&self) -> Option<RawFd> {
+        Some(self.as_raw_fd())
+    }
+}
+
 /// In place, by a second descriptor: TLS does not let go of its connection.
 fn come_here(stream: &mut TcpStream) -> io::Result<()> {
     *stream = TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?;

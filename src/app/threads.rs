@@ -7,6 +7,7 @@ use std::thread;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::current_thread;
@@ -14,6 +15,7 @@ use crate::http::{self, Pinger};
 use crate::listener::{self, Listeners, Threads};
 use crate::roster::Load;
 use crate::session::Shared;
+use crate::session::relay::outbox;
 
 /// They are at work.
 pub(super) struct DataThreads {
@@ -81,6 +83,8 @@ fn run(
     thread::Builder::new().name(name.to_owned()).spawn(move || {
         let _over = over;
         runtime.block_on(async {
+            let mut carrier = JoinSet::new();
+            carrier.spawn(outbox::carry());
             tokio::select! {
                 () = work => {}
                 // Over when the endpoints are, which is after the sessions.

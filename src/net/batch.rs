@@ -13,7 +13,8 @@ use std::ptr;
 use libc::{c_int, c_long, c_void};
 
 /// Writes to sockets that never wait, by `io_submit`, which Linux does before it returns where the
-/// socket never waits. Container runtimes allow it by default.
+/// socket never waits. Container runtimes allow it by default. A socket whose other end has gone raises SIGPIPE, which
+/// Rust's programs ignore from their start.
 #[derive(Debug)]
 pub(crate) struct Batch {
     context: Context,
@@ -37,12 +38,13 @@ impl Batch {
     }
 
     /// Makes each of `writes`, of which there are [`MAX`] at most, to sockets that are open and never wait. `done` is told
-    /// the number of each and what came of it, in bytes.
+    /// the number of each and what came of it, in bytes. After an error it must not be used again: what came of some is not
+    /// known, and they are told as failed.
     pub(crate) fn write<'a>(
         &mut self,
         writes: impl Iterator<Item = (RawFd, &'a [u8])> + Clone,
         mut done: impl FnMut(usize, io::Result<usize>),
-    ) {
+    ) -> io::Result<()> {
         let submitted = self.submit(writes.clone()).unwrap_or(0);
         let mut told = 0;
         let waited = self.wait(submitted, |number, result| {
@@ -56,6 +58,7 @@ impl Batch {
         for (number, (to, bytes)) in writes.enumerate().skip(submitted) {
             done(number, write(to, bytes));
         }
+        waited
     }
 
     /// Has the kernel make as many of `writes` as it says, the first ones.

@@ -44,13 +44,19 @@ pub(crate) async fn close<C, U>(
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut to_client = BytesMut::from(&relay.backend.take_stash()[..]);
-    if let Some(error) = error.filter(|_| relay.can_speak_to_client()) {
-        error.encode(&mut to_client);
+    let mut to_client = BytesMut::new();
+    if let Ok(stash) = relay.backend.take_stash() {
+        to_client.extend_from_slice(&stash);
+        if let Some(error) = error.filter(|_| relay.can_speak_to_client()) {
+            error.encode(&mut to_client);
+        }
     }
-    let mut to_upstream = relay.frontend.take_stash();
-    if relay.can_speak_to_upstream() && !relay.tracker.is_terminated() {
-        to_upstream.extend_from_slice(TERMINATE);
+    let mut to_upstream = Vec::new();
+    if let Ok(stash) = relay.frontend.take_stash() {
+        to_upstream = stash;
+        if relay.can_speak_to_upstream() && !relay.tracker.is_terminated() {
+            to_upstream.extend_from_slice(TERMINATE);
+        }
     }
     let upstream_ended = relay.upstream_ended();
     let Relay { client, upstream, .. } = relay;

@@ -12,7 +12,7 @@ pub(crate) mod route;
 pub(crate) mod login;
 pub(crate) mod warm;
 mod opened;
-mod relay;
+pub(crate) mod relay;
 mod bell;
 pub(crate) mod turn;
 mod watch;
@@ -211,12 +211,6 @@ impl Shared {
     fn no_seat(&self) -> SessionError {
         SessionError::NoSeat { max: self.seats.max() }
     }
-}
-
-/// The thread is about to wait. Its runtime says so.
-pub(crate) fn turn_ends() {
-    outbox::turn_ends();
-    turn::ends();
 }
 
 /// Serves one connection to its end.

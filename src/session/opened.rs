@@ -63,10 +63,8 @@ impl Opened {
             *self;
         let seed = fastrand::f64();
         let tally = Tally::new(shared.metrics.bytes.here(), &listed);
-        let outlets = (client.direct(), upstream.direct());
         let relay = Relay::new(client, upstream, Tracker::new(), tally);
-        let relay = relay.gathering(Stream::set_low_mark);
-        let mut relay = relay.gathering_writes(outlets.0, outlets.1);
+        let mut relay = relay.gathering(Stream::set_low_mark).posting();
         let begun = tried(|| relay.begin(&after_key, &early));
         let mut watch = Watch {
             standing: hold.standing(),

@@ -1,18 +1,18 @@
 //! Bytes both ways, aware of frame boundaries.
 //!
-//! One future polls both directions. What was read goes out in the same poll, or at the end of the thread's turn, from a
-//! buffer that all sessions of the thread share; only what the other side does not take is kept, and nothing more is read
-//! for that side until it has. So an idle session owns no buffer, and a stalled one [`outbox::READ_LEN`] bytes each way at most.
-//! Messages are never collected, and no timer is set unless the session is to end or an answer is long.
+//! One future polls both directions. What was read goes out in the same poll, or behind those of the other sessions that
+//! have something to read at this moment, from a buffer that all sessions of the thread share; only what the other side
+//! does not take is kept, and nothing more is read for that side until it has. So an idle session owns no buffer, and a
+//! stalled one little more than [`outbox::READ_LEN`] bytes each way. Messages are never collected, and no timer is set
+//! unless the session is to end or an answer is long.
 
 mod gather;
-pub(super) mod outbox;
+pub(crate) mod outbox;
 mod pump;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +27,7 @@ use super::ending::{Doing, Order, Verdict};
 use super::fault::Panicked;
 use super::turn;
 use super::watch::Watch;
+use crate::net::Direct;
 use crate::roster::{Line, Listed, State};
 use crate::telemetry::ByteCounter;
 use crate::wire::status::Tracker;
@@ -64,7 +65,7 @@ pub(crate) struct Relay<C, U> {
     /// The direction that is being polled. A panic leaves it so: bytes that the tracker has seen may not have been
     /// written, or it may not have seen them.
     polled: Cell<Option<Direction>>,
-    /// Both sides have been read until there was nothing more, and all of it has gone out.
+    /// Both sides have been read until there was nothing more, and all of it has gone out or been posted.
     quiet: bool,
     /// Something has happened since the session was last seen quiet.
     stirred: bool,
@@ -86,6 +87,14 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new(bytes: [ByteCounter; 2], listed: &Listed) -> Self {
         Self { bytes, line: Some(Arc::clone(listed.line())) }
+    }
+}
+
+impl<C: Direct, U: Direct> Relay<C, U> {
+    /// Has what is small go out together with what else the thread has to send, where it has [`outbox::carry`].
+    pub(crate) fn posting(mut self) -> Self {
+        (self.frontend.outlet, self.backend.outlet) = (self.upstream.direct(), self.client.direct());
+        self
     }
 }
 
@@ -130,23 +139,20 @@ where
         Self { gather: Gather::new(Some(set_mark)), ..self }
     }
 
-    /// Has what is small go out at the end of the thread's turn, to the sockets of `client` and `upstream`, which never
-    /// wait; `None` for what is no socket alone. They are open as long as the relay is there.
-    pub(crate) fn gathering_writes(mut self, client: Option<RawFd>, upstream: Option<RawFd>) -> Self {
-        (self.frontend.outlet, self.backend.outlet) = (upstream, client);
-        self
-    }
-
     /// Relays until one side ends or `watch` says so. Not cancel safe.
     ///
     /// Client EOF closes upstream's write side, and upstream goes on answering; upstream EOF ends the relay.
     pub(crate) async fn run(&mut self, watch: &mut Watch) -> RelayEnd {
         loop {
-            if self.frontend.is_owed() || self.backend.is_owed() {
-                self.quiet = false;
-            }
             // Nothing is awaited between the poll that found both sides quiet and this verdict on it.
-            let look = match watch.judge(self.doing()) {
+            let mut verdict = watch.judge(self.doing());
+            if matches!(verdict, Verdict::End(_))
+                && (self.frontend.falls_short() || self.backend.falls_short())
+            {
+                self.quiet = false;
+                verdict = watch.judge(self.doing());
+            }
+            let look = match verdict {
                 Verdict::End(order) => return RelayEnd::Ordered(order),
                 Verdict::Stay(look) => look,
             };
@@ -244,7 +250,9 @@ where
                 let error = self.upstream_error.take();
                 return Some(error.map_or(RelayEnd::UpstreamClosed, RelayEnd::UpstreamFailed));
             }
-            Ok(Progress::Quiet | Progress::Blocked | Progress::Busy) => {}
+            // Its client has yet to take what it asked for, although that was posted.
+            Ok(Progress::Blocked) => self.idle_since = None,
+            Ok(Progress::Quiet | Progress::Busy) => {}
         }
         None
     }

@@ -4,11 +4,13 @@
 //! their poll, and then goes out by one system call: [`Batch`] says why. Who is alone waits for nobody.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::RawFd;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::net::batch::{self, Batch};
 
@@ -26,12 +28,30 @@ pub(crate) fn send() {
     with(Outbox::send);
 }
 
-/// The thread is about to wait. On one that never says so nothing is kept back.
-pub(crate) fn turn_ends() {
-    with(|outbox| {
-        outbox.has_turns = true;
-        outbox.send();
-    });
+/// Sends what the thread's sessions have to say, each time after those that had something to read already. It runs in a
+/// task of its own; without it nothing is kept back.
+pub(crate) async fn carry() -> Infallible {
+    let _carried = Carried;
+    with(|outbox| outbox.batch = Batch::new().ok());
+    poll_fn(|cx| {
+        with(|outbox| {
+            outbox.carrier = Some(cx.waker().clone());
+            outbox.send();
+        });
+        Poll::Pending
+    })
+    .await
+}
+
+struct Carried;
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        with(|outbox| {
+            outbox.carrier = None;
+            outbox.send();
+        });
+    }
 }
 
 #[derive(Debug)]
@@ -44,10 +64,10 @@ pub(super) struct Outbox {
     next: NonZeroU64,
     /// Letters that were not taken as a whole, and nobody has asked for yet.
     returned: Vec<(Posted, io::Result<Vec<u8>>)>,
-    /// The thread says when it waits.
-    has_turns: bool,
-    /// Made when it is first wanted; where the system has none, it is the error.
-    batch: Option<io::Result<Batch>>,
+    /// Woken when there is something to be sent.
+    carrier: Option<Waker>,
+    /// `None` where the system has none.
+    batch: Option<Batch>,
 }
 
 #[derive(Debug)]
@@ -58,13 +78,13 @@ struct Letter {
     sender: Waker,
 }
 
-/// The number of a letter, of one thread.
+/// The number of a letter, of one thread, which its session never leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Posted(NonZeroU64);
 
 /// What a read has brought: its place in the outbox.
 #[derive(Debug)]
-pub(super) struct Read(Range<usize>);
+pub(super) struct Arrived(Range<usize>);
 
 impl Outbox {
     const fn new() -> Self {
@@ -74,7 +94,7 @@ impl Outbox {
             letters: Vec::new(),
             next: NonZeroU64::MIN,
             returned: Vec::new(),
-            has_turns: false,
+            carrier: None,
             batch: None,
         }
     }
@@ -88,25 +108,28 @@ impl Outbox {
     }
 
     /// The first `len` bytes of the room, where they lie until the next read.
-    pub(super) fn read(&self, len: usize) -> Read {
-        Read(self.used..self.used + len)
+    pub(super) fn read(&self, len: usize) -> Arrived {
+        Arrived(self.used..self.used + len)
     }
 
-    pub(super) fn bytes(&self, read: &Read) -> &[u8] {
+    pub(super) fn bytes(&self, read: &Arrived) -> &[u8] {
         self.bytes.get(read.0.clone()).unwrap_or_default()
     }
 
     /// Whether `read` may be posted.
-    pub(super) fn takes(&self, read: &Read) -> bool {
-        self.has_turns && read.0.len() <= LETTER_LEN
+    pub(super) fn takes(&self, read: &Arrived) -> bool {
+        self.carrier.is_some() && read.0.len() <= LETTER_LEN
     }
 
     /// Has `read` sent to `to` at the end of the turn, a socket that never waits and stays open until then. Where not all
-    /// of it is taken the task is woken and finds the rest by [`Self::settle`].
-    pub(super) fn post(&mut self, to: RawFd, read: Read, cx: &Context<'_>) -> Posted {
+    /// of it is taken the task is woken and finds the rest by [`Self::take_back`].
+    pub(super) fn post(&mut self, to: RawFd, read: Arrived, cx: &Context<'_>) -> Posted {
         let posted = Posted(self.next);
         self.next = self.next.saturating_add(1);
         self.used = read.0.end;
+        if let (true, Some(carrier)) = (self.letters.is_empty(), &self.carrier) {
+            carrier.wake_by_ref();
+        }
         self.letters.push(Letter { posted, to, bytes: read.0, sender: cx.waker().clone() });
         if self.letters.len() == batch::MAX || self.used > LETTERS_LEN {
             self.send();
@@ -119,14 +142,14 @@ impl Outbox {
         self.letters.first().is_some_and(|first| first.posted <= posted)
     }
 
-    /// Sees to it that `posted` is sent, and whether some of it was not taken.
-    pub(super) fn is_owed(&mut self, posted: Posted) -> bool {
+    /// Sees to it that `posted` is sent, and says whether some of it was not taken.
+    pub(super) fn falls_short(&mut self, posted: Posted) -> bool {
         self.send_posted(posted);
         self.returned.iter().any(|(returned, _)| *returned == posted)
     }
 
     /// Sees to it that `posted` is sent, and gives back what of it was not taken.
-    pub(super) fn settle(&mut self, posted: Posted) -> io::Result<Vec<u8>> {
+    pub(super) fn take_back(&mut self, posted: Posted) -> io::Result<Vec<u8>> {
         self.send_posted(posted);
         let found = self.returned.iter().position(|(returned, _)| *returned == posted);
         found.map_or_else(|| Ok(Vec::new()), |found| self.returned.swap_remove(found).1)
@@ -157,10 +180,14 @@ impl Outbox {
         let together = match letters.len() {
             0 => return,
             1 => None,
-            _ => batch.get_or_insert_with(Batch::new).as_mut().ok(),
+            _ => batch.as_mut(),
         };
         match together {
-            Some(batch) => batch.write(writes, done),
+            Some(together) => {
+                if together.write(writes, done).is_err() {
+                    *batch = None;
+                }
+            }
             None => writes.enumerate().for_each(|(number, (to, text))| done(number, batch::write(to, text))),
         }
         self.letters.clear();
@@ -171,7 +198,7 @@ impl Outbox {
 /// What one read takes at most, in bytes: enough for COPY to spend its time in the kernel.
 pub(super) const READ_LEN: usize = 64 * 1024;
 /// Longer reads are passed on at once: to gather them would save little.
-const LETTER_LEN: usize = 4 * 1024;
+pub(super) const LETTER_LEN: usize = 4 * 1024;
 /// What letters may have in all but the last one.
 const LETTERS_LEN: usize = 8 * 1024;
 

@@ -75,13 +75,12 @@ impl Pump {
         }
     }
 
-    /// What was read and never written.
-    pub(crate) fn take_stash(&mut self) -> Vec<u8> {
-        // Who cannot be written to is not written to next.
-        let _ = outbox::with(|outbox| self.settle(outbox));
+    /// What was read and never written. An error where something is missing before what would be written next.
+    pub(crate) fn take_stash(&mut self) -> io::Result<Vec<u8>> {
+        outbox::with(|outbox| self.take_back(outbox))?;
         let mut stash = std::mem::take(&mut self.stash);
         stash.drain(..std::mem::take(&mut self.stash_start).min(stash.len()));
-        stash
+        Ok(stash)
     }
 
     pub(super) fn count(&mut self, len: usize) {
@@ -90,15 +89,15 @@ impl Pump {
         self.counter.add(len);
     }
 
-    /// Whether something that was posted is owed to the writer still, once all has been sent.
-    pub(super) fn is_owed(&self) -> bool {
-        self.posted.is_some_and(|posted| outbox::with(|outbox| outbox.is_owed(posted)))
+    /// Sees to it that what was posted is sent, and says whether some of it was not taken.
+    pub(super) fn falls_short(&self) -> bool {
+        self.posted.is_some_and(|posted| outbox::with(|outbox| outbox.falls_short(posted)))
     }
 
     /// Takes back what was posted and not taken.
-    fn settle(&mut self, outbox: &mut Outbox) -> io::Result<()> {
+    fn take_back(&mut self, outbox: &mut Outbox) -> io::Result<()> {
         if let Some(posted) = self.posted.take() {
-            self.stash = outbox.settle(posted)?;
+            self.stash = outbox.take_back(posted)?;
         }
         Ok(())
     }
@@ -138,10 +137,10 @@ impl Pump {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        if self.posted.is_some_and(|posted| !outbox.has(posted)) {
-            self.settle(outbox).map_err(PumpError::Write)?;
-        }
         for _ in 0..MAX_READS {
+            if self.posted.is_some_and(|posted| !outbox.has(posted)) {
+                self.take_back(outbox).map_err(PumpError::Write)?;
+            }
             if matches!(self.state, PumpState::Finished | PumpState::Failed) {
                 return Ok(Progress::Done);
             }
@@ -149,7 +148,7 @@ impl Pump {
                 return Ok(Progress::Blocked);
             }
             if self.state == PumpState::Finishing {
-                self.settle(outbox).map_err(PumpError::Write)?;
+                self.take_back(outbox).map_err(PumpError::Write)?;
                 if !self.stash.is_empty() {
                     continue;
                 }
@@ -186,7 +185,7 @@ impl Pump {
         len: usize,
     ) -> io::Result<()> {
         let read = outbox.read(len);
-        self.settle(outbox)?;
+        self.take_back(outbox)?;
         if !self.stash.is_empty() {
             self.stash.extend_from_slice(outbox.bytes(&read));
             return Ok(());
@@ -281,7 +280,7 @@ impl Drop for Pump {
     /// What was posted goes out while the socket is there.
     fn drop(&mut self) {
         if self.posted.is_some() {
-            let _ = outbox::with(|outbox| self.settle(outbox));
+            let _ = outbox::with(|outbox| self.take_back(outbox));
         }
     }
 }

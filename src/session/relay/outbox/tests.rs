@@ -24,8 +24,8 @@ impl Wake for Sender {
 
 /// An outbox that sends by one call, and one on a system that has no such call.
 fn outboxes() -> [Outbox; 2] {
-    let outbox = |batch| Outbox { has_turns: true, batch, ..Outbox::new() };
-    [outbox(Some(Ok(Batch::new().unwrap()))), outbox(Some(Err(ErrorKind::Unsupported.into())))]
+    let outbox = |batch| Outbox { carrier: Some(Waker::noop().clone()), batch, ..Outbox::new() };
+    [outbox(Some(Batch::new().unwrap())), outbox(None)]
 }
 
 fn sockets() -> (UnixStream, UnixStream) {
@@ -35,7 +35,7 @@ fn sockets() -> (UnixStream, UnixStream) {
     (near, far)
 }
 
-fn post(outbox: &mut Outbox, to: &UnixStream, bytes: &[u8], sender: &Arc<Sender>) -> Posted {
+fn post(outbox: &mut Outbox, to: &impl AsRawFd, bytes: &[u8], sender: &Arc<Sender>) -> Posted {
     outbox.room()[..bytes.len()].copy_from_slice(bytes);
     let read = outbox.read(bytes.len());
     assert_eq!(outbox.bytes(&read), bytes);
@@ -76,10 +76,10 @@ fn what_is_posted_goes_out_together_and_each_learns_what_became_of_its_own() {
         assert_eq!(come(&mut far), b"first, last");
         assert!(!outbox.has(first) && !outbox.has(last));
         assert_eq!(sender.woken(), 2, "by what was not taken and what is lost");
-        assert!(outbox.is_owed(not_taken) && !outbox.is_owed(last));
-        assert_eq!(outbox.settle(not_taken).unwrap(), b"not taken");
-        assert_eq!(outbox.settle(lost).unwrap_err().kind(), ErrorKind::BrokenPipe);
-        assert!(outbox.settle(first).unwrap().is_empty() && outbox.settle(last).unwrap().is_empty());
+        assert!(outbox.falls_short(not_taken) && !outbox.falls_short(last));
+        assert_eq!(outbox.take_back(not_taken).unwrap(), b"not taken");
+        assert_eq!(outbox.take_back(lost).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert!(outbox.take_back(first).unwrap().is_empty() && outbox.take_back(last).unwrap().is_empty());
         assert!(outbox.returned.is_empty());
         assert!(!come(&mut far_of_full).ends_with(b"not taken"));
     }
@@ -97,15 +97,10 @@ fn part_that_a_socket_takes_is_not_given_back() {
         let mut sent = 0;
         let rest = loop {
             let letter: Vec<_> = (sent..sent + LETTER_LEN).map(pattern).collect();
-            let read = {
-                outbox.room()[..letter.len()].copy_from_slice(&letter);
-                outbox.read(letter.len())
-            };
-            let posted =
-                outbox.post(near.as_raw_fd(), read, &Context::from_waker(&Waker::from(sender.clone())));
+            let posted = post(&mut outbox, &near, &letter, &sender);
             post(&mut outbox, &other.0, b"beside", &sender);
             sent += letter.len();
-            let rest = outbox.settle(posted).unwrap();
+            let rest = outbox.take_back(posted).unwrap();
             if !rest.is_empty() {
                 break rest;
             }
@@ -148,10 +143,10 @@ fn outbox_that_is_full_is_sent_at_once() {
 }
 
 #[test]
-fn nothing_waits_on_a_thread_without_turns_and_nothing_long_on_any() {
+fn nothing_waits_without_a_carrier_and_nothing_long_with_one() {
     let mut outbox = Outbox::new();
     assert!(!outbox.takes(&outbox.read(1)));
-    outbox.has_turns = true;
+    outbox.carrier = Some(Waker::noop().clone());
     outbox.room();
     assert!(outbox.takes(&outbox.read(LETTER_LEN)) && !outbox.takes(&outbox.read(LETTER_LEN + 1)));
 }

@@ -1,6 +1,4 @@
-//! Sessions over real sockets on a thread that says when its turns end: what is small goes out then.
-
-use std::os::fd::AsRawFd;
+//! Sessions over real sockets on a thread that has a carrier: what is small goes out together.
 
 use bytes::BytesMut;
 use tokio::net::UnixStream;
@@ -8,7 +6,8 @@ use tokio::runtime::Builder;
 use tokio::task::{JoinSet, yield_now};
 
 use super::*;
-use crate::session::{close, turn_ends};
+use crate::session::close;
+use crate::wire::error::ClientError;
 
 struct Session {
     client: UnixStream,
@@ -23,9 +22,8 @@ impl Session {
         let (client, near_client) = UnixStream::pair().unwrap();
         let (upstream, near_upstream) = UnixStream::pair().unwrap();
         let Scene { relay, watch, far } = scene(1).await;
-        let outlets = [&near_client, &near_upstream].map(|socket| Some(socket.as_raw_fd()));
-        let relay = Relay::new(near_client, near_upstream, relay.tracker, Tally::default());
-        Self { client, upstream, relay: relay.gathering_writes(outlets[0], outlets[1]), watch, far }
+        let relay = Relay::new(near_client, near_upstream, relay.tracker, Tally::default()).posting();
+        Self { client, upstream, relay, watch, far }
     }
 
     /// Its first poll, in which it leaves to the end of the turn what upstream has said.
@@ -40,10 +38,14 @@ impl Session {
     }
 }
 
-/// Runs `work` on a thread that says when its turns end, as data threads do.
-fn in_turns<T>(work: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().on_thread_park(turn_ends).build().unwrap();
-    runtime.block_on(async { time::timeout(Duration::from_mins(5), work).await.expect("in time") })
+/// Runs `work` on a thread with a carrier, as data threads have.
+fn carried<T>(work: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut carrier = JoinSet::new();
+        carrier.spawn(outbox::carry());
+        time::timeout(Duration::from_mins(5), work).await.expect("in time")
+    })
 }
 
 /// Whether `socket` has something to read at this moment, as the kernel says.
@@ -51,9 +53,22 @@ fn has_come(socket: &UnixStream) -> bool {
     rustix::io::ioctl_fionread(socket).unwrap() > 0
 }
 
+/// Another content for each `mark`, in the same frames.
+fn scramble(frames: &mut [u8], mark: u8) {
+    let mut rest = frames;
+    while let Some((header, body)) = rest.split_at_mut_checked(5) {
+        let len = u32::from_be_bytes(header[1..].try_into().unwrap());
+        let (content, behind) = body.split_at_mut(usize::try_from(len).unwrap() - 4);
+        for byte in content {
+            *byte ^= mark;
+        }
+        rest = behind;
+    }
+}
+
 #[test]
 fn sessions_of_one_turn_get_what_is_theirs_whatever_their_sockets_take() {
-    in_turns(async {
+    carried(async {
         let mut playing = JoinSet::new();
         for number in 0..40_usize {
             playing.spawn(async move {
@@ -63,7 +78,12 @@ fn sessions_of_one_turn_get_what_is_theirs_whatever_their_sockets_take() {
                 for socket in [&client, &upstream] {
                     socket2::SockRef::from(socket).set_send_buffer_size(4096 * (1 + number % 7)).unwrap();
                 }
-                let (up, down) = (frames(60_000 + number * 1001), frames(90_000 + number * 997));
+                let (mut up, mut down) = (frames(60_000 + number * 1001), frames(90_000 + number * 997));
+                // So that no two of them are alike at any place.
+                let mark = u8::try_from(2 * number).unwrap();
+                for (bytes, mark) in [(&mut up, mark), (&mut down, mark + 1)] {
+                    scramble(bytes, mark);
+                }
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_upstream, mut to_upstream) = upstream.into_split();
                 let piece = 1 + number * 37 % 3000;
@@ -96,55 +116,72 @@ fn sessions_of_one_turn_get_what_is_theirs_whatever_their_sockets_take() {
     });
 }
 
+/// Ends it, and returns what its client has read then.
+async fn cut(session: Session, error: Option<&ClientError>) -> Vec<u8> {
+    let Session { mut client, upstream, mut relay, mut watch, far } = session;
+    far.phase.send(Phase::Cut).unwrap();
+    let end = relay.run(&mut watch).await;
+    assert!(matches!(end, RelayEnd::Ordered(Order::Cut)), "{end:?}");
+    let reading = async {
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        drop((client, upstream));
+        said
+    };
+    tokio::join!(close::close(&mut relay, error, None), reading).1
+}
+
 #[test]
 fn session_that_is_told_to_end_says_before_that_what_waits_for_the_end_of_the_turn() {
-    in_turns(async {
+    carried(async {
         let mut session = Session::new().await;
         session.post_ready().await;
         assert!(!has_come(&session.client));
-        let Session { mut client, upstream, mut relay, mut watch, far } = session;
-        far.phase.send(Phase::Cut).unwrap();
-        let end = relay.run(&mut watch).await;
-        assert!(matches!(end, RelayEnd::Ordered(Order::Cut)), "{end:?}");
         let error = Order::Cut.client_error(false);
         let mut last = BytesMut::from(READY);
         error.encode(&mut last);
-        let reading = async {
-            let mut said = Vec::new();
-            client.read_to_end(&mut said).await.unwrap();
-            drop((client, upstream));
-            said
-        };
-        let ((), said) = tokio::join!(close::close(&mut relay, Some(&error), None), reading);
+        let said = cut(session, Some(&error)).await;
         assert_eq!(said, last);
     });
 }
 
 #[test]
+fn thread_that_always_has_something_to_do_sends_all_the_same() {
+    carried(async {
+        let Session { mut client, mut upstream, mut relay, mut watch, far: _far } = Session::new().await;
+        let mut busy = JoinSet::new();
+        busy.spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        let mut running = JoinSet::new();
+        running.spawn(async move { relay.run(&mut watch).await });
+        for _ in 0..100 {
+            client.write_all(QUERY).await.unwrap();
+            upstream.read_exact(&mut [0; QUERY.len()]).await.unwrap();
+            upstream.write_all(READY).await.unwrap();
+            client.read_exact(&mut [0; READY.len()]).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn what_a_client_does_not_take_at_the_end_of_the_turn_is_what_it_is_told_first() {
-    in_turns(async {
+    carried(async {
         let mut session = Session::new().await;
         session.relay.client.writable().await.unwrap();
         while session.relay.client.try_write(&[0; 1000]).is_ok() {}
         session.post_ready().await;
-        let Session { mut client, upstream, mut relay, mut watch, far } = session;
-        far.phase.send(Phase::Cut).unwrap();
-        let end = relay.run(&mut watch).await;
-        assert!(matches!(end, RelayEnd::Ordered(Order::Cut)), "{end:?}");
-        let reading = async {
-            let mut said = Vec::new();
-            client.read_to_end(&mut said).await.unwrap();
-            drop((client, upstream));
-            said
-        };
-        let ((), said) = tokio::join!(close::close(&mut relay, None, None), reading);
+        assert!(session.relay.backend.falls_short());
+        let said = cut(session, None).await;
         assert!(said.ends_with(READY) && said[..said.len() - READY.len()].iter().all(|byte| *byte == 0));
     });
 }
 
 #[test]
 fn session_that_is_dropped_sends_what_it_has_left_to_the_end_of_the_turn() {
-    in_turns(async {
+    carried(async {
         let mut session = Session::new().await;
         session.post_ready().await;
         assert!(!has_come(&session.client));
