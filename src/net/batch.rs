@@ -12,9 +12,8 @@ use std::ptr;
 
 use libc::{c_int, c_long, c_void};
 
-/// Writes to sockets that never wait, by `io_submit`, which Linux does before it returns where the
-/// socket never waits. Container runtimes allow it by default. A socket whose other end has gone raises SIGPIPE, which
-/// Rust's programs ignore from their start.
+/// Writes to sockets that never wait, by `io_submit`, which Linux does before that call returns. Container runtimes allow
+/// it by default. A socket whose other end has gone raises SIGPIPE, which Rust's programs ignore from their start.
 #[derive(Debug)]
 pub(crate) struct Batch {
     context: Context,

@@ -1,7 +1,7 @@
 //! What a thread's sessions have to say to sockets in one turn, which goes out together.
 //!
 //! A thread that is busy is told by the kernel of several sessions at once. What is small waits until all of them have had
-//! their poll, and then goes out by one system call: [`Batch`] says why. Who is alone waits for nobody.
+//! their poll, and then goes out by one system call: [`batch`] says why. Who is alone waits for nobody.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -35,7 +35,9 @@ pub(crate) async fn carry() -> Infallible {
     with(|outbox| outbox.batch = Batch::new().ok());
     poll_fn(|cx| {
         with(|outbox| {
-            outbox.carrier = Some(cx.waker().clone());
+            if outbox.carrier.as_ref().is_none_or(|carrier| !carrier.will_wake(cx.waker())) {
+                outbox.carrier = Some(cx.waker().clone());
+            }
             outbox.send();
         });
         Poll::Pending
