@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use super::cancels;
 use super::*;
 
-/// What is read of a connection whose place goes to newer ones while its first words are being read: by the time they are judged it is
-/// lost, and its task has not been told.
+/// What is read of a connection whose place goes to newer ones while its first words are being read: by the time they are
+/// judged it is lost, and its task has not been told.
 struct Overtaken {
     reader: ReadHalf<DuplexStream>,
     places: Arc<Places>,
