@@ -1,7 +1,7 @@
 //! What a thread's sessions have to say to sockets in one turn, which goes out together.
 //!
 //! A thread that is busy is told by the kernel of several sessions at once. What is small waits until all of them have had
-//! their poll, and then goes out by one system call: [`batch`] says why. Who is alone waits for nobody.
+//! their poll, and then goes out by one system call: [`batch`] says why. Who is alone for some time waits for nobody.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -38,7 +38,7 @@ pub(crate) async fn carry() -> Infallible {
             if outbox.carrier.as_ref().is_none_or(|carrier| !carrier.will_wake(cx.waker())) {
                 outbox.carrier = Some(cx.waker().clone());
             }
-            outbox.send();
+            outbox.end_turn();
         });
         Poll::Pending
     })
@@ -68,6 +68,10 @@ pub(super) struct Outbox {
     returned: Vec<(Posted, io::Result<Vec<u8>>)>,
     /// Woken when there is something to be sent.
     carrier: Option<Waker>,
+    /// Turns in a row that had one letter each.
+    lonely_turns: u32,
+    /// Reads that are not taken before the next one is, to see whether it is still alone.
+    refusals: u32,
     /// `None` where the system has none.
     batch: Option<Batch>,
 }
@@ -97,6 +101,8 @@ impl Outbox {
             next: NonZeroU64::MIN,
             returned: Vec::new(),
             carrier: None,
+            lonely_turns: 0,
+            refusals: 0,
             batch: None,
         }
     }
@@ -118,9 +124,14 @@ impl Outbox {
         self.bytes.get(read.0.clone()).unwrap_or_default()
     }
 
-    /// Whether `read` may be posted.
-    pub(super) fn takes(&self, read: &Arrived) -> bool {
-        self.carrier.is_some() && read.0.len() <= LETTER_LEN
+    /// Whether `read` is to be posted.
+    pub(super) fn takes(&mut self, read: &Arrived) -> bool {
+        if self.carrier.is_none() || read.0.len() > LETTER_LEN {
+            return false;
+        }
+        let refused = self.refusals > 0;
+        self.refusals = self.refusals.saturating_sub(1);
+        !refused
     }
 
     /// Has `read` sent to `to` at the end of the turn, a socket that never waits and stays open until then. Where not all
@@ -163,6 +174,15 @@ impl Outbox {
         }
     }
 
+    /// Sends what was posted in the turn, and sees whether letters are worth their while.
+    fn end_turn(&mut self) {
+        self.lonely_turns = if self.letters.len() == 1 { self.lonely_turns.saturating_add(1) } else { 0 };
+        if self.lonely_turns >= LONELY_TURNS {
+            self.refusals = REFUSALS;
+        }
+        self.send();
+    }
+
     /// Sends what was posted.
     pub(super) fn send(&mut self) {
         let Self { bytes, letters, returned, batch, .. } = self;
@@ -201,6 +221,10 @@ impl Outbox {
 pub(super) const READ_LEN: usize = 64 * 1024;
 /// Longer reads are passed on at once: to gather them would save little.
 pub(super) const LETTER_LEN: usize = 4 * 1024;
+/// As many with one letter each, and it is taken that the next ones have no more. Rare where several sessions are at work.
+const LONELY_TURNS: u32 = 8;
+/// What is posted costs a twentieth more than what is sent at once, where nothing goes with it.
+const REFUSALS: u32 = 32;
 /// What letters may have in all but the last one.
 const LETTERS_LEN: usize = 8 * 1024;
 

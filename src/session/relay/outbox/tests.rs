@@ -145,8 +145,34 @@ fn outbox_that_is_full_is_sent_at_once() {
 #[test]
 fn nothing_waits_without_a_carrier_and_nothing_long_with_one() {
     let mut outbox = Outbox::new();
-    assert!(!outbox.takes(&outbox.read(1)));
+    let read = outbox.read(1);
+    assert!(!outbox.takes(&read));
     outbox.carrier = Some(Waker::noop().clone());
     outbox.room();
-    assert!(outbox.takes(&outbox.read(LETTER_LEN)) && !outbox.takes(&outbox.read(LETTER_LEN + 1)));
+    let (short, long) = (outbox.read(LETTER_LEN), outbox.read(LETTER_LEN + 1));
+    assert!(outbox.takes(&short) && !outbox.takes(&long));
+}
+
+#[test]
+fn who_is_alone_is_asked_once_in_a_while_only() {
+    for mut outbox in outboxes() {
+        let (near, _far) = sockets();
+        let sender = Arc::new(Sender::default());
+        let mut turn = |letters| {
+            for _ in 0..letters {
+                post(&mut outbox, &near, b"1", &sender);
+            }
+            outbox.end_turn();
+            let read = outbox.read(1);
+            (0..99).take_while(|_| !outbox.takes(&read)).count()
+        };
+        let mut turns = |letters: usize, count| (0..count).map(|_| turn(letters)).collect::<Vec<_>>();
+        // How many reads each turn had refused behind it.
+        assert_eq!(turns(1, 7), [0; 7]);
+        assert_eq!(turns(1, 3), [32; 3]);
+        assert_eq!(turns(2, 1), [0]);
+        assert_eq!(turns(1, 7), [0; 7]);
+        assert_eq!(turns(0, 1), [0]);
+        assert_eq!(turns(1, 8)[7], 32);
+    }
 }
