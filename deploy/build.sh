@@ -22,8 +22,8 @@ folder=${CARGO_TARGET_DIR:-target}/$target/$folder
 # Cargo does not know that the program is made of this as well.
 [ ! deploy/order.ld -nt "$folder/pglease" ] || rm -f "$folder"/deps/pglease-*
 # Relocations are read at the start, all of them: packed they take a tenth. What every proxy calls lies together, so that
-# less of the rest is in memory.
-RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+# less of the rest is in memory: names of the kind v0 tell instances of a generic function apart by its types.
+RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs -C symbol-mangling-version=v0" \
     cargo rustc --locked --bin pglease --profile "$profile" --target "$target" -- \
     -C link-arg=-Wl,-T,deploy/order.ld "$@" >&2
 realpath "$folder/pglease"
