@@ -43,19 +43,33 @@ impl Bound {
 /// Those of the design, as far as a bench can tell.
 pub(crate) const BUDGETS: &[Budget] = &[
     Budget {
-        what: "CPU of a transaction ÷ the better of HAProxy and PgBouncer, c = 1",
+        what: "CPU of `pgbench -S` each ÷ the better of HAProxy and PgBouncer, c = 1",
         bound: CPU,
-        measured: |all| cpu(all, "select-c1-prepared"),
+        measured: |all| cpu(all, "select-c1-simple"),
     },
-    Budget { what: "the same, c = 8", bound: CPU, measured: |all| cpu(all, "select-c8-prepared") },
-    Budget { what: "the same, c = 32", bound: CPU, measured: |all| cpu(all, "select-c32-prepared") },
+    Budget { what: "the same, c = 1, prepared", bound: CPU, measured: |all| cpu(all, "select-c1-prepared") },
+    Budget { what: "the same, c = 8", bound: CPU, measured: |all| cpu(all, "select-c8-simple") },
+    Budget { what: "the same, c = 8, prepared", bound: CPU, measured: |all| cpu(all, "select-c8-prepared") },
+    Budget { what: "the same, c = 32", bound: CPU, measured: |all| cpu(all, "select-c32-simple") },
+    Budget {
+        what: "the same, c = 32, prepared",
+        bound: CPU,
+        measured: |all| cpu(all, "select-c32-prepared"),
+    },
     Budget {
         what: "throughput ÷ the better of the two, c = 1",
         bound: SAME,
-        measured: |all| tps(all, "select-c1-prepared"),
+        measured: |all| tps(all, "select-c1-simple"),
     },
-    Budget { what: "the same, c = 8", bound: SAME, measured: |all| tps(all, "select-c8-prepared") },
-    Budget { what: "the same, c = 32", bound: SAME, measured: |all| tps(all, "select-c32-prepared") },
+    Budget { what: "the same, c = 1, prepared", bound: SAME, measured: |all| tps(all, "select-c1-prepared") },
+    Budget { what: "the same, c = 8", bound: SAME, measured: |all| tps(all, "select-c8-simple") },
+    Budget { what: "the same, c = 8, prepared", bound: SAME, measured: |all| tps(all, "select-c8-prepared") },
+    Budget { what: "the same, c = 32", bound: SAME, measured: |all| tps(all, "select-c32-simple") },
+    Budget {
+        what: "the same, c = 32, prepared",
+        bound: SAME,
+        measured: |all| tps(all, "select-c32-prepared"),
+    },
     Budget {
         what: "COPY out ÷ direct",
         bound: Bound::AtLeast(0.95, ""),

@@ -41,7 +41,8 @@ impl Results {
         }))
     }
 
-    /// Of one way ÷ the best of others in the same round. Best is least, or most.
+    /// Of one way ÷ the best of others, which is the one with the least median, or the most. Were it another in each
+    /// round, luck would choose it.
     pub(crate) fn ratio_to_best(
         &self,
         way: &str,
@@ -49,12 +50,10 @@ impl Results {
         figure: &str,
         least: bool,
     ) -> Option<Spread> {
-        Spread::of(self.rounds.iter().filter_map(|round| {
-            let ours = round.get(way)?.get(figure)?;
-            let others = others.iter().filter_map(|other| round.get(*other)?.get(figure).copied());
-            let best = if least { others.reduce(f64::min)? } else { others.reduce(f64::max)? };
-            (best != 0.0).then(|| ours / best)
-        }))
+        let medians = others.iter().filter_map(|other| Some((other, self.spread(other, figure)?.median)));
+        let by_median = |a: &(_, f64), b: &(_, f64)| a.1.total_cmp(&b.1);
+        let best = if least { medians.min_by(by_median) } else { medians.max_by(by_median) };
+        self.ratio(way, best?.0, figure)
     }
 
     /// Names of all figures, in the order of the alphabet.

@@ -153,7 +153,9 @@ async fn run(stage: &Stage, program: &str, arguments: &[&str]) -> Output {
 }
 
 fn command(stage: &Stage, program: &str) -> Command {
-    let mut command = Command::new(stage.world.servers.postgres.bin().join(program));
+    // In a session of its own, as the proxies and each server process are.
+    let mut command = Command::new("setsid");
+    command.arg(stage.world.servers.postgres.bin().join(program));
     command.env_clear().current_dir(stage.world.folder()).kill_on_drop(true);
     command
 }

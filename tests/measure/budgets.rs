@@ -12,7 +12,7 @@ fn verdict_is_by_the_median() {
 
 #[test]
 fn table_has_every_promise_and_says_what_was_not_measured() {
-    let results = Results { name: "select-c1-prepared".to_owned(), ..example() };
+    let results = Results { name: "select-c1-simple".to_owned(), ..example() };
     let table = table(&All::from([(results.name.clone(), results)]));
     assert_eq!(table.lines().count(), BUDGETS.len() + 2);
     assert!(table.contains("PgBouncer, c = 1 | ≤ 0.9 | 0.62 (0.50–0.75) | held |\n"), "{table}");

@@ -52,5 +52,9 @@ fn ratios_are_of_the_same_round() {
         spread(0.5, 0.625, 0.75)
     );
     assert_eq!(results.ratio_to_best("pglease", &["pgbouncer"], "cpu_us", true), None);
+    // Also in the round in which the other one was better.
+    let best = |least| results.ratio_to_best("direct", &["pglease", "haproxy"], "tps", least);
+    assert_eq!(best(false), results.ratio("direct", "pglease", "tps"));
+    assert_eq!(best(true), results.ratio("direct", "haproxy", "tps"));
     assert_eq!(results.figures(), ["cpu_us", "tps"]);
 }

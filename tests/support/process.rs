@@ -53,13 +53,15 @@ impl Process {
     /// One that can be [told](Self::tell) things.
     pub(crate) fn spawn_with_input(spawn: &Spawn<'_>) -> Self {
         // The shell waits for a line that is written once the reaper knows it, then becomes the program. Where
-        // this process dies in between, it reads the end of the pipe instead, and ends.
+        // this process dies in between, it reads the end of the pipe instead, and ends. A session of its own: Ctrl-C in
+        // the terminal is for this process, and the kernel shares processors out among sessions as among containers.
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "read -r _ && exec \"$@\"", "sh"]).arg(spawn.program).args(spawn.arguments);
+        command
+            .args(["-c", "read -r _ && exec setsid \"$@\"", "sh"])
+            .arg(spawn.program)
+            .args(spawn.arguments);
         command.env_clear().envs(spawn.environment.iter().copied()).current_dir(spawn.folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C in the terminal is for this process.
-        command.process_group(0);
         if let Some(uid) = spawn.uid {
             command.uid(uid).gid(uid);
         }
