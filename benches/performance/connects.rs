@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
 use super::accounting::Spent;
-use super::database::Database;
+use super::database::{Database, Session};
 use super::measure::output::percentiles;
 use super::measure::results::Figures;
 use super::programs::add;
@@ -24,7 +24,9 @@ pub(crate) async fn steady(target: &Target, clients: usize, time: Duration) -> F
         tasks.spawn(async move {
             let mut times = Vec::new();
             while begun.elapsed() < time {
-                times.push(connect(&database).await);
+                let (session, took) = connect(&database).await;
+                session.close().await;
+                times.push(took);
             }
             times
         });
@@ -33,11 +35,12 @@ pub(crate) async fn steady(target: &Target, clients: usize, time: Duration) -> F
     figures(times, begun.elapsed(), target, before)
 }
 
-/// So many at the same moment, several times, with time in between for what a proxy does ahead.
+/// So many at the same moment, several times, with time in between for what a proxy does ahead. As a pool that fills
+/// keeps its sessions, none ends before all have begun.
 pub(crate) async fn bursts(target: &Target, sessions: usize, time: Duration) -> Figures {
     let database = Arc::new(Database::parse(&target.url).expect("a URL of our own"));
     // What it learns by, and what it has ready then.
-    connect(&database).await;
+    connect(&database).await.0.close().await;
     let before = target.proxy.map(Spent::of);
     let mut times = Vec::new();
     let mut spent = Duration::ZERO;
@@ -49,19 +52,21 @@ pub(crate) async fn bursts(target: &Target, sessions: usize, time: Duration) -> 
             let database = Arc::clone(&database);
             tasks.spawn(async move { connect(&database).await });
         }
-        times.extend(tasks.join_all().await);
+        let opened = tasks.join_all().await;
         spent += begun.elapsed() + REST / 4;
+        for (session, took) in opened {
+            session.close().await;
+            times.push(took);
+        }
     }
     figures(times, spent, target, before)
 }
 
-/// In ms, from the first byte to ReadyForQuery.
-async fn connect(database: &Database) -> f64 {
+/// With the ms from the first byte to ReadyForQuery.
+async fn connect(database: &Database) -> (Session, f64) {
     let begun = Instant::now();
     let session = database.open().await.expect("a session");
-    let took = begun.elapsed();
-    session.close().await;
-    took.as_secs_f64() * 1000.0
+    (session, begun.elapsed().as_secs_f64() * 1000.0)
 }
 
 fn figures(mut times: Vec<f64>, took: Duration, target: &Target, before: Option<Spent>) -> Figures {

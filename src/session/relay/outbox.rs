@@ -223,7 +223,7 @@ pub(super) const READ_LEN: usize = 64 * 1024;
 pub(super) const LETTER_LEN: usize = 4 * 1024;
 /// As many with one letter each, and it is taken that the next ones have no more. Rare where several sessions are at work.
 const LONELY_TURNS: u32 = 8;
-/// What is posted costs a twentieth more than what is sent at once, where nothing goes with it.
+/// What is posted costs a little more than what is sent at once, where nothing goes with it.
 const REFUSALS: u32 = 32;
 /// What letters may have in all but the last one.
 const LETTERS_LEN: usize = 8 * 1024;
