@@ -1,5 +1,6 @@
 //! What an OpenBao was asked, by its own audit log: a witness that pglease has no part in.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -40,19 +41,18 @@ impl Request {
     }
 }
 
-/// Every request in the log, oldest first.
-pub(super) fn requests(file: &Path) -> Vec<Request> {
-    let mut requests = Vec::<(String, Request)>::new();
-    for line in fs::read_to_string(file).unwrap_or_default().lines() {
+/// Every request in the log whose line has `word` in it, oldest first. The log is that of all tests, and long in the end.
+pub(super) fn requests(file: &Path, word: &str) -> Vec<Request> {
+    let mut requests = HashMap::<String, Request>::new();
+    for line in fs::read_to_string(file).unwrap_or_default().lines().filter(|line| line.contains(word)) {
         // The last line may be half written.
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         let text =
             |pointer: &str| line.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = text("/request/id");
         let time = humantime::parse_rfc3339(&text("/time")).unwrap().duration_since(UNIX_EPOCH).unwrap();
-        let known = requests.iter().rposition(|(known, _)| *known == id);
-        let (at, answered_at) = match known {
-            Some(index) => (requests.remove(index).1.at, Some(time)),
+        let (at, answered_at) = match requests.get(&id) {
+            Some(known) => (known.at, Some(time)),
             None => (time, None),
         };
         let allowed = line.pointer("/auth/policy_results/allowed");
@@ -65,9 +65,9 @@ pub(super) fn requests(file: &Path) -> Vec<Request> {
             is_forbidden: allowed.is_some_and(|allowed| allowed == false),
             error: text("/error"),
         };
-        requests.push((id, request));
+        requests.insert(id, request);
     }
-    let mut requests: Vec<_> = requests.into_iter().map(|(_, request)| request).collect();
+    let mut requests: Vec<_> = requests.into_values().collect();
     requests.sort_by_key(|request| request.at);
     requests
 }

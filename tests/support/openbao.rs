@@ -167,7 +167,12 @@ impl OpenBao {
 
     /// Every request that it has been sent while it was not sealed, oldest first.
     pub(crate) fn requests(&self) -> Vec<Request> {
-        audit::requests(&self.audit_log())
+        self.requests_of("")
+    }
+
+    /// Those whose lines in the audit log have `word` in them.
+    pub(crate) fn requests_of(&self, word: &str) -> Vec<Request> {
+        audit::requests(&self.audit_log(), word)
     }
 
     /// The file of its audit log.

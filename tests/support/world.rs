@@ -234,7 +234,7 @@ impl<'a> World<'a> {
     /// What pods of this world have asked OpenBao for, oldest first.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let (login, name) = (format!("auth/{}/login", self.auth()), format!("{}-", self.auth()));
-        let mut requests = self.servers.openbao.requests();
+        let mut requests = self.servers.openbao.requests_of(&self.auth());
         requests.retain(|request| request.path == login || request.display_name.starts_with(&name));
         requests
     }
