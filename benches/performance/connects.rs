@@ -62,7 +62,7 @@ pub(crate) async fn bursts(target: &Target, sessions: usize, time: Duration) -> 
     figures(times, spent, target, before)
 }
 
-/// With the ms from the first byte to ReadyForQuery.
+/// A session, and the ms from its first byte to ReadyForQuery.
 async fn connect(database: &Database) -> (Session, f64) {
     let begun = Instant::now();
     let session = database.open().await.expect("a session");

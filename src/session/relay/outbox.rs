@@ -221,7 +221,8 @@ impl Outbox {
 pub(super) const READ_LEN: usize = 64 * 1024;
 /// Longer reads are passed on at once: to gather them would save little.
 pub(super) const LETTER_LEN: usize = 4 * 1024;
-/// As many with one letter each, and it is taken that the next ones have no more. Rare where several sessions are at work.
+/// Behind so many turns that had one letter each the next ones are expected to have no more. They are rare in a row where
+/// several sessions are at work.
 const LONELY_TURNS: u32 = 8;
 /// What is posted costs a little more than what is sent at once, where nothing goes with it.
 const REFUSALS: u32 = 32;
